@@ -1,0 +1,1 @@
+"""astfast: audio tagging with Audio Spectrogram Transformers, as fast as the hardware allows."""

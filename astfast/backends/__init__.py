@@ -1,0 +1,1 @@
+"""Backends: one Ops protocol, one reference, one place that chooses."""

@@ -1,0 +1,115 @@
+"""The Ops protocol: every op's contract, shapes and formula. Backends implement it; models are written against it.
+
+Shapes: B clips, T tokens, H heads, D hidden, K in, N out. LN(x) = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias
+over the last dimension, biased variance. An op returns its result. ``out`` names a workspace buffer of the right shape
+that native backends write into and return; the reference ignores it, since autograd needs fresh tensors.
+
+A backend is made for one model: ``heads`` and the precision are fixed when it is made. ``pack_*`` turn weights as read
+from a checkpoint (float32 numpy arrays, or anything with ``__array__``) into the backend's own layout, once, at load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from astfast.front_end import FrontEnd
+
+Array = Any  # numpy array, torch tensor, or a backend's own handle
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """LN(x) over the last dimension."""
+
+    weight: Array  # [D]
+    bias: Array  # [D]
+    eps: float
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x W^T + b."""
+
+    weight: Array  # [N, K]
+    bias: Array  # [N]
+
+
+@dataclass(frozen=True)
+class NormLinear:
+    """A linear layer behind a LayerNorm of its input."""
+
+    norm: LayerNorm  # over K
+    linear: Linear  # K -> N
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Patch projection and what is added to it. Patch (f, t) covers mel bins f * frequency_stride + i and frames
+    t * time_stride + j; ``projection.weight[d, i * patch_size + j]`` multiplies that value."""
+
+    projection: Linear  # [D, patch_size * patch_size]
+    cls: Array  # [D]
+    dist: Array  # [D]
+    position: Array  # [T, D], rows: cls, dist, patches
+    patch_size: int
+    frequency_stride: int
+    time_stride: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """The classifier: a LayerNorm of its own, then a linear layer."""
+
+    norm: LayerNorm
+    linear: Linear  # D -> L
+
+
+class Ops(Protocol):
+    """What a model may ask of a backend."""
+
+    name: str  # "reference", "cpu", "cuda"
+    precision: str  # "float32", "bfloat16", "float16", "int8", "fp8"
+
+    def pack_embed(self, w: Embed) -> Any: ...
+    def pack_norm_linear(self, w: NormLinear) -> Any: ...
+    def pack_linear(self, w: Linear) -> Any: ...
+    def pack_norm(self, w: LayerNorm) -> Any: ...
+    def pack_head(self, w: Head) -> Any: ...
+
+    def empty(self, shape: tuple[int, ...], kind: str) -> Any:
+        """A workspace buffer; kind is "stream", "activation" or "output" (see ``models.ast.workspace_spec``)."""
+        ...
+
+    def log_mel(self, waves: Sequence[Array], front_end: FrontEnd, out: Array) -> Array:
+        """Mono float32 waveforms (1-D, in [-1, 1], each of its own length) -> [B, max_length, num_mel_bins].
+
+        log(max(mel . |FFT(window * preemphasis(frame - mean(frame)))|^2, floor)), padded with zero frames or truncated
+        to max_length, then (x - shift) * scale. See front_end.py.
+        """
+        ...
+
+    def patch_embed(self, spectrogram: Array, w: Any, out: Array) -> Array:
+        """[B, frames, mels] -> [B, T, D]: [cls, dist, projection of patch f * grid[1] + t] + position."""
+        ...
+
+    def norm_linear(self, x: Array, w: Any, out: Array, activation: Literal["gelu"] | None = None) -> Array:
+        """[B, T, K] -> [B, T, N]: act(LN(x) W^T + b); gelu(x) = x (1 + erf(x / sqrt 2)) / 2."""
+        ...
+
+    def attention(self, q: Array, kv: Array, out: Array) -> Array:
+        """q [B, R, D], kv [B, T, 2D] = [k, v] -> [B, R, D]: softmax(q k^T / sqrt(D / H)) v per head."""
+        ...
+
+    def linear_residual(self, x: Array, w: Any, residual: Array) -> Array:
+        """x [B, T, K], residual [B, T, N] -> residual + x W^T + b, written over residual by native backends."""
+        ...
+
+    def pool(self, x: Array, w: Any, out: Array) -> Array:
+        """[B, 2, D] -> [B, D] float32: (LN(x)[:, 0] + LN(x)[:, 1]) / 2."""
+        ...
+
+    def head(self, x: Array, w: Any, out: Array) -> Array:
+        """[B, D] -> [B, L] float32: LN(x) W^T + b, the classifier's own LN."""
+        ...

@@ -1,0 +1,118 @@
+"""Plain PyTorch, float32 (or float64): the one oracle that every other backend is judged by, and what training uses.
+
+Every op is differentiable and says its formula in torch's own words. Nothing here is fast, and nothing is clever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from astfast.backends.base import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.front_end import FrontEnd
+
+T = TypeVar("T")
+
+
+class ReferenceOps:
+    """The Ops protocol on torch tensors of one dtype on one device; ``out`` is ignored."""
+
+    name = "reference"
+
+    def __init__(self, heads: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
+        self.heads = heads
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.precision = str(dtype).removeprefix("torch.")
+
+    def _pack(self, w: T) -> T:
+        """The same dataclass with every array as a tensor of this backend's dtype; tensors keep their gradient."""
+        packed = {}
+        for f in fields(w):  # type: ignore[arg-type]
+            value = getattr(w, f.name)
+            if is_dataclass(value):
+                packed[f.name] = self._pack(value)
+            elif not isinstance(value, int | float):
+                tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+                packed[f.name] = tensor.to(self.device, self.dtype)
+        return replace(w, **packed)  # type: ignore[type-var]
+
+    def pack_embed(self, w: Embed) -> Embed:
+        return self._pack(w)
+
+    def pack_norm_linear(self, w: NormLinear) -> NormLinear:
+        return self._pack(w)
+
+    def pack_linear(self, w: Linear) -> Linear:
+        return self._pack(w)
+
+    def pack_norm(self, w: LayerNorm) -> LayerNorm:
+        return self._pack(w)
+
+    def pack_head(self, w: Head) -> Head:
+        return self._pack(w)
+
+    def empty(self, shape: tuple[int, ...], kind: str) -> None:
+        return None  # out is ignored: autograd needs fresh tensors
+
+    def log_mel(self, waves: Sequence[Any], front_end: FrontEnd, out: Any = None) -> torch.Tensor:
+        shape = (len(waves), front_end.max_length, front_end.num_mel_bins)
+        spectrograms = torch.zeros(shape, dtype=self.dtype)  # [B, frames, mels]
+        for spectrogram, wave in zip(spectrograms, waves, strict=True):
+            filter_bank = self._filter_bank(torch.as_tensor(wave).to(self.dtype), front_end)
+            spectrogram[: len(filter_bank)] = filter_bank[: front_end.max_length]
+        return ((spectrograms - front_end.shift) * front_end.scale).to(self.device)
+
+    @staticmethod
+    def _filter_bank(wave: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
+        """[samples] -> log-mel energies [frames, mels], by the very function that the checkpoints were trained with."""
+        from torchaudio.compliance.kaldi import fbank
+
+        wave = F.pad(wave, (0, max(0, front_end.frame_length - len(wave))))
+        return fbank(
+            wave.unsqueeze(0),
+            htk_compat=True,
+            sample_frequency=front_end.sampling_rate,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=front_end.num_mel_bins,
+            dither=0.0,
+            frame_shift=10,
+        )
+
+    def patch_embed(self, spectrogram: torch.Tensor, w: Embed, out: Any = None) -> torch.Tensor:
+        image = spectrogram.to(self.device, self.dtype).transpose(1, 2).unsqueeze(1)  # [B, 1, mels, frames]
+        kernel = w.projection.weight.view(-1, 1, w.patch_size, w.patch_size)
+        patches = F.conv2d(image, kernel, w.projection.bias, stride=(w.frequency_stride, w.time_stride))
+        patches = patches.flatten(2).transpose(1, 2)  # [B, F * T', D]
+        cls_and_dist = torch.stack([w.cls, w.dist]).expand(len(patches), -1, -1)
+        return torch.cat([cls_and_dist, patches], dim=1) + w.position
+
+    def norm_linear(
+        self, x: torch.Tensor, w: NormLinear, out: Any = None, activation: Literal["gelu"] | None = None
+    ) -> torch.Tensor:
+        y = F.linear(self._norm(x, w.norm), w.linear.weight, w.linear.bias)
+        return F.gelu(y) if activation == "gelu" else y
+
+    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: Any = None) -> torch.Tensor:
+        k, v = kv.chunk(2, dim=-1)
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, H, T, head_dim]
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def linear_residual(self, x: torch.Tensor, w: Linear, residual: torch.Tensor) -> torch.Tensor:
+        return residual + F.linear(x, w.weight, w.bias)
+
+    def pool(self, x: torch.Tensor, w: LayerNorm, out: Any = None) -> torch.Tensor:
+        return self._norm(x, w).mean(dim=1)
+
+    def head(self, x: torch.Tensor, w: Head, out: Any = None) -> torch.Tensor:
+        return F.linear(self._norm(x, w.norm), w.linear.weight, w.linear.bias)
+
+    @staticmethod
+    def _norm(x: torch.Tensor, w: LayerNorm) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[-1:], w.weight, w.bias, w.eps)

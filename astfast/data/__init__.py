@@ -1,0 +1,1 @@
+"""Files that ship with astfast: the built-in model and the label tables."""

@@ -1,0 +1,1 @@
+"""Forward passes, each on one page and written only against the Ops protocol."""

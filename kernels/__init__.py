@@ -1,0 +1,1 @@
+"""Triton kernels of astfast; imported only as astfast.kernels."""
