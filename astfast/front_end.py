@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 PRE_EMPHASIS = 0.97
 LOG_FLOOR = 1.1920928955078125e-07  # float32 epsilon: log(max(energy, LOG_FLOOR))
@@ -73,7 +73,7 @@ def analysis_window(frame_length: int) -> NDArray[np.float64]:
     return 0.5 - 0.5 * np.cos(2.0 * np.pi * n / (frame_length - 1))
 
 
-def mel_scale(frequency: NDArray[np.float64] | float) -> NDArray[np.float64]:
+def mel_scale(frequency: ArrayLike) -> NDArray[np.float64]:
     """Kaldi's mel scale, ``1127 ln(1 + f / 700)``, f in Hz."""
     return 1127.0 * np.log1p(np.asarray(frequency, dtype=np.float64) / 700.0)
 

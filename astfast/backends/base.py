@@ -11,8 +11,12 @@ from a checkpoint (float32 numpy arrays, or anything with ``__array__``) into th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from astfast.front_end import FrontEnd
 
@@ -80,6 +84,18 @@ class Ops(Protocol):
 
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:
         """A workspace buffer; kind is "stream", "activation" or "output" (see ``models.ast.workspace_spec``)."""
+        ...
+
+    def micro_batch(self, num_tokens: int) -> int:
+        """How many clips of so many tokens should go through all layers together; more are run in turn."""
+        ...
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """What a forward pass that is not trained on runs inside of."""
+        ...
+
+    def to_host(self, x: Array) -> NDArray[np.float32]:
+        """An output of this backend as a numpy array of its own memory."""
         ...
 
     def log_mel(self, waves: Sequence[Array], front_end: FrontEnd, out: Array) -> Array:

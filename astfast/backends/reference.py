@@ -6,12 +6,14 @@ Every op is differentiable and says its formula in torch's own words. Nothing he
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from astfast.backends.base import Embed, Head, LayerNorm, Linear, NormLinear
 from astfast.front_end import FrontEnd
@@ -32,7 +34,7 @@ class ReferenceOps:
 
     def _pack(self, w: T) -> T:
         """The same dataclass with every array as a tensor of this backend's dtype; tensors keep their gradient."""
-        packed = {}
+        packed: dict[str, Any] = {}
         for f in fields(w):  # type: ignore[arg-type]
             value = getattr(w, f.name)
             if is_dataclass(value):
@@ -60,6 +62,15 @@ class ReferenceOps:
     def empty(self, shape: tuple[int, ...], kind: str) -> None:
         return None  # out is ignored: autograd needs fresh tensors
 
+    def micro_batch(self, num_tokens: int) -> int:
+        return 8
+
+    def inference(self) -> AbstractContextManager[Any]:
+        return torch.inference_mode()
+
+    def to_host(self, x: torch.Tensor) -> NDArray[np.float32]:
+        return np.array(x.detach().cpu().float())
+
     def log_mel(self, waves: Sequence[Any], front_end: FrontEnd, out: Any = None) -> torch.Tensor:
         shape = (len(waves), front_end.max_length, front_end.num_mel_bins)
         spectrograms = torch.zeros(shape, dtype=self.dtype)  # [B, frames, mels]
@@ -74,7 +85,7 @@ class ReferenceOps:
         from torchaudio.compliance.kaldi import fbank
 
         wave = F.pad(wave, (0, max(0, front_end.frame_length - len(wave))))
-        return fbank(
+        filter_bank: torch.Tensor = fbank(
             wave.unsqueeze(0),
             htk_compat=True,
             sample_frequency=front_end.sampling_rate,
@@ -84,6 +95,7 @@ class ReferenceOps:
             dither=0.0,
             frame_shift=10,
         )
+        return filter_bank
 
     def patch_embed(self, spectrogram: torch.Tensor, w: Embed, out: Any = None) -> torch.Tensor:
         image = spectrogram.to(self.device, self.dtype).transpose(1, 2).unsqueeze(1)  # [B, 1, mels, frames]
@@ -91,7 +103,7 @@ class ReferenceOps:
         patches = F.conv2d(image, kernel, w.projection.bias, stride=(w.frequency_stride, w.time_stride))
         patches = patches.flatten(2).transpose(1, 2)  # [B, F * T', D]
         cls_and_dist = torch.stack([w.cls, w.dist]).expand(len(patches), -1, -1)
-        return torch.cat([cls_and_dist, patches], dim=1) + w.position
+        return torch.cat([cls_and_dist, patches], dim=1).add(w.position)
 
     def norm_linear(
         self, x: torch.Tensor, w: NormLinear, out: Any = None, activation: Literal["gelu"] | None = None
@@ -101,7 +113,7 @@ class ReferenceOps:
 
     def attention(self, q: torch.Tensor, kv: torch.Tensor, out: Any = None) -> torch.Tensor:
         k, v = kv.chunk(2, dim=-1)
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, H, T, head_dim]
+        q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))  # [B, H, T, head_dim]
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
     def linear_residual(self, x: torch.Tensor, w: Linear, residual: torch.Tensor) -> torch.Tensor:

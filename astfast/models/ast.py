@@ -48,6 +48,28 @@ class AstWeights:
     head: Head | None  # None for a checkpoint without a classifier
 
 
+def pack(ops: Ops, w: AstWeights) -> AstWeights:
+    """The same weights with every leaf in the backend's own layout; reads each leaf once, one at a time."""
+    layers = tuple(
+        Layer(
+            qkv=ops.pack_norm_linear(layer.qkv),
+            proj=ops.pack_linear(layer.proj),
+            fc1=ops.pack_norm_linear(layer.fc1),
+            fc2=ops.pack_linear(layer.fc2),
+        )
+        for layer in w.layers
+    )
+    last = LastLayer(
+        q=ops.pack_norm_linear(w.last.q),
+        kv=ops.pack_norm_linear(w.last.kv),
+        proj=ops.pack_linear(w.last.proj),
+        fc1=ops.pack_norm_linear(w.last.fc1),
+        fc2=ops.pack_linear(w.last.fc2),
+    )
+    head = None if w.head is None else ops.pack_head(w.head)
+    return AstWeights(ops.pack_embed(w.embed), layers, last, ops.pack_norm(w.norm), head)
+
+
 def forward(ops: Ops, w: AstWeights, spectrogram: Any, ws: Mapping[str, Any]) -> Any:
     """Normalised log-mel spectrogram [B, frames, mels] -> logits [B, L], float32."""
     return ops.head(embed(ops, w, spectrogram, ws), w.head, ws["logits"])
@@ -83,11 +105,11 @@ def last_layer(ops: Ops, w: LastLayer, x: Any, ws: Mapping[str, Any]) -> Any:
 def workspace_spec(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], str]]:
     """Every buffer of the forward pass: name -> (shape after the batch dimension, kind).
 
-    Kinds: "stream" (the residual stream), "activation" (the backend's compute type), "output" (float32). The buffers
-    of the last layer lie in those of the others where they fit, which is the engine's decision, not this table's.
+    Kinds: "stream" (the residual stream), "activation" (the backend's compute type), "output" (float32).
     """
     t, d, m = config.num_tokens, config.hidden_size, config.intermediate_size
     return {
+        "spectrogram": ((config.max_length, config.num_mel_bins), "output"),
         "tokens": ((t, d), "stream"),
         "qkv": ((t, 3 * d), "activation"),
         "context": ((t, d), "activation"),

@@ -1,0 +1,61 @@
+# Everything that is done with astfast, on a fresh machine and in CI alike. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+DEMO := .venv-demo
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export ASTFAST_REQUIRE_NATIVE ?= 1
+
+.PHONY: help setup demo lint typecheck test test-slow gpu bench wheel clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## .venv with astfast (editable) and everything that the tests need
+
+$(VENV)/.installed: $(SOURCES)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@
+
+demo: $(DEMO)/.installed ## five real recordings tagged by the built-in model
+	@$(DEMO)/bin/python samples/demo.py
+
+# No torch on a CPU-only machine; with an NVIDIA GPU, what its kernels need.
+$(DEMO)/.installed: $(SOURCES)
+	test -d $(DEMO) || $(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet -e '.$(if $(wildcard /dev/nvidia0),[cuda])'
+	touch $@
+
+lint: setup ## ruff and clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cu)
+
+typecheck: setup ## mypy --strict on the package
+	$(BIN)/mypy
+
+test: lint typecheck ## the tests of every day, under 15 minutes with the installation
+	$(BIN)/python -m pytest -q --durations=15
+
+test-slow: setup ## the rest: every kernel and configuration, real sizes, soak
+	$(BIN)/python -m pytest -q -m 'slow and not gpu and not network' --durations=15
+
+gpu: ## on a machine with a GPU, offline: kernel tests, then throughput against the peers
+	$(PYTHON) -m venv --system-site-packages .venv-gpu
+	ASTFAST_REQUIRE_NATIVE=0 .venv-gpu/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	.venv-gpu/bin/python benchmarks/run_gpu.py
+
+bench: setup ## CPU benchmarks against every peer; run nothing beside it
+	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/run_ops.py
+	$(BIN)/python benchmarks/run_model.py
+	$(BIN)/python benchmarks/run_pipeline.py
+	$(BIN)/python benchmarks/report.py
+
+wheel: setup ## a wheel under dist/
+	$(BIN)/python -m build --wheel
+
+clean: ## everything that can be made again
+	rm -rf build dist $(VENV) $(DEMO) .venv-gpu *.egg-info astfast/_native*.so

@@ -1,0 +1,89 @@
+"""Runs a model on a backend: packs the weights once, keeps one workspace, feeds batches through in micro-batches.
+
+One engine may be called from many threads (calls take turns: the backend itself uses every core) and survives fork.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astfast.backends.base import Ops
+from astfast.config import ModelConfig
+from astfast.models import ast
+
+Waves = Sequence[NDArray[np.float32]]
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Engine:
+    """A model, packed for one backend.
+
+    ``batch_size`` is how many clips go through all layers together; None leaves it to the backend.
+    """
+
+    def __init__(self, ops: Ops, config: ModelConfig, weights: ast.AstWeights, batch_size: int | None = None) -> None:
+        self.ops = ops
+        self.config = config
+        self.batch_size = batch_size or ops.micro_batch(config.num_tokens)
+        self._weights = ast.pack(ops, weights)
+        self._workspace: dict[str, Any] = {}  # buffers for the largest micro-batch met so far
+        self._workspace_clips = 0
+        self._lock = threading.Lock()
+        _engines.add(self)
+
+    def features(self, waves: Waves) -> NDArray[np.float32]:
+        """Mono float32 waveforms at the model's rate -> normalised log-mel [B, max_length, num_mel_bins]."""
+        return self._run(waves, lambda spectrogram, _: spectrogram)
+
+    def logits(self, batch: Waves | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Waveforms, or spectrograms [B, max_length, num_mel_bins] as ``features`` gives them -> [B, L]."""
+        return self._run(batch, lambda spectrogram, ws: ast.forward(self.ops, self._weights, spectrogram, ws))
+
+    def embed(self, batch: Waves | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Waveforms or spectrograms -> mean of cls and dist after the final LayerNorm [B, D]."""
+        return self._run(batch, lambda spectrogram, ws: ast.embed(self.ops, self._weights, spectrogram, ws))
+
+    def _run(
+        self, batch: Waves | NDArray[np.float32], model: Callable[[Any, Mapping[str, Any]], Any]
+    ) -> NDArray[np.float32]:
+        results = []
+        with self._lock, self.ops.inference():
+            for clips, ws in self._micro_batches(batch):
+                if isinstance(clips, np.ndarray):
+                    spectrogram = clips
+                else:
+                    spectrogram = self.ops.log_mel(clips, self.config.front_end, ws["spectrogram"])
+                results.append(self.ops.to_host(model(spectrogram, ws)))
+        return np.concatenate(results)
+
+    def _micro_batches(self, batch: Waves | NDArray[np.float32]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+        """Parts of the batch of equal size but for the last, each with a workspace of that size."""
+        for start in range(0, len(batch), self.batch_size):
+            clips = batch[start : start + self.batch_size]
+            yield clips, self._workspace_of(len(clips))
+
+    def _workspace_of(self, batch: int) -> Mapping[str, Any]:
+        """The buffers of the forward pass, cut to this many clips; None where the backend makes its own."""
+        if self._workspace_clips < batch:
+            spec = ast.workspace_spec(self.config)
+            self._workspace = {name: self.ops.empty((batch, *shape), kind) for name, (shape, kind) in spec.items()}
+            self._workspace_clips = batch
+        return {name: None if part is None else part[:batch] for name, part in self._workspace.items()}
+
+
+def _unlock_after_fork() -> None:
+    """A fork copies locks as they are: a child gets fresh ones, and workspaces that no other thread was writing."""
+    for engine in _engines:
+        engine._lock = threading.Lock()
+        engine._workspace_clips = 0
+
+
+os.register_at_fork(after_in_child=_unlock_after_fork)
