@@ -128,3 +128,10 @@ class ReferenceOps:
     @staticmethod
     def _norm(x: torch.Tensor, w: LayerNorm) -> torch.Tensor:
         return F.layer_norm(x, x.shape[-1:], w.weight, w.bias, w.eps)
+
+
+def unavailable(device: str | list[str] = "auto") -> str | None:
+    """Why this backend can't run on this machine; None when it can. PyTorch itself is there, or this module isn't."""
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        return "PyTorch finds no GPU: use device='cpu'"
+    return None

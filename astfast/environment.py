@@ -1,0 +1,30 @@
+"""The only reader of environment variables. Each is documented here and in the README."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from astfast.errors import BackendError
+
+
+def cpu_isa() -> str | None:
+    """ASTFAST_CPU_ISA: the instruction-set tier that the CPU engine must use, or None to take the fastest."""
+    return os.environ.get("ASTFAST_CPU_ISA") or None
+
+
+def num_threads() -> int | None:
+    """ASTFAST_NUM_THREADS: threads of the CPU engine where ``threads=`` was not given, or None for all cores."""
+    value = os.environ.get("ASTFAST_NUM_THREADS")
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise BackendError(f"ASTFAST_NUM_THREADS is {value!r}: set it to a whole number of threads, or unset it")
+    return int(value)
+
+
+def cache_folder() -> Path:
+    """ASTFAST_CACHE: where verdicts of checks are kept between runs (default: ~/.cache/astfast, by XDG)."""
+    if folder := os.environ.get("ASTFAST_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "astfast"
