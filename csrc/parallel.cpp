@@ -1,0 +1,225 @@
+#include "parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cmath>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <mutex>
+#include <new>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace astfast {
+namespace {
+
+constexpr auto kSpinTime = std::chrono::microseconds(200);  // longer than what lies between two ops of a forward pass
+
+void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+struct FreeBytes {
+    void operator()(std::byte* p) const { std::free(p); }
+};
+
+struct Scratch {
+    std::unique_ptr<std::byte, FreeBytes> bytes;
+    std::size_t size = 0;
+};
+
+class Pool {
+  public:
+    std::mutex owner;              // held by the thread whose job runs
+    std::vector<Scratch> scratch;  // by worker
+
+    void run(int threads, void (*body)(void*, int), void* context) {
+        while (helpers_ < threads - 1) {
+            std::thread(&Pool::help, this, helpers_ + 1).detach();  // they end with the process
+            ++helpers_;
+        }
+        body_ = body;
+        context_ = context;
+        error_ = nullptr;
+        running_.store(threads - 1, std::memory_order_relaxed);
+        if (threads > 1) {
+            const std::uint64_t generation = (state_.load(std::memory_order_relaxed) >> kThreadBits) + 1;
+            state_.store(generation << kThreadBits | static_cast<std::uint64_t>(threads));
+            if (sleepers_.load() > 0) {
+                const std::lock_guard lock(sleep_);
+                wake_.notify_all();
+            }
+        }
+        run_body(0);
+        SpinWait wait;
+        while (running_.load(std::memory_order_acquire) > 0) wait.pause();
+        if (error_) std::rethrow_exception(error_);
+    }
+
+  private:
+    static constexpr int kThreadBits = 16;
+
+    void run_body(int worker) {
+        try {
+            body_(context_, worker);
+        } catch (...) {
+            const std::lock_guard lock(sleep_);
+            error_ = std::current_exception();
+        }
+    }
+
+    // The life of helper `worker`: a job it has no part in may come and go unseen.
+    void help(int worker) {
+        pthread_setname_np(pthread_self(), ("astfast-" + std::to_string(worker)).c_str());
+        for (std::uint64_t seen = 0;;) {
+            seen = await_job(seen);
+            const int threads = static_cast<int>(seen & ((1u << kThreadBits) - 1));
+            if (worker < threads) {
+                run_body(worker);
+                running_.fetch_sub(1, std::memory_order_release);
+            }
+        }
+    }
+
+    std::uint64_t await_job(std::uint64_t seen) {
+        const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+        do {
+            for (int i = 0; i < 32; ++i) {
+                const std::uint64_t state = state_.load(std::memory_order_acquire);
+                if (state != seen) return state;
+                relax();
+            }
+        } while (std::chrono::steady_clock::now() < deadline);
+        std::unique_lock lock(sleep_);
+        sleepers_.fetch_add(1);
+        wake_.wait(lock, [&] { return state_.load() != seen; });
+        sleepers_.fetch_sub(1);
+        return state_.load();
+    }
+
+    int helpers_ = 0;
+    void (*body_)(void*, int) = nullptr;
+    void* context_ = nullptr;
+    std::exception_ptr error_;
+    std::atomic<std::uint64_t> state_{0};  // job number << kThreadBits | workers of the job
+    std::atomic<int> running_{0};          // helpers that have not ended the job
+    std::atomic<int> sleepers_{0};
+    std::mutex sleep_;
+    std::condition_variable wake_;
+};
+
+// Never destroyed: helpers may outlive static destructors.
+Pool* pool = new Pool;
+thread_local int locks_held = 0;
+
+// A forked child has none of its parent's threads, and the parent's locks in whatever state they were: it starts anew.
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
+    pool = new Pool;
+    locks_held = 0;
+});
+
+// CPUs in the affinity mask, counting the hardware threads of a core once: they share its vector units.
+int cores_in_affinity_mask() {
+    std::vector<cpu_set_t> mask(1);
+    std::size_t bytes = sizeof(cpu_set_t);
+    while (sched_getaffinity(0, bytes, mask.data()) != 0) {
+        if (errno != EINVAL || mask.size() > 64) return static_cast<int>(std::thread::hardware_concurrency());
+        mask.resize(mask.size() * 2);
+        bytes = mask.size() * sizeof(cpu_set_t);
+    }
+    std::set<std::string> cores;
+    for (std::size_t cpu = 0; cpu < bytes * 8; ++cpu) {
+        if (!CPU_ISSET_S(cpu, bytes, mask.data())) continue;
+        std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+        std::string siblings;
+        if (!std::getline(file, siblings)) siblings = std::to_string(cpu);
+        cores.insert(siblings);
+    }
+    return static_cast<int>(cores.size());
+}
+
+// CPUs' worth of time that the cgroup (version 2 or 1) and its parents grant, or a large number.
+double cgroup_quota() {
+    double cpus = 1e9;
+    std::ifstream groups("/proc/self/cgroup");
+    for (std::string line; std::getline(groups, line);) {  // hierarchy-id:controllers:path
+        const std::size_t first = line.find(':'), second = line.find(':', first + 1);
+        if (second == std::string::npos) continue;
+        const std::string controllers = line.substr(first + 1, second - first - 1);
+        const bool v2 = controllers.empty();
+        if (!v2 && controllers != "cpu" && controllers != "cpu,cpuacct" && controllers != "cpuacct,cpu") continue;
+        const std::string root = v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+        for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
+            if (path == "/") path.clear();
+            double quota = -1, period = 100000;  // microseconds; "max" and -1 mean no limit
+            if (v2) {
+                std::ifstream(root + path + "/cpu.max") >> quota >> period;
+            } else {
+                std::ifstream(root + path + "/cpu.cfs_quota_us") >> quota;
+                std::ifstream(root + path + "/cpu.cfs_period_us") >> period;
+            }
+            if (quota > 0 && period > 0) cpus = std::min(cpus, quota / period);
+            if (path.empty() || path.rfind('/') == std::string::npos) break;
+        }
+    }
+    return cpus;
+}
+
+}  // namespace
+
+int available_threads() {
+    const double cpus = std::min<double>(cores_in_affinity_mask(), std::ceil(cgroup_quota()));
+    return std::max(1, static_cast<int>(cpus));
+}
+
+void SpinWait::pause() {
+    if (++spins_ < 2000) {
+        relax();
+    } else {
+        std::this_thread::yield();
+    }
+}
+
+PoolLock::PoolLock() {
+    if (locks_held++ == 0) pool->owner.lock();
+}
+
+PoolLock::~PoolLock() {
+    if (--locks_held == 0) pool->owner.unlock();
+}
+
+void reserve_scratch(int threads, std::size_t bytes) {
+    auto& all = pool->scratch;
+    if (all.size() < static_cast<std::size_t>(threads)) all.resize(static_cast<std::size_t>(threads));
+    for (int worker = 0; worker < threads; ++worker) {
+        Scratch& s = all[static_cast<std::size_t>(worker)];
+        if (s.size >= bytes) continue;
+        s = {};
+        const std::size_t size = (bytes + 4095) / 4096 * 4096;
+        s.bytes.reset(static_cast<std::byte*>(std::aligned_alloc(4096, size)));
+        if (!s.bytes) throw std::bad_alloc();
+        s.size = size;
+    }
+}
+
+std::byte* scratch(int worker) {
+    return pool->scratch[static_cast<std::size_t>(worker)].bytes.get();
+}
+
+void run_workers(int threads, void (*body)(void* context, int worker), void* context) {
+    const PoolLock lock;
+    pool->run(threads, body, context);
+}
+
+}  // namespace astfast

@@ -1,0 +1,113 @@
+// One persistent pool of threads for the whole engine: no OpenMP, which would clash with torch's.
+//
+// Work is handed out in small pieces that the caller and its helpers take in turn, so that a core that is slow, or busy
+// with something else, simply takes fewer of them. One job runs at a time: a second calling thread waits for the first.
+// A job must not start another one. The pool survives fork: the child starts threads of its own.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace astfast {
+
+// Physical cores that this process may keep busy: those in its affinity mask, at most its cgroup's CPU quota.
+int available_threads();
+
+// Holds the pool from reserve_scratch to the end of the job that uses the scratch.
+class PoolLock {
+  public:
+    PoolLock();
+    ~PoolLock();
+    PoolLock(const PoolLock&) = delete;
+    PoolLock& operator=(const PoolLock&) = delete;
+};
+
+// Makes scratch(0) to scratch(threads - 1) at least `bytes` long each: 64-byte aligned, contents undefined, kept from
+// job to job. Worker w of a job owns scratch(w); others may read it. The caller holds a PoolLock.
+void reserve_scratch(int threads, std::size_t bytes);
+std::byte* scratch(int worker);
+
+// Runs body(context, worker) once on each of `threads` workers, 0 (the caller) to threads - 1, and returns when all
+// have ended. An exception that leaves body is thrown again here.
+void run_workers(int threads, void (*body)(void* context, int worker), void* context);
+
+// fn(task, worker) for every task in [0, tasks), each once, on at most `threads` workers, in no particular order.
+template <class Fn>
+void parallel_for(int threads, std::int64_t tasks, const Fn& fn) {
+    struct Job {
+        const Fn& fn;
+        std::int64_t tasks;
+        std::atomic<std::int64_t> next{0};
+    } job{fn, tasks};
+    const auto body = [](void* context, int worker) {
+        Job& j = *static_cast<Job*>(context);
+        for (std::int64_t task; (task = j.next.fetch_add(1, std::memory_order_relaxed)) < j.tasks;) j.fn(task, worker);
+    };
+    run_workers(static_cast<int>(std::clamp<std::int64_t>(tasks, 1, std::max(threads, 1))), body, &job);
+}
+
+// Waits for another thread: first without giving up the core, then giving way to whatever else wants it.
+class SpinWait {
+  public:
+    void pause();
+
+  private:
+    int spins_ = 0;
+};
+
+// For blocks of work that share a costly preparation (a packed row block, a head's packed keys and values).
+//
+// prepare(block, worker) fills scratch(worker); then run(block, owner, tile, worker) is called for each tile in
+// [0, tiles), reading scratch(owner). A worker prepares and runs blocks of its own for as long as there are any and
+// then helps the others to finish theirs, tile by tile: all cores end within one tile of each other. Neither may throw.
+template <class Prepare, class Run>
+void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, const Prepare& prepare, const Run& run) {
+    struct alignas(64) Slot {                   // what one worker has on offer
+        std::atomic<std::int64_t> next{0};      // tile that nobody has taken yet; from `tiles` on there is none
+        std::atomic<std::int64_t> finished{0};  // tiles
+        std::int64_t block = 0;                 // fixed while a tile is taken and not finished
+    };
+    struct Job {
+        const Prepare& prepare;
+        const Run& run;
+        std::int64_t blocks, tiles;
+        int threads;
+        std::unique_ptr<Slot[]> slots;
+        std::atomic<std::int64_t> next{0};  // block that nobody has taken yet
+        std::atomic<std::int64_t> finished{0};
+
+        void take_tiles(int owner, int worker) {
+            Slot& slot = slots[static_cast<std::size_t>(owner)];
+            if (slot.next.load(std::memory_order_relaxed) >= tiles) return;
+            for (std::int64_t tile; (tile = slot.next.fetch_add(1, std::memory_order_acquire)) < tiles;) {
+                run(slot.block, owner, tile, worker);
+                slot.finished.fetch_add(1, std::memory_order_release);
+            }
+        }
+    };
+    threads = static_cast<int>(std::clamp<std::int64_t>(blocks * tiles, 1, std::max(threads, 1)));
+    Job job{prepare, run, blocks, tiles, threads, std::make_unique<Slot[]>(static_cast<std::size_t>(threads))};
+    for (int worker = 0; worker < threads; ++worker) job.slots[static_cast<std::size_t>(worker)].next.store(tiles);
+    const auto body = [](void* context, int worker) {
+        Job& j = *static_cast<Job*>(context);
+        Slot& own = j.slots[static_cast<std::size_t>(worker)];
+        for (std::int64_t block; (block = j.next.fetch_add(1, std::memory_order_relaxed)) < j.blocks;) {
+            j.prepare(block, worker);
+            own.block = block;
+            own.finished.store(0, std::memory_order_relaxed);
+            own.next.store(0, std::memory_order_release);  // opens the block to all
+            j.take_tiles(worker, worker);
+            for (SpinWait wait; own.finished.load(std::memory_order_acquire) < j.tiles;) wait.pause();
+            j.finished.fetch_add(1, std::memory_order_release);
+        }
+        for (SpinWait wait; j.finished.load(std::memory_order_acquire) < j.blocks; wait.pause()) {
+            for (int owner = 0; owner < j.threads; ++owner) j.take_tiles(owner, worker);
+        }
+    };
+    run_workers(threads, body, &job);
+}
+
+}  // namespace astfast
