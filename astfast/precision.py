@@ -7,7 +7,6 @@ in the user's cache folder, under the checkpoint's fingerprint, the backend and 
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +63,6 @@ def _write(path: Path, verdicts: dict[str, bool]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
             json.dump(verdicts, file, indent=1, sort_keys=True)
-        os.replace(file.name, path)
+        Path(file.name).replace(path)
     except OSError:
         return

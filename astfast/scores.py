@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
@@ -46,9 +48,33 @@ def activate(logits: NDArray[np.float32], activation: str) -> NDArray[np.float32
     return x.astype(np.float32)
 
 
-def tags(scores: NDArray[np.float32], labels: tuple[str, ...], top_k: int | None, threshold: float | None) -> list[Tag]:
-    """Scores [L] -> the ``top_k`` best labels (all for None) that reach ``threshold``, best first, ties by index."""
-    best = np.argsort(-scores, kind="stable")[:top_k]
-    return [
-        {"score": float(scores[i]), "label": labels[i]} for i in best if threshold is None or scores[i] >= threshold
-    ]
+@dataclass(frozen=True)
+class Tagging:
+    """How scores become tags. Raises ValueError for a top_k below 1 or an unknown way to aggregate."""
+
+    labels: tuple[str, ...]
+    top_k: int | None = 5  # None for all labels
+    threshold: float | None = None
+    aggregate: str = "mean"  # or "max", over the windows of a clip
+
+    def __post_init__(self) -> None:
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}: it must be at least 1, or None for all labels")
+        if self.aggregate not in ("mean", "max"):
+            raise ValueError(f"aggregate {self.aggregate!r} is unknown: use 'mean' or 'max'")
+
+    def aggregated(self, windows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Scores of a clip's windows, each [L] -> of the clip [L]; one window's are kept bit for bit."""
+        stacked = np.stack(windows)
+        if self.aggregate == "max":
+            return stacked.max(axis=0)
+        return stacked.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+    def tags(self, scores: NDArray[np.float32]) -> list[Tag]:
+        """Scores [L] -> the best labels that reach the threshold, best first, ties by index."""
+        best = np.argsort(-scores, kind="stable")[: self.top_k]
+        return [
+            {"score": float(scores[i]), "label": self.labels[i]}
+            for i in best
+            if self.threshold is None or scores[i] >= self.threshold
+        ]

@@ -1,0 +1,77 @@
+"""From the arguments of ``astfast.load`` to engines: checkpoint, backend and precision, each chosen once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from astfast import __version__, backends, checkpoint, precision
+from astfast.backends import Choice
+from astfast.checkpoint import Checkpoint
+from astfast.engine import Engine
+from astfast.errors import CheckpointError
+
+Source = str | Path | None
+
+
+@dataclass(frozen=True)
+class LoadArguments:
+    """What ``astfast.load`` was called with; all that a pickled tagger carries."""
+
+    sources: tuple[Source, ...]
+    device: str | list[str] = "auto"
+    precision: str = "auto"
+    backend: str = "auto"
+    threads: int | None = None
+    batch_size: int | None = None
+    checkpoint_options: Mapping[str, Any] = field(default_factory=dict)  # revision, cache_dir, labels, config overrides
+
+
+def load_members(arguments: LoadArguments) -> tuple[Engine, ...]:
+    """One engine a source, all on the same backend. Raises CheckpointError where an ensemble's members disagree."""
+    choice = backends.choose(arguments.backend, arguments.device, arguments.threads)
+    members: list[Engine] = []
+    for source in arguments.sources:
+        loaded = checkpoint.load(source, **arguments.checkpoint_options)
+        members.append(_engine(loaded, choice, arguments))
+        _check_agreement(members[0], members[-1], arguments.sources[0], source)
+    return tuple(members)
+
+
+def _engine(loaded: Checkpoint, choice: Choice, arguments: LoadArguments) -> Engine:
+    if arguments.precision != "auto":
+        return _pack(loaded, choice, arguments.precision, arguments.batch_size)
+    fastest = choice.fastest_precision()
+    engine = _pack(loaded, choice, fastest, arguments.batch_size)
+    if fastest == "float32" or loaded.config.num_labels == 0:
+        return engine
+
+    def check() -> bool:
+        clips = precision.check_clips(engine.config)
+        exact = _pack(loaded, choice, "float32", arguments.batch_size)
+        return precision.within_tolerance(engine.config, engine.logits(clips), exact.logits(clips))
+
+    key = f"{__version__} {engine.ops.name} {engine.ops.precision} {engine.ops.hardware} {loaded.fingerprint}"
+    if precision.remembered(key, check):
+        return engine
+    return _pack(loaded, choice, "float32", arguments.batch_size)
+
+
+def _pack(loaded: Checkpoint, choice: Choice, at: str, batch_size: int | None) -> Engine:
+    ops = choice.make(loaded.config.num_attention_heads, at)
+    return Engine(ops, loaded.config, loaded.weights, batch_size)
+
+
+def _check_agreement(first: Engine, other: Engine, first_source: Source, source: Source) -> None:
+    if other.config.labels != first.config.labels:
+        raise CheckpointError(
+            f"{source} has {other.config.num_labels} labels that are not those of {first_source} "
+            f"({first.config.num_labels}): the members of an ensemble must agree on them. Pass labels= for all of them."
+        )
+    if other.config.front_end.sampling_rate != first.config.front_end.sampling_rate:
+        raise CheckpointError(
+            f"{source} hears {other.config.front_end.sampling_rate} Hz and {first_source} "
+            f"{first.config.front_end.sampling_rate} Hz: the members of an ensemble must agree on the sampling rate."
+        )

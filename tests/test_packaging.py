@@ -1,0 +1,95 @@
+"""What a newcomer installs: a light import, one top-level package, a wheel that runs anywhere."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "transformers", "scipy", "matplotlib", "triton", "numpy")
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    )
+
+
+def test_import_is_light_and_quick() -> None:
+    runs = [python("-X", "importtime", "-c", "import astfast").stderr for _ in range(3)]
+    modules = {line.rsplit("|", 1)[1].strip() for line in runs[0].splitlines() if "|" in line}
+    assert not modules & set(HEAVY)
+    cumulative = [int(re.search(r"\|\s*(\d+) \| astfast$", run, re.MULTILINE)[1]) for run in runs]
+    assert min(cumulative) < 150_000, f"import astfast takes {min(cumulative)} us"
+
+
+def test_tagging_on_the_cpu_imports_no_torch(tmp_path: Path) -> None:
+    sample = next((ROOT / "samples").glob("*.ogg"))
+    code = (
+        "import sys, astfast; "
+        f"astfast.load(device='cpu', precision='float32').classify({str(sample)!r}); "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'scipy', 'matplotlib'}))"
+    )
+    assert python("-c", code).stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of what git tracks, so that nothing of this checkout's builds gets into it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, tracked.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-q", "-w", folder, source],
+        check=True,
+        env={**os.environ, "ASTFAST_REQUIRE_NATIVE": "1"},
+    )
+    return next(folder.glob("*.whl"))
+
+
+def test_wheel_has_one_top_level_package_and_all_that_it_needs(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"astfast"}
+    for needed in (
+        "astfast/kernels/__init__.py",
+        "astfast/py.typed",
+        "astfast/data/audioset.csv",
+        "astfast/data/builtin/model.safetensors",
+        "astfast/data/builtin/ATTRIBUTION.md",
+    ):
+        assert needed in names
+    assert any(re.match(r"astfast/_native.*\.so$", name) for name in names)
+
+
+def test_wheel_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    python("-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel))
+    code = (
+        "import astfast, astfast.kernels, numpy, pathlib; "
+        f"assert pathlib.Path(astfast.__file__).is_relative_to({str(target)!r}); "
+        "print(astfast.load(precision='float32').classify(numpy.zeros(16000), sampling_rate=16000)[0]['label'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_build_sets_no_machine_or_maths_flags() -> None:
+    text = (ROOT / "setup.py").read_text().split('"""', 2)[2]
+    assert not re.search(r"-march|-mtune|-ffast-math|-Ofast|-flto", text)
