@@ -17,12 +17,12 @@ HEAVY = {"torch", "torchaudio", "transformers", "triton", "scipy", "matplotlib"}
 # A module may import those of its own layer and of the layers below, never of one above.
 LAYERS = [
     {"astfast.errors", "astfast.environment"},
-    {"astfast.front_end"},
+    {"astfast.front_end", "astfast.decoding"},
     {"astfast.config", "astfast.backends.base"},
     {"astfast.models"},
     {"astfast.backends"},
     {"astfast.checkpoint", "astfast.engine", "astfast.audio", "astfast.labels", "astfast.scores"},
-    {"astfast.precision", "astfast.windows", "astfast.features"},
+    {"astfast.precision", "astfast.windows"},
     {"astfast.loading", "astfast.reading", "astfast.convert"},
     {"astfast.tagger"},
     {"astfast.doctor", "astfast.printing"},

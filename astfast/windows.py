@@ -1,0 +1,69 @@
+"""Long audio -> windows of a fixed length, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a clip: times in seconds from the clip's start, and its samples."""
+
+    start: float
+    end: float
+    wave: FloatArray  # [samples]
+
+    def without_wave(self) -> Window:
+        """The same times without the samples, which can be large."""
+        return replace(self, wave=np.empty(0, np.float32))
+
+
+def windows(blocks: Iterable[FloatArray], rate: int, window: float, hop: float | None = None) -> Iterator[Window]:
+    """Blocks of a clip at ``rate`` Hz -> its windows of ``window`` seconds, one every ``hop`` (default: ``window``).
+
+    Windows start at 0, hop, 2 hop, ... The first one that the clip's end would cut off is moved back to end with the
+    clip, unless the window before it got that far already; so every window of a clip that is long enough is full, and
+    no tail goes unheard. A clip shorter than a window is one window, as short as it is. At most one window and one
+    block are held at a time.
+
+    Raises ValueError for a window or hop that is not a positive number of seconds.
+    """
+    size, step = window_samples(rate, window, hop)
+    return _windows(blocks, rate, size, step)
+
+
+def window_samples(rate: int, window: float, hop: float | None = None) -> tuple[int, int]:
+    """(window, hop) in samples, each at least 1; raises ValueError for one that is not positive and finite."""
+    for what, seconds in (("window", window), ("hop", window if hop is None else hop)):
+        if isinstance(seconds, bool) or not (math.isfinite(seconds) and seconds > 0):
+            raise ValueError(f"{what} is {seconds!r}: it must be a positive number of seconds")
+    size = max(1, round(window * rate))
+    return size, size if hop is None else max(1, round(hop * rate))
+
+
+def _windows(blocks: Iterable[FloatArray], rate: int, size: int, step: int) -> Iterator[Window]:
+    parts: list[FloatArray] = []  # samples [first, end) of the clip
+    first = end = 0
+    start = reached = 0  # where the next window starts, where the last one ended
+    for block in blocks:
+        parts.append(block)
+        end += len(block)
+        if end < start + size:
+            continue
+        held = np.concatenate(parts)
+        while start + size <= end:
+            yield Window(start / rate, (start + size) / rate, held[start - first : start - first + size].copy())
+            reached = start + size
+            start += step
+        keep = min(start, end - size)  # a last window that is moved back may begin this early
+        parts, first = [held[keep - first :].copy()], keep
+    if start < end and reached < end:
+        begin = max(0, end - size)
+        yield Window(begin / rate, end / rate, np.concatenate(parts)[begin - first :])

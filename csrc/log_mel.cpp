@@ -1,0 +1,114 @@
+#include "log_mel.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "parallel.h"
+
+namespace astfast {
+namespace {
+
+constexpr double kTwoPi = 6.283185307179586476925286766559;
+constexpr std::int64_t kFramesPerTask = 128;  // a multiple of every tier's lanes; 10 s of audio make eight tasks
+
+void require(bool condition, const std::string& message) {
+    if (!condition) throw std::invalid_argument("log_mel: " + message);
+}
+
+// Where an in-place decimation-in-frequency FFT of radix 4, with a last stage of radix 2 if need be, leaves output k:
+// a stage puts the outputs k = q (mod radix) into the q-th part.
+std::int32_t digit_reversed(int k, int length) {
+    if (length == 1) return 0;
+    const int radix = length >= 4 ? 4 : 2;
+    return k % radix * (length / radix) + digit_reversed(k / radix, length / radix);
+}
+
+}  // namespace
+
+LogMel::LogMel(const LogMelOptions& options, const double* window, const double* filters) {
+    const int points = options.fft_length / 2;
+    require(options.frame_length >= 1 && options.frame_shift >= 1 && options.num_mel_bins >= 1, "empty frame or filters");
+    require(points >= 1 && (points & (points - 1)) == 0 && options.fft_length == 2 * points,
+            "the FFT length must be a power of two");
+    require(options.frame_length <= options.fft_length, "the frame is longer than the FFT");
+
+    for (int i = 0; i < options.frame_length; ++i) window_.push_back(static_cast<float>(0.5 * window[i]));
+
+    for (int length = points; length >= 4; length /= 4) {
+        for (int j = 0; j < length / 4; ++j) {
+            for (int power = 1; power <= 3; ++power) {
+                const double angle = -kTwoPi * j * power / length;
+                twiddles_.push_back(static_cast<float>(std::cos(angle)));
+                twiddles_.push_back(static_cast<float>(std::sin(angle)));
+            }
+        }
+    }
+    for (int k = 0; k <= points / 2; ++k) {
+        const double angle = -kTwoPi * k / options.fft_length;
+        split_.push_back(static_cast<float>(std::cos(angle)));
+        split_.push_back(static_cast<float>(std::sin(angle)));
+    }
+    for (int k = 0; k < points; ++k) position_.push_back(digit_reversed(k, points));
+
+    for (int mel = 0; mel < options.num_mel_bins; ++mel) {
+        const double* filter = filters + static_cast<std::ptrdiff_t>(mel) * (points + 1);
+        int first = 0, end = points + 1;
+        while (end > 0 && filter[end - 1] == 0.0) --end;
+        while (first < end && filter[first] == 0.0) ++first;
+        require(end <= points, "a filter reads the Nyquist bin");
+        filters_.push_back({first, end - first, static_cast<std::int32_t>(weights_.size())});
+        for (int bin = first; bin < end; ++bin) weights_.push_back(static_cast<float>(filter[bin]));
+    }
+
+    tables_ = {options.frame_length,
+               options.frame_shift,
+               points,
+               options.num_mel_bins,
+               static_cast<float>(options.pre_emphasis),
+               static_cast<float>(options.floor),
+               static_cast<float>(options.shift),
+               static_cast<float>(options.scale),
+               window_.data(),
+               twiddles_.data(),
+               split_.data(),
+               position_.data(),
+               filters_.data(),
+               weights_.data()};
+}
+
+void LogMel::run(const LogMelKernel& kernel, const float* const* waves, const std::int64_t* lengths, std::int64_t clips,
+                 std::int64_t max_length, float* out, int threads) const {
+    const LogMelTables& t = tables_;
+    const std::int64_t tasks_per_clip = (max_length + kFramesPerTask - 1) / kFramesPerTask;
+    const std::size_t row = static_cast<std::size_t>(t.num_mel_bins);
+    const float padding = (0.0f - t.shift) * t.scale;
+
+    const PoolLock lock;
+    const std::size_t floats = scratch_floats(t, kernel.lanes) + static_cast<std::size_t>(t.frame_length);
+    reserve_scratch(threads, floats * sizeof(float));
+
+    parallel_for(threads, clips * tasks_per_clip, [&](std::int64_t task, int worker) {
+        const std::int64_t clip = task / tasks_per_clip;
+        const std::int64_t first = task % tasks_per_clip * kFramesPerTask;
+        const std::int64_t end = std::min(first + kFramesPerTask, max_length);
+        float* const rows = out + static_cast<std::size_t>(clip * max_length) * row;
+        float* const workspace = reinterpret_cast<float*>(scratch(worker));
+
+        const float* wave = waves[clip];
+        std::int64_t length = lengths[clip];
+        if (length < t.frame_length) {
+            float* const padded = workspace + scratch_floats(t, kernel.lanes);
+            std::fill(std::copy(wave, wave + length, padded), padded + t.frame_length, 0.0f);
+            wave = padded;
+            length = t.frame_length;
+        }
+        const std::int64_t frames = std::min(1 + (length - t.frame_length) / t.frame_shift, max_length);
+        const std::int64_t count = std::max<std::int64_t>(0, std::min(end, frames) - first);
+        if (count > 0) kernel.run(t, wave + first * t.frame_shift, count, rows + first * row, workspace);
+        std::fill(rows + (first + count) * row, rows + end * row, padding);
+    });
+}
+
+}  // namespace astfast

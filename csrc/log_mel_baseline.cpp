@@ -1,0 +1,32 @@
+// Log-mel on vectors of four: what every x86-64 (SSE2) and every Arm (NEON) has.
+#include <cstdint>
+
+#include "log_mel.h"
+
+#pragma GCC optimize("O3,fp-contract=off")
+
+#include "log_mel-inl.h"
+
+namespace astfast {
+namespace {
+
+struct Four {
+    static constexpr int lanes = 4;
+    typedef float Float __attribute__((vector_size(16)));
+    typedef std::int32_t Int __attribute__((vector_size(16)));
+
+    static void transpose_load(const float* const* rows, int i, Float* x) {
+        for (int k = 0; k < 4; ++k) x[k] = Float{rows[0][i + k], rows[1][i + k], rows[2][i + k], rows[3][i + k]};
+    }
+    static void transpose_store(const Float* x, float* const* rows, int i) {
+        for (int f = 0; f < 4; ++f) {
+            for (int k = 0; k < 4; ++k) rows[f][i + k] = x[k][f];
+        }
+    }
+};
+
+}  // namespace
+
+const LogMelKernel log_mel_baseline = {"baseline", Four::lanes, log_mel<Four>};
+
+}  // namespace astfast
