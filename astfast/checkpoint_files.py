@@ -1,0 +1,180 @@
+"""From what a caller names (hub id, folder, file, nothing) to the files of a checkpoint, opened but not yet read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from astfast.errors import CheckpointError
+from astfast.safetensors_file import read_safetensors
+from astfast.tensors import LazyTensor
+from astfast.torch_file import read_torch_file
+
+BUILTIN = Path(__file__).parent / "data" / "builtin"
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+READERS: dict[str, Callable[[Path], dict[str, LazyTensor]]] = {
+    ".safetensors": read_safetensors,
+    ".pth": read_torch_file,
+    ".pt": read_torch_file,
+    ".bin": read_torch_file,
+}
+HUGGING_FACE_SUFFIXES = (".safetensors", ".bin")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LOOKED_FOR = f"looked for {', '.join(WEIGHTS)}. Pass the weights' file itself if it has another name."
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """A checkpoint as found: its tensors by their names in the file, and the contents of its JSON files."""
+
+    source: str  # for messages: a path, or a hub id
+    paths: tuple[Path, ...]  # of the files that hold the weights
+    tensors: Mapping[str, LazyTensor]
+    config: Mapping[str, Any] | None  # config.json
+    preprocessor: Mapping[str, Any] | None  # preprocessor_config.json
+
+
+def find(
+    source: str | os.PathLike[str] | None,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+) -> CheckpointFiles:
+    """The files behind ``source``: None is the built-in model, an existing path comes before a hub id.
+
+    A file in a Hugging Face format (.safetensors, .bin) is read with the config.json and preprocessor_config.json
+    beside it, if there are any. Raises CheckpointError for what isn't there or can't be read.
+    """
+    if source is None:
+        return _folder(BUILTIN, "the built-in model")
+    text = os.fspath(source)
+    if re.match(r"\w+://", text):
+        raise CheckpointError(f"{text} is a URL, which astfast doesn't fetch: download it and pass the file.")
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        return _folder(path, text)
+    if text and path.exists():
+        return _file(path, text)
+    is_hub_id = isinstance(source, str) and HUB_ID.fullmatch(text) and path.suffix.lower() not in READERS
+    if not is_hub_id:
+        raise CheckpointError(
+            f"{text!r} is no file or folder here and can't be a hub id (owner/name). Check the path, from {Path.cwd()}."
+        )
+    return _hub(text, revision, cache_dir, local_files_only)
+
+
+def _folder(folder: Path, source: str) -> CheckpointFiles:
+    """A folder in Hugging Face layout."""
+
+    def local(name: str) -> Path | None:
+        return folder / name if (folder / name).is_file() else None
+
+    found = _files(local, source)
+    if found is None:
+        raise CheckpointError(f"{source} has no weights: {_LOOKED_FOR}")
+    return found
+
+
+def _file(path: Path, source: str) -> CheckpointFiles:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise CheckpointError(
+            f"{source}: astfast reads {', '.join(READERS)} and folders in Hugging Face layout, not {path.name}."
+        )
+    hugging_face = path.suffix.lower() in HUGGING_FACE_SUFFIXES
+    config, preprocessor = (_json(path.with_name(name)) if hugging_face else None for name in (CONFIG, PREPROCESSOR))
+    return CheckpointFiles(source, (path,), reader(path), config, preprocessor)
+
+
+def _files(get: Callable[[str], Path | None], source: str) -> CheckpointFiles | None:
+    """The checkpoint of the files that ``get`` finds by their names, or None if none of them holds weights."""
+    config, preprocessor = (_json(get(name)) for name in (CONFIG, PREPROCESSOR))
+    for name in WEIGHTS:
+        path = get(name)
+        if path is not None:
+            paths = _shards(path, get) if name.endswith(".index.json") else (path,)
+            return CheckpointFiles(source, paths, _merged(paths), config, preprocessor)
+    return None
+
+
+def _shards(index: Path, get: Callable[[str], Path | None]) -> tuple[Path, ...]:
+    """The files that an index.json's weight_map names, each beside it."""
+    weight_map = (_json(index) or {}).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map. Download it again.")
+    paths = []
+    for name in sorted({str(name) for name in weight_map.values()}):
+        if Path(name).name != name or Path(name).suffix not in READERS:
+            raise CheckpointError(f"{index} names the shard {name!r}: a shard must be a weights' file beside it.")
+        path = get(name)
+        if path is None:
+            raise CheckpointError(f"{index} names the shard {name}, which isn't there. Download it.")
+        paths.append(path)
+    return tuple(paths)
+
+
+def _merged(paths: tuple[Path, ...]) -> dict[str, LazyTensor]:
+    tensors: dict[str, LazyTensor] = {}
+    for path in paths:
+        shard = READERS[path.suffix](path)
+        for name in shard:
+            if name in tensors:
+                raise CheckpointError(f"{path}: tensor {name} is in another shard too. Download the checkpoint again.")
+        tensors |= shard
+    return tensors
+
+
+def _json(path: Path | None) -> dict[str, Any] | None:
+    """The object in a JSON file, or None if there is no file."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} can't be read as JSON: {error}. Download it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object. Download it again.")
+    return content
+
+
+def _hub(
+    repository: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, local_files_only: bool
+) -> CheckpointFiles:
+    """A model of the Hugging Face hub; only the files that are needed are fetched, and only if they aren't cached."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    not_local = f"There is no local file or folder {repository!r} either (looked from {Path.cwd()})."
+    unreachable: list[Exception] = []  # why a file could be told neither from the hub nor from the cache
+
+    def download(name: str) -> Path | None:
+        try:
+            return Path(
+                hf_hub_download(
+                    repository, name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+                )
+            )
+        except LocalEntryNotFoundError as error:
+            unreachable.append(error)
+            return None
+        except EntryNotFoundError:
+            return None  # the hub answered: the model has no such file
+        except (OSError, ValueError) as error:  # no such model or revision, gated, the hub's own failures
+            raise CheckpointError(f"{repository} can't be had from the model hub: {error}. {not_local}") from error
+
+    found = _files(download, repository)
+    if found is not None and found.config is not None:
+        return found
+    if unreachable:
+        why = "local_files_only=True" if local_files_only else str(unreachable[0])
+        raise CheckpointError(
+            f"{repository} is not in the local cache and can't be downloaded ({why}). Download it once while online, "
+            f"or pass a local folder. {not_local}"
+        ) from unreachable[0]
+    raise CheckpointError(f"{repository} on the model hub lacks {CONFIG} or weights: {_LOOKED_FOR}")

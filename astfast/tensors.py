@@ -1,0 +1,97 @@
+"""Tensors of a checkpoint that stay in their file until somebody asks for their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from astfast.errors import CheckpointError
+
+Float32 = NDArray[np.float32]
+
+# Names of the safetensors format. bfloat16 is read as the upper half of a float32: numpy has no type for it.
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+class LazyTensor:
+    """A tensor whose shape is known and whose values are read anew each time they are asked for, as float32.
+
+    Nothing is kept: who calls ``np.asarray(tensor)`` owns the array, so peak memory is what is held at one time.
+    """
+
+    __slots__ = ("_read", "shape")
+
+    def __init__(self, shape: Sequence[int], read: Callable[[], Float32]) -> None:
+        self.shape = tuple(shape)
+        self._read = read
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        values = self._read()  # a fresh array, whatever ``copy`` asks for
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"LazyTensor{self.shape}"
+
+    def reshape(self, *shape: int) -> LazyTensor:
+        """The same values under another shape of the same size."""
+        assert prod(shape) == prod(self.shape), (shape, self.shape)
+        return LazyTensor(shape, lambda: self._read().reshape(shape))
+
+    def rows(self, start: int, stop: int) -> LazyTensor:
+        """``tensor[start:stop]``."""
+        return LazyTensor((stop - start, *self.shape[1:]), lambda: self._read()[start:stop])
+
+
+def concatenated(parts: Sequence[LazyTensor]) -> LazyTensor:
+    """The parts stacked along their first dimension, each read straight into its place."""
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+
+    def read() -> Float32:
+        whole = np.empty(shape, np.float32)
+        row = 0
+        for part in parts:
+            whole[row : row + part.shape[0]] = part
+            row += part.shape[0]
+        return whole
+
+    return LazyTensor(shape, read)
+
+
+def zeros(*shape: int) -> LazyTensor:
+    """A tensor that no file holds, such as the bias of a layer that was trained without one."""
+    return LazyTensor(shape, lambda: np.zeros(shape, np.float32))
+
+
+def stored(
+    path: Path, name: str, dtype: str, offset: int, shape: Sequence[int], strides: Sequence[int] | None = None
+) -> LazyTensor:
+    """Tensor ``name`` at byte ``offset`` of ``path``, stored as ``dtype`` (a key of DTYPES, little-endian).
+
+    ``strides`` count elements; None is C order. The values are read with plain reads, not mapped: mapped pages count
+    as resident memory. Reading raises CheckpointError if the file has become shorter since or can't be read.
+    """
+    shape = tuple(shape)
+    if 0 in shape:
+        return zeros(*shape)
+    steps = strides if strides is not None else [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    span = 1 + sum((size - 1) * step for size, step in zip(shape, steps, strict=True))  # elements from first to last
+
+    def read() -> Float32:
+        try:
+            raw: NDArray[Any] = np.fromfile(path, DTYPES[dtype], count=span, offset=offset)
+        except OSError as error:
+            raise CheckpointError(f"{path}: tensor {name} can't be read: {error}. Check the file.") from error
+        if raw.size != span:
+            raise CheckpointError(f"{path}: tensor {name} ends early: the file has changed since it was opened.")
+        raw = np.lib.stride_tricks.as_strided(raw, shape, [step * raw.itemsize for step in steps])
+        if dtype == "BF16":
+            widened: Float32 = (raw.astype(np.uint32, order="C") << np.uint32(16)).view(np.float32)
+            return widened
+        return raw.astype(np.float32, order="C", copy=False)
+
+    return LazyTensor(shape, read)

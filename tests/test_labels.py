@@ -1,0 +1,100 @@
+"""Label tables, id2label and the labels= override."""
+
+import hashlib
+
+import pytest
+
+from astfast import labels
+from astfast.errors import CheckpointError
+
+# SHA-256 of AudioSet's class_labels_indices.csv as Google published it; four independent copies were compared.
+AUDIOSET_SHA256 = "cdd1049833c4b86127c2773ac0d14a2754b6a6d0d1798002ed5c66e699708429"
+
+
+def test_audioset_table_is_the_published_file():
+    assert hashlib.sha256((labels.DATA / "audioset.csv").read_bytes()).hexdigest() == AUDIOSET_SHA256
+
+
+def test_audioset_rows():
+    table = labels.table("audioset")
+    assert [label.index for label in table] == list(range(527))
+    assert len({label.mid for label in table}) == 527
+    assert table[0] == labels.Label(0, "/m/09x0r", "Speech")
+    assert table[131].display_name == "Bee, wasp, etc."  # quoted commas in the file
+    assert table[345].display_name == "Dental drill, dentist's drill"
+    assert table[433] == labels.Label(433, "/g/122z_qxw", "Firecracker")
+    assert table[526] == labels.Label(526, "/m/07hvw1", "Field recording")
+
+
+def test_speech_commands_and_esc50():
+    words = labels.packaged(35)
+    assert words[:3] == ("backward", "follow", "five")
+    assert words[-2:] == ("go", "one")
+    assert len(set(words)) == 35
+    sounds = labels.packaged(50)
+    assert (sounds[0], sounds[37], sounds[49]) == ("dog", "clock_alarm", "hand_saw")
+    assert len(set(sounds)) == 50
+    assert labels.table("esc50")[0].mid is None
+
+
+@pytest.mark.parametrize("count", [0, 34, 36, 49, 51, 526, 528])
+def test_no_packaged_table_for_other_counts(count):
+    assert labels.packaged(count) is None
+
+
+def test_unknown_table():
+    with pytest.raises(KeyError, match="audioset, speech_commands, esc50"):
+        labels.table("urbansound")
+
+
+@pytest.mark.parametrize("key", [int, str])
+def test_id2label_keys_may_be_ints_or_strings_in_any_order(key):
+    names = [f"name {i}" for i in range(11)]  # 10 sorts before 2 as a string
+    shuffled = {key(i): names[i] for i in (10, 3, 0, 7, 2, 9, 1, 8, 4, 6, 5)}
+    assert labels.from_id2label(shuffled, "x") == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("id2label", "message"),
+    [
+        ({"0": "a", "2": "c"}, "none of index 1"),
+        ({"1": "a", "2": "c"}, "none of index 0"),
+        ({"-1": "a", "0": "c"}, "none of index 1"),
+        ({"0": "a", 0: "b"}, "two labels of index 0"),
+        ({"zero": "a"}, "'zero', which is no index"),
+        (["a", "b"], "list, not a mapping"),
+    ],
+)
+def test_id2label_refused(id2label, message):
+    with pytest.raises(CheckpointError, match=message) as error:
+        labels.from_id2label(id2label, "some/config.json")
+    assert "some/config.json" in str(error.value)
+
+
+def test_labels_override(tmp_path):
+    assert labels.read(["a", "b, c"]) == ("a", "b, c")
+    table = tmp_path / "labels.csv"
+    table.write_text('index,mid,display_name\n1,/m/1,"b, c"\n0,/m/0,a\n')
+    assert labels.read(table) == ("a", "b, c")
+    lines = tmp_path / "labels.txt"
+    lines.write_text("a\nb, c\n\n")
+    assert labels.read(str(lines)) == ("a", "b, c")
+    assert labels.read(labels.DATA / "audioset.csv") == labels.packaged(527)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a\nb\n", "it needs index and display_name"), ("index,display_name\n0,a\n0,b\n", "twice"), ("", "columns None")],
+)
+def test_labels_file_refused(tmp_path, text, message):
+    table = tmp_path / "labels.csv"
+    table.write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        labels.read(table)
+
+
+def test_labels_missing_file_and_non_strings(tmp_path):
+    with pytest.raises(CheckpointError, match=r"absent\.csv can't be read"):
+        labels.read(tmp_path / "absent.csv")
+    with pytest.raises(CheckpointError, match="7 at index 1"):
+        labels.read(["a", 7])
