@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ def load_members(arguments: LoadArguments) -> tuple[Engine, ...]:
     members: list[Engine] = []
     for source in arguments.sources:
         loaded = checkpoint.load(source, **arguments.checkpoint_options)
+        if loaded.approximate is not None:
+            warnings.warn(loaded.approximate, stacklevel=4)
         members.append(_engine(loaded, choice, arguments))
         _check_agreement(members[0], members[-1], arguments.sources[0], source)
     return tuple(members)

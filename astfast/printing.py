@@ -40,14 +40,16 @@ class Printer:
 
     def _rows(self, file: str, result: list[Any]) -> Iterator[list[str]]:
         """One row a tag."""
-        for part in result if self._windows else [{"tags": result}]:
+        parts: list[Any] = result if self._windows else [{"tags": result}]
+        for part in parts:
             times = [f"{part['start']:.2f}", f"{part['end']:.2f}"] if self._windows else []
             for tag in part["tags"]:
                 yield [file, *times, f"{tag['score']:.4f}", tag["label"]]
 
     def _table(self, file: str, result: list[Any]) -> None:
         print(f"\x1b[1m{file}\x1b[0m")
-        for part in result if self._windows else [{"tags": result}]:
+        parts: list[Any] = result if self._windows else [{"tags": result}]
+        for part in parts:
             if self._windows:
                 print(f"  {clock(part['start'])} - {clock(part['end'])}")
             for tag in part["tags"]:

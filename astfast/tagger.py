@@ -16,7 +16,7 @@ from astfast.engine import Engine
 from astfast.errors import AstfastError, AudioError
 from astfast.front_end import FrontEnd
 from astfast.loading import LoadArguments, load_members
-from astfast.reading import Reading, read_ahead
+from astfast.reading import Reading, read
 from astfast.scores import Tag, Tagging, activate, activation_of
 from astfast.windows import Window
 
@@ -208,6 +208,11 @@ class Tagger:
         """The backend that runs the model and its precision, for instance "cpu bfloat16"."""
         return ", ".join(dict.fromkeys(f"{engine.ops.name} {engine.ops.precision}" for engine in self._loaded()))
 
+    @property
+    def hardware(self) -> str:
+        """What computes, for instance the instruction set and number of threads, or the GPU."""
+        return self._loaded()[0].ops.hardware
+
     def close(self) -> None:
         """Frees the model; any later use raises AstfastError."""
         self._members, self._closed = None, True
@@ -285,7 +290,7 @@ class Tagger:
     ) -> Iterator[tuple[int, Window | AudioError, FloatArray]]:
         """(index of the input, window, scores [L]), run in batches that reach across inputs."""
         no_scores = np.empty(0, np.float32)
-        for batch in _batched(read_ahead(inputs, reading), self._batch_size):
+        for batch in _batched(read(inputs, reading), self._batch_size):
             waves = [window.wave for _, window in batch if isinstance(window, Window)]
             scores = iter(self._scores_of(waves, activation) if waves else ())
             for item, window in batch:
@@ -314,7 +319,7 @@ class Tagger:
         """``run`` over the waveforms of a batch, a part at a time; [0, *empty] for an empty batch."""
         inputs, _ = expand_batch(batch)
         parts = []
-        for part in _batched(read_ahead(inputs, self._reading(sampling_rate)), self._batch_size):
+        for part in _batched(read(inputs, self._reading(sampling_rate)), self._batch_size):
             waves = []
             for _, window in part:
                 if isinstance(window, AudioError):

@@ -35,7 +35,9 @@ class Choice:
         """The backend for a model with so many heads. Raises BackendError for a precision that it doesn't have."""
         if precision not in PRECISIONS[self.backend]:
             known = ", ".join(PRECISIONS[self.backend])
-            raise BackendError(f"the {self.backend} backend has no precision {precision!r}: use one of {known}, or auto")
+            raise BackendError(
+                f"the {self.backend} backend has no precision {precision!r}: use one of {known}, or auto"
+            )
         if self.backend == "cpu":
             from astfast.backends.cpu import CpuOps
 
@@ -110,6 +112,8 @@ def _best(kind: str) -> str:
     if reason is None:
         return "cpu"
     if unavailable("reference") is None:
-        warnings.warn(f"using the slow PyTorch reference, since the native CPU engine can't run: {reason}", stacklevel=4)
+        warnings.warn(
+            f"using the slow PyTorch reference, since the native CPU engine can't run: {reason}", stacklevel=4
+        )
         return "reference"
     return "cpu"

@@ -31,6 +31,7 @@ class ReferenceOps:
         self.dtype = dtype
         self.device = torch.device(device)
         self.precision = str(dtype).removeprefix("torch.")
+        self.hardware = f"PyTorch {torch.__version__} on {self.device}"
 
     def _pack(self, w: T) -> T:
         """The same dataclass with every array as a tensor of this backend's dtype; tensors keep their gradient."""

@@ -1,0 +1,94 @@
+"""Inputs to windows of samples, read ahead of the model on other threads."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from astfast.audio import Clip, load_audio, open_audio
+from astfast.errors import AudioError
+from astfast.windows import Window, window_samples, windows
+
+THREADS = 2  # that decode: files take a few milliseconds each, a hundredth of the model's time
+AHEAD = 32  # inputs at most that are being read or wait for the model
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of each input is read: its beginning, or all of it in windows.
+
+    Raises ValueError for a window or hop that is not a positive number of seconds.
+    """
+
+    rate: int  # Hz, of the model
+    samples: int  # that fill the model's input
+    sampling_rate: float | None = None  # Hz, of bare arrays
+    window: float | None = None  # seconds; None for the beginning only
+    hop: float | None = None  # seconds; None for windows side by side
+
+    def __post_init__(self) -> None:
+        if self.window is not None:
+            window_samples(self.rate, self.window, self.hop)
+        elif self.hop is not None:
+            raise ValueError(f"hop is {self.hop!r} without a window: pass window= too, in seconds")
+
+
+def read(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, Window | AudioError]]:
+    """(index of the input, one of its windows) in order; a bad input ends with its AudioError, the others go on."""
+    items = _in_windows(inputs, reading) if reading.window is not None else _beginnings(inputs, reading)
+    for index, window in items:
+        if isinstance(window, AudioError) and str(window).startswith("<"):  # an array or bytes: no name of its own
+            window.args = (f"input {index}, {window}",)
+        yield index, window
+
+
+def _beginnings(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, Window | AudioError]]:
+    """The beginning of each input, read ahead; one input alone is read where it is."""
+    ahead: deque[Future[Clip]] = deque()
+    index = 0
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="astfast-read") as pool:
+        try:
+            for x in inputs:
+                ahead.append(pool.submit(load_audio, x, reading.sampling_rate, reading.rate, reading.samples))
+                if len(ahead) == AHEAD:
+                    yield index, _beginning(ahead.popleft(), reading)
+                    index += 1
+            while ahead:
+                yield index, _beginning(ahead.popleft(), reading)
+                index += 1
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _beginning(future: Future[Clip], reading: Reading) -> Window | AudioError:
+    try:
+        clip = future.result()
+    except AudioError as error:
+        return error
+    seconds = len(clip.wave) / reading.rate
+    if clip.truncated:
+        length = "longer" if clip.duration is None else f"{clip.duration:.1f} s long"
+        warnings.warn(
+            f"{clip.name} is {length} and only its first {seconds:.2f} s are heard: pass window= (in seconds) to "
+            "classify(), or call segments(), to tag all of it",
+            stacklevel=2,
+        )
+    return Window(0.0, seconds, clip.wave)
+
+
+def _in_windows(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, Window | AudioError]]:
+    assert reading.window is not None
+    for index, x in enumerate(inputs):
+        try:
+            stream = open_audio(x, reading.sampling_rate, reading.rate)
+            with contextlib.closing(stream.blocks):
+                for window in windows(stream.blocks, reading.rate, reading.window, reading.hop):
+                    yield index, window
+        except AudioError as error:
+            yield index, error
