@@ -98,8 +98,9 @@ class ReferenceOps:
         )
         return filter_bank
 
-    def patch_embed(self, spectrogram: torch.Tensor, w: Embed, out: Any = None) -> torch.Tensor:
-        image = spectrogram.to(self.device, self.dtype).transpose(1, 2).unsqueeze(1)  # [B, 1, mels, frames]
+    def patch_embed(self, spectrogram: Any, w: Embed, out: Any = None) -> torch.Tensor:
+        spectrogram = torch.as_tensor(spectrogram, dtype=self.dtype, device=self.device)
+        image = spectrogram.transpose(1, 2).unsqueeze(1)  # [B, 1, mels, frames]
         kernel = w.projection.weight.view(-1, 1, w.patch_size, w.patch_size)
         patches = F.conv2d(image, kernel, w.projection.bias, stride=(w.frequency_stride, w.time_stride))
         patches = patches.flatten(2).transpose(1, 2)  # [B, F * T', D]
