@@ -1,4 +1,4 @@
-"""The command line: ``astfast tag | doctor | convert``.
+"""The command line: ``astfast tag | bench | doctor | convert``.
 
 Exit status: 0 all done; 1 some inputs could not be tagged (each is named on standard error, the others are tagged);
 2 the command could not start (usage, checkpoint or backend); 130 interrupted.
@@ -7,6 +7,7 @@ Exit status: 0 all done; 1 some inputs could not be tagged (each is named on sta
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,28 @@ def _parser() -> argparse.ArgumentParser:
     tag.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     tag.add_argument("--precision", default="auto", help="auto, float32, bfloat16, float16, int8 or fp8")
     tag.set_defaults(run=_tag)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure a model's speed here, against transformers and OpenVINO where they are installed",
+        description="Measures clips a second on this CPU: features in, logits out, engines taking turns.",
+    )
+    bench.add_argument("--model", help="hub id, folder, .safetensors or .pth (default: the built-in model)")
+    bench.add_argument(
+        "--precision",
+        action="append",
+        choices=("float32", "bfloat16", "int8"),
+        help="repeatable (default: all that run here)",
+    )
+    bench.add_argument(
+        "--batch", type=_positive_int, action="append", metavar="N", help="clips a call, repeatable (default: 1 and 8)"
+    )
+    bench.add_argument(
+        "--threads", type=_positive_int, metavar="N", help="threads of every engine (default: all cores)"
+    )
+    bench.add_argument("--seconds", type=_positive, default=5.0, metavar="S", help="for each engine (default: 5)")
+    bench.add_argument("--format", choices=("text", "jsonl"), default="text", help="output (default: text)")
+    bench.set_defaults(run=_bench)
 
     doctor = commands.add_parser("doctor", help="what this machine can run, and why not")
     doctor.set_defaults(run=_doctor)
@@ -98,6 +121,21 @@ def _tag(options: argparse.Namespace) -> int:
         else:
             printer.result(file, result)
     return SOME_FAILED if failed else DONE
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from astfast.bench import as_record, measure, table
+    from astfast.printing import complain
+
+    rows = measure(
+        options.model, options.precision, options.batch or [1, 8], options.threads, options.seconds, complain
+    )
+    if options.format == "jsonl":
+        for row in rows:
+            print(json.dumps(as_record(row)), flush=True)
+    else:
+        print(table(list(rows)))
+    return DONE
 
 
 def _doctor(_: argparse.Namespace) -> int:
