@@ -1,1 +1,25 @@
 """Fixtures that several test files share."""
+
+from pathlib import Path
+
+import checkpoints
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache, and none reaches a model hub unless it is marked ``network``."""
+    monkeypatch.setenv("ASTFAST_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model as a Hugging Face folder."""
+    return checkpoints.write_v4(checkpoints.random_model(seed=0), tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one with the same labels, of another geometry and with another front end."""
+    model = checkpoints.random_model(seed=1, num_hidden_layers=2, time_stride=9, max_length=91)
+    return checkpoints.write_v4(model, tmp_path_factory.mktemp("other"))
