@@ -1,0 +1,23 @@
+// What the processor has and the operating system lets a process use.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace astfast {
+
+// For each tier: what this machine lacks for it, in words, or an empty string.
+struct CpuFeatures {
+    std::string missing_for_avx2;
+    std::string missing_for_avx512;
+    std::string missing_for_avx512_vnni;
+    std::string missing_for_avx512_bf16;
+    std::string missing_for_amx;
+};
+
+// Asks CPUID, XGETBV for the register state that the system saves, and the kernel for leave to use AMX.
+CpuFeatures detect_cpu();
+
+std::size_t l2_cache_bytes();  // of one core
+
+}  // namespace astfast

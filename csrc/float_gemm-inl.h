@@ -1,0 +1,44 @@
+// The multiplier that every tier has: float32 by fused multiply-add. With kRoundTo16 its operands are rounded to
+// bfloat16 first, which is how bfloat16 runs where there is no instruction for it.
+
+namespace astfast {
+namespace {
+
+struct NoSession {  // a tile needs nothing set up
+    NoSession() {}
+};
+
+// VectorType's shape of tiles: kMaxVectors wide, kAccumulators in registers.
+template <class VectorType, int kVectorsOfTile, int kRegisters, int kWeightVectors, bool kRoundTo16>
+struct FloatGemm : DotTiles<FloatGemm<VectorType, kVectorsOfTile, kRegisters, kWeightVectors, kRoundTo16>> {
+    using V = VectorType;
+    using Activation = std::conditional_t<kRoundTo16, std::uint16_t, float>;
+    using Operand = float;
+    using Vector = typename V::F;
+    using Session = NoSession;
+    static constexpr bool kRounds = kRoundTo16;
+    static constexpr int kUnit = 1, kUnits = 1;
+    static constexpr int kMaxVectors = kVectorsOfTile, kAccumulators = kRegisters;
+    static constexpr int kPanel = kWeightVectors * V::kLanes, kMaxWidth = kMaxVectors * V::kLanes;
+    static constexpr int kRowTile = kAccumulators / kWeightVectors;
+    static constexpr int kQueryTile = 24;
+
+    static Vector load(const std::byte* b) { return V::load(reinterpret_cast<const float*>(b)); }
+    static Vector broadcast(const std::byte* a) { return V::set(*reinterpret_cast<const float*>(a)); }
+    static Vector dot(Vector acc, Vector a, Vector b) { return V::fma(a, b, acc); }
+
+    static void pack_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel) {
+        const std::int64_t columns = std::min(width, head.head_dim - d);
+        auto* to = reinterpret_cast<float*>(panel);
+        for (std::int64_t key = 0; key < head.keys; ++key, to += width) {
+            const Activation* from = static_cast<const Activation*>(head.v) + key * head.kv_stride + d;
+            for_vectors<V>(columns, [&](std::int64_t i, int n) { V::store(to + i, load_as_float<V>(from + i, n)); });
+            for (std::int64_t i = (columns + V::kLanes - 1) / V::kLanes * V::kLanes; i < width; i += V::kLanes) {
+                V::store(to + i, V::zero());
+            }
+        }
+    }
+};
+
+}  // namespace
+}  // namespace astfast

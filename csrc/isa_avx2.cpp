@@ -1,0 +1,34 @@
+// AVX2 and FMA: tiles of 6 x 16 float32.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "kernels.h"
+#include "tiers.h"
+
+#pragma GCC target("avx2,fma,f16c")
+
+// clang-format off
+#include "vector_avx2-inl.h"
+#include "math-inl.h"
+#include "pack-inl.h"
+#include "gemm-inl.h"
+#include "attention-inl.h"
+#include "float_gemm-inl.h"
+#include "tier-inl.h"
+// clang-format on
+
+namespace astfast {
+
+template <bool kRoundTo16>
+using Gemm = FloatGemm<Avx2, 2, 12, 2, kRoundTo16>;
+
+const Kernels avx2_float32 = kernels_of<Gemm<false>>("avx2", Precision::kFloat32);
+const Kernels avx2_bfloat16 = kernels_of<Gemm<true>>("avx2", Precision::kBfloat16);
+
+}  // namespace astfast

@@ -1,0 +1,36 @@
+// AVX-512 F, BW, VL, DQ: tiles of 8 x 48 float32.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "kernels.h"
+#include "tiers.h"
+
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12, on its own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")
+
+// clang-format off
+#include "vector_avx512-inl.h"
+#include "math-inl.h"
+#include "pack-inl.h"
+#include "gemm-inl.h"
+#include "attention-inl.h"
+#include "float_gemm-inl.h"
+#include "tier-inl.h"
+// clang-format on
+
+namespace astfast {
+
+template <bool kRoundTo16>
+using Gemm = FloatGemm<Avx512, 4, 24, 3, kRoundTo16>;
+
+const Kernels avx512_float32 = kernels_of<Gemm<false>>("avx512", Precision::kFloat32);
+const Kernels avx512_bfloat16 = kernels_of<Gemm<true>>("avx512", Precision::kBfloat16);
+
+}  // namespace astfast

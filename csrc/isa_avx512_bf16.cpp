@@ -1,0 +1,58 @@
+// AVX-512 BF16: tiles of 8 x 48, two products an accumulator and instruction.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "kernels.h"
+#include "tiers.h"
+
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12, on its own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")
+
+// clang-format off
+#include "vector_avx512-inl.h"
+#include "math-inl.h"
+#include "pack-inl.h"
+#include "gemm-inl.h"
+#include "attention-inl.h"
+#include "float_gemm-inl.h"
+#include "bf16_vector-inl.h"
+#include "tier-inl.h"
+// clang-format on
+
+namespace astfast {
+namespace {
+
+struct Bf16Gemm : Bf16Operands, DotTiles<Bf16Gemm> {
+    using Vector = __m512i;
+    using Session = NoSession;
+    static constexpr int kUnits = 1;
+    static constexpr int kMaxVectors = 4, kAccumulators = 24;
+    static constexpr int kPanel = 48, kMaxWidth = 64;
+    static constexpr int kRowTile = 8, kQueryTile = 24;
+
+    static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }
+    static Vector broadcast(const std::byte* a) {
+        std::int32_t pair;
+        std::memcpy(&pair, a, sizeof pair);
+        return _mm512_set1_epi32(pair);
+    }
+    static V::F dot(V::F acc, Vector a, Vector b) {
+        return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+    }
+    static void pack_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel) {
+        pack_values_in_pairs(head, units_of<Bf16Gemm>(head.keys), width, d, panel);
+    }
+};
+
+}  // namespace
+
+const Kernels avx512_bf16_bfloat16 = kernels_of<Bf16Gemm>("avx512_bf16", Precision::kBfloat16);
+
+}  // namespace astfast

@@ -1,0 +1,31 @@
+// Any machine: vectors of four in whatever the compiler's baseline is.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "kernels.h"
+#include "tiers.h"
+
+// clang-format off
+#include "vector_portable-inl.h"
+#include "math-inl.h"
+#include "pack-inl.h"
+#include "gemm-inl.h"
+#include "attention-inl.h"
+#include "float_gemm-inl.h"
+#include "tier-inl.h"
+// clang-format on
+
+namespace astfast {
+
+template <bool kRoundTo16>
+using Gemm =
+    FloatGemm<Portable, 2, 8, 2, kRoundTo16>;  // 4 x 8: 8 of 16 registers, since there is no fused multiply-add
+
+const Kernels scalar_float32 = kernels_of<Gemm<false>>("scalar", Precision::kFloat32);
+const Kernels scalar_bfloat16 = kernels_of<Gemm<true>>("scalar", Precision::kBfloat16);
+
+}  // namespace astfast

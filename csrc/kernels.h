@@ -1,0 +1,113 @@
+// What a tier gives: single-threaded kernels over a few rows or one panel of columns, and the layouts they work on.
+// The drivers (linear.cpp, attention.cpp) split an op into calls of these and run them on the pool.
+//
+// Operands. A product C = A B reads A as rows of `units` of four bytes (1 float32, 2 bfloat16 or 4 int8 along K) and B
+// as panels of `panel` columns, [units, panel] units each, so that one unit of a row of A multiplies a contiguous row
+// of a panel. K is padded with zeros to whole units, N to whole panels. Every element of C is one sum over K in
+// ascending order, whatever tile it falls into: a row's result depends on nothing but the row.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace astfast {
+
+enum class Precision { kFloat32, kBfloat16 };
+
+// Rows of a [clips, per_clip, columns] array whose last dimension is contiguous, counted through: row r is row
+// r % per_clip of clip r / per_clip. Strides are in elements.
+template <class T>
+struct Rows {
+    T* data;
+    std::int64_t per_clip;
+    std::int64_t clip_stride;
+    std::int64_t row_stride;
+
+    // Always inlined: an out-of-line copy could be one that was compiled for a tier that this machine lacks.
+    [[gnu::always_inline]] T* at(std::int64_t row) const {
+        return data + row / per_clip * clip_stride + row % per_clip * row_stride;
+    }
+};
+
+// LN(x) = (x - mean) / sqrt(var + eps) * weight + bias over [width].
+struct Norm {
+    const float* weight;
+    const float* bias;
+    float eps;
+    std::int64_t width;
+};
+
+// Patches of a spectrogram [clips, frames, mels]: patch (f, t) is row f * time_patches + t of its clip.
+struct Patches {
+    Rows<const float> frames;
+    std::int64_t time_patches;
+    std::int64_t patches;  // of a clip
+    std::int64_t size, frequency_stride, time_stride;
+};
+
+// What becomes of a panel of C.
+enum class Epilogue {
+    kActivation,  // out = C + bias, in the activation type
+    kGelu,        // out = gelu(C + bias), in the activation type
+    kResidual,    // out += C + bias, float32
+    kPosition,    // out = C + bias + position[row of the clip], float32
+    kFloat32,     // out = C + bias, float32
+};
+
+struct PanelOutput {
+    Epilogue epilogue;
+    Rows<void> out;  // of float or of the activation type; rows counted through
+    const float* bias;
+    const float* position;  // [rows of a clip, n], kPosition only
+    std::int64_t n;         // columns
+};
+
+// One head of one clip. Strides are in elements of the activation type.
+struct Head {
+    const void *q, *k, *v;  // [queries, head_dim], [keys, head_dim], [keys, head_dim]
+    void* out;              // [queries, head_dim]
+    std::int64_t q_stride, kv_stride, out_stride;
+    std::int64_t queries, keys, head_dim;
+};
+
+struct Kernels {
+    const char* tier;
+    Precision precision;
+    std::size_t activation_bytes;  // of an element of the activations: float32, or bfloat16 as its upper half
+    std::int64_t panel;            // columns of a panel of B
+    std::int64_t row_tile;         // rows that a row block should be a multiple of
+
+    // Bytes of a row of A, and of a panel of B, for a product over k.
+    std::size_t (*row_bytes)(std::int64_t k);
+    std::size_t (*panel_bytes)(std::int64_t k);
+
+    // Rows [n0, n0 + columns) of a weight [N, k] with this row stride -> one panel.
+    void (*pack_weight)(const float* weight, std::int64_t row_stride, std::int64_t columns, std::int64_t k,
+                        std::byte* panel);
+
+    // `rows` rows from `row` on -> A: normalised, converted from the activation type, or read as patches.
+    void (*norm_rows)(const Rows<const float>& x, std::int64_t row, std::int64_t rows, const Norm& norm, std::byte* a);
+    void (*copy_rows)(const Rows<const void>& x, std::int64_t row, std::int64_t rows, std::int64_t k, std::byte* a);
+    void (*patch_rows)(const Patches& patches, std::int64_t row, std::int64_t rows, std::byte* a);
+
+    // `rows` rows of A times one panel of B -> columns [panel_index * panel, ...) of out, whose first row is `row`.
+    void (*gemm_panel)(const std::byte* a, std::int64_t row, std::int64_t rows, std::int64_t k, const std::byte* b,
+                       std::int64_t panel_index, const PanelOutput& out);
+
+    // softmax(q k^T / sqrt(head_dim)) v for up to query_tile queries; keys and values packed once a head.
+    std::int64_t query_tile;
+    std::size_t (*packed_head_bytes)(std::int64_t keys, std::int64_t head_dim);
+    std::size_t (*attend_bytes)(std::int64_t keys, std::int64_t head_dim);  // of scratch
+    void (*pack_head)(const Head& head, std::byte* packed);
+    void (*attend)(const Head& head, const std::byte* packed, std::int64_t query, std::int64_t queries,
+                   std::byte* scratch);
+
+    // LN of one row in float32.
+    void (*norm_row)(const float* x, const Norm& norm, float* out);
+
+    // Elementwise, for tests: exp(x) for x <= 0 and gelu(x), as attention and the epilogue compute them.
+    void (*exp)(const float* x, std::int64_t n, float* out);
+    void (*gelu)(const float* x, std::int64_t n, float* out);
+};
+
+}  // namespace astfast

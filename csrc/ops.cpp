@@ -1,0 +1,134 @@
+#include "ops.h"
+
+#include <algorithm>
+#include <new>
+
+#include "cpu_features.h"
+#include "parallel.h"
+
+namespace astfast {
+namespace {
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+    return (a + b - 1) / b;
+}
+
+// How many rows of A a worker packs at a time: what fits half of its second-level cache, in equal shares, each a
+// multiple of the tile.
+std::int64_t rows_of_block(const Engine& engine, const Kernels& kernels, std::int64_t rows, std::int64_t k) {
+    static const auto cache = static_cast<std::int64_t>(l2_cache_bytes() / 2);
+    const std::int64_t tiles = divide_up(rows, kernels.row_tile);
+    const std::int64_t bytes_of_tile = static_cast<std::int64_t>(kernels.row_bytes(k)) * kernels.row_tile;
+    std::int64_t blocks = divide_up(tiles, std::max<std::int64_t>(1, cache / bytes_of_tile));
+    if (tiles >= engine.threads) blocks = divide_up(blocks, engine.threads) * engine.threads;
+    return divide_up(tiles, blocks) * kernels.row_tile;
+}
+
+// out = A W^T with its epilogue; pack(row, rows, a) makes rows of A.
+template <class Pack>
+void multiply(const Engine& engine, std::int64_t rows, const PackedLinear& w, const PanelOutput& out,
+              const Pack& pack) {
+    const Kernels& kernels = *w.kernels;
+    const std::int64_t block_rows = rows_of_block(engine, kernels, rows, w.k);
+    const std::size_t panel_bytes = kernels.panel_bytes(w.k);
+    const PoolLock lock;
+    reserve_scratch(engine.threads, kernels.row_bytes(w.k) * static_cast<std::size_t>(block_rows));
+    parallel_blocks(
+        engine.threads, divide_up(rows, block_rows), divide_up(w.n, kernels.panel),
+        [&](std::int64_t block, int worker) {
+            const std::int64_t row = block * block_rows;
+            pack(row, std::min(block_rows, rows - row), scratch(worker));
+        },
+        [&](std::int64_t block, int owner, std::int64_t panel, int) {
+            const std::int64_t row = block * block_rows;
+            const std::byte* b = w.panels.get() + static_cast<std::size_t>(panel) * panel_bytes;
+            kernels.gemm_panel(scratch(owner), row, std::min(block_rows, rows - row), w.k, b, panel, out);
+        });
+}
+
+}  // namespace
+
+PackedLinear pack_linear(const Engine& engine, const Kernels& kernels, const float* weight, std::int64_t row_stride,
+                         const float* bias, std::int64_t n, std::int64_t k) {
+    const std::int64_t panels = divide_up(n, kernels.panel);
+    const std::size_t panel_bytes = kernels.panel_bytes(k);
+    const std::size_t bytes = (static_cast<std::size_t>(panels) * panel_bytes + 63) / 64 * 64;
+    PackedLinear w{&kernels, n, k, nullptr, std::vector<float>(bias, bias + n)};
+    w.panels.reset(static_cast<std::byte*>(std::aligned_alloc(64, bytes)));
+    if (!w.panels) throw std::bad_alloc();
+    parallel_for(engine.threads, panels, [&](std::int64_t panel, int) {
+        const std::int64_t column = panel * kernels.panel;
+        kernels.pack_weight(weight + column * row_stride, row_stride, std::min(kernels.panel, n - column), k,
+                            w.panels.get() + static_cast<std::size_t>(panel) * panel_bytes);
+    });
+    return w;
+}
+
+void norm_linear(const Engine& engine, const Rows<const float>& x, std::int64_t rows, const Norm& norm,
+                 const PackedLinear& w, Epilogue epilogue, const Rows<void>& out) {
+    const PanelOutput output{epilogue, out, w.bias.data(), nullptr, w.n};
+    multiply(engine, rows, w, output,
+             [&](std::int64_t row, std::int64_t count, std::byte* a) { w.kernels->norm_rows(x, row, count, norm, a); });
+}
+
+void linear_residual(const Engine& engine, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
+                     const Rows<void>& residual) {
+    const PanelOutput output{Epilogue::kResidual, residual, w.bias.data(), nullptr, w.n};
+    multiply(engine, rows, w, output,
+             [&](std::int64_t row, std::int64_t count, std::byte* a) { w.kernels->copy_rows(x, row, count, w.k, a); });
+}
+
+void patch_embed(const Engine& engine, const Patches& patches, std::int64_t clips, const PackedLinear& w,
+                 const float* cls_and_dist, const float* position, const Rows<float>& out) {
+    for (std::int64_t row = 0; row < 2 * clips; ++row) {
+        float* token = out.data + row / 2 * out.clip_stride + row % 2 * out.row_stride;
+        const std::int64_t offset = row % 2 * w.n;
+        for (std::int64_t i = 0; i < w.n; ++i) token[i] = cls_and_dist[offset + i] + position[offset + i];
+    }
+    const Rows<void> rest{out.data + 2 * out.row_stride, patches.patches, out.clip_stride, out.row_stride};
+    const PanelOutput output{Epilogue::kPosition, rest, w.bias.data(), position + 2 * w.n, w.n};
+    multiply(engine, clips * patches.patches, w, output, [&](std::int64_t row, std::int64_t count, std::byte* a) {
+        w.kernels->patch_rows(patches, row, count, a);
+    });
+}
+
+void attention(const Engine& engine, const Head& first, const HeadStrides& strides, std::int64_t clips,
+               std::int64_t heads) {
+    const Kernels& kernels = *engine.kernels;
+    const auto size = static_cast<std::int64_t>(kernels.activation_bytes);
+    const auto head_of = [&](std::int64_t block) {
+        const std::int64_t clip = block / heads, column = block % heads * first.head_dim;
+        Head head = first;
+        head.q = static_cast<const std::byte*>(first.q) + (clip * strides.q_clip + column) * size;
+        head.k = static_cast<const std::byte*>(first.k) + (clip * strides.kv_clip + column) * size;
+        head.v = static_cast<const std::byte*>(first.v) + (clip * strides.kv_clip + column) * size;
+        head.out = static_cast<std::byte*>(first.out) + (clip * strides.out_clip + column) * size;
+        return head;
+    };
+    const std::size_t packed_bytes = (kernels.packed_head_bytes(first.keys, first.head_dim) + 63) / 64 * 64;
+    const PoolLock lock;
+    reserve_scratch(engine.threads, packed_bytes + kernels.attend_bytes(first.keys, first.head_dim));
+    parallel_blocks(
+        engine.threads, clips * heads, divide_up(first.queries, kernels.query_tile),
+        [&](std::int64_t block, int worker) { kernels.pack_head(head_of(block), scratch(worker)); },
+        [&](std::int64_t block, int owner, std::int64_t tile, int worker) {
+            const std::int64_t query = tile * kernels.query_tile;
+            kernels.attend(head_of(block), scratch(owner), query, std::min(kernels.query_tile, first.queries - query),
+                           scratch(worker) + packed_bytes);
+        });
+}
+
+void pool(const Engine& engine, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out) {
+    std::vector<float> rows(static_cast<std::size_t>(2 * norm.width));
+    for (std::int64_t clip = 0; clip < clips; ++clip) {
+        const float* first = x.data + clip * x.clip_stride;
+        engine.exact->norm_row(first, norm, rows.data());
+        engine.exact->norm_row(first + x.row_stride, norm, rows.data() + norm.width);
+        for (std::int64_t i = 0; i < norm.width; ++i) {
+            out[clip * norm.width + i] =
+                0.5f * (rows[static_cast<std::size_t>(i)] + rows[static_cast<std::size_t>(norm.width + i)]);
+        }
+    }
+}
+
+}  // namespace astfast

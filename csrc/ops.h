@@ -1,0 +1,59 @@
+// The ops of astfast/backends/base.py on the thread pool. Shapes as there; every argument was checked by bindings.cpp.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+
+namespace astfast {
+
+struct FreeMemory {
+    void operator()(std::byte* p) const { std::free(p); }
+};
+
+// y = x W^T + b with W [n, k] in the panels of one tier.
+struct PackedLinear {
+    const Kernels* kernels;
+    std::int64_t n, k;
+    std::unique_ptr<std::byte[], FreeMemory> panels;
+    std::vector<float> bias;  // [n]
+};
+
+// What is fixed for a model: how to compute, and on how many threads.
+struct Engine {
+    const Kernels* kernels;  // of the model's precision
+    const Kernels* exact;    // float32, for the head
+    int threads;
+};
+
+// weight [n, k], rows `row_stride` elements apart; bias [n].
+PackedLinear pack_linear(const Engine& engine, const Kernels& kernels, const float* weight, std::int64_t row_stride,
+                         const float* bias, std::int64_t n, std::int64_t k);
+
+// out = act(LN(x) W^T + b) over `rows` rows counted through all clips; `epilogue` is kActivation, kGelu or kFloat32.
+void norm_linear(const Engine& engine, const Rows<const float>& x, std::int64_t rows, const Norm& norm,
+                 const PackedLinear& w, Epilogue epilogue, const Rows<void>& out);
+
+// residual += x W^T + b.
+void linear_residual(const Engine& engine, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
+                     const Rows<void>& residual);
+
+// out[clip] = [cls, dist, patches W^T + b] + position, [2 + patches, n] each.
+void patch_embed(const Engine& engine, const Patches& patches, std::int64_t clips, const PackedLinear& w,
+                 const float* cls_and_dist, const float* position, const Rows<float>& out);
+
+// One head of one clip for each of `clips` x `heads`; `first` is the first, the others lie at the strides.
+struct HeadStrides {
+    std::int64_t q_clip, kv_clip, out_clip;  // elements; heads lie head_dim elements apart
+};
+void attention(const Engine& engine, const Head& first, const HeadStrides& strides, std::int64_t clips,
+               std::int64_t heads);
+
+// out [clips, width] = mean of the LN of the first two rows of each clip.
+void pool(const Engine& engine, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out);
+
+}  // namespace astfast

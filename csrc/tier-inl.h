@@ -1,0 +1,43 @@
+// The table of a tier's kernels for one way to multiply, G. Included last by each tier's file.
+
+namespace astfast {
+namespace {
+
+template <class G>
+constexpr Kernels kernels_of(const char* tier, Precision precision) {
+    using V = typename G::V;
+    constexpr bool kFast = sizeof(typename G::Activation) == 2;
+    Kernels k{};
+    k.tier = tier;
+    k.precision = precision;
+    k.activation_bytes = sizeof(typename G::Activation);
+    k.panel = G::kPanel;
+    k.row_tile = G::kRowTile;
+    k.row_bytes = [](std::int64_t width) { return static_cast<std::size_t>(row_bytes<G>(width)); };
+    k.panel_bytes = [](std::int64_t width) { return static_cast<std::size_t>(units_of<G>(width) * G::kPanel * 4); };
+    k.pack_weight = pack_weight<G>;
+    k.norm_rows = norm_rows<G>;
+    k.copy_rows = copy_rows<G>;
+    k.patch_rows = patch_rows<G>;
+    k.gemm_panel = gemm_panel<G>;
+    k.query_tile = G::kQueryTile;
+    k.packed_head_bytes = packed_head_bytes<G>;
+    k.attend_bytes = attend_bytes<G>;
+    k.pack_head = pack_head<G>;
+    k.attend = attend<G>;
+    k.norm_row = norm_row<V>;
+    k.exp = [](const float* x, std::int64_t n, float* out) {
+        for_vectors<V>(n, [&](std::int64_t i, int lanes) {
+            store_from_float<V>(out + i, exp_of<V, kFast>(load_as_float<V>(x + i, lanes)), lanes);
+        });
+    };
+    k.gelu = [](const float* x, std::int64_t n, float* out) {
+        for_vectors<V>(n, [&](std::int64_t i, int lanes) {
+            store_from_float<V>(out + i, gelu_of<V, kFast>(load_as_float<V>(x + i, lanes)), lanes);
+        });
+    };
+    return k;
+}
+
+}  // namespace
+}  // namespace astfast

@@ -1,0 +1,30 @@
+// The kernels of every tier that was compiled in, and the choice between them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace astfast {
+
+extern const Kernels scalar_float32, scalar_bfloat16;
+#if defined(__x86_64__)
+extern const Kernels avx2_float32, avx2_bfloat16;
+extern const Kernels avx512_float32, avx512_bfloat16;
+extern const Kernels avx512_bf16_bfloat16;
+extern const Kernels amx_bfloat16;
+#endif
+
+struct Tier {
+    const char* name;
+    std::string missing;  // what this machine lacks for it; empty where it can run
+};
+
+// All tiers, each faster than the one before it.
+const std::vector<Tier>& tiers();
+
+// The fastest kernels for a precision that this tier or one below it has; nullptr for a tier that can't run here.
+const Kernels* kernels_for(const std::string& tier, Precision precision);
+
+}  // namespace astfast
