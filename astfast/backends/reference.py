@@ -70,7 +70,7 @@ class ReferenceOps:
         return torch.inference_mode()
 
     def to_host(self, x: torch.Tensor) -> NDArray[np.float32]:
-        return x.detach().cpu().float().numpy().copy()
+        return np.array(x.detach().cpu().float().numpy())
 
     def log_mel(self, waves: Sequence[Any], front_end: FrontEnd, out: Any = None) -> torch.Tensor:
         shape = (len(waves), front_end.max_length, front_end.num_mel_bins)
