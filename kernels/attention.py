@@ -1,0 +1,150 @@
+"""softmax(q k^T / sqrt(head_dim)) v per head, one pass over keys and values, the score matrix never in memory.
+
+FlashAttention-2's online softmax (Dao 2023, https://arxiv.org/abs/2307.08691) in base 2, with the scale folded into the
+multiply-add before exp2. Full key tiles need no mask; the rest of the keys is a tile of its own, of the smallest power
+of two that holds it, so that at 1,214 tokens only 2 columns are masked.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from astfast.kernels.launch import Launch, Work
+from astfast.kernels.linear import row_strides
+from astfast.kernels.tuning import Tile
+
+MINIMUM_TILE = 16  # the smallest side of a matrix instruction
+
+
+@triton.jit
+def attend(
+    q,  # [BLOCK_M, BLOCK_D]
+    k_tile,  # pointers [BLOCK_D, BLOCK_N]
+    v_tile,  # pointers [BLOCK_N, BLOCK_D]
+    keys_left,  # keys from here to the end
+    acc,  # sum of p v so far, [BLOCK_M, BLOCK_D]
+    peak,  # running maximum of scale * score, [BLOCK_M]
+    total,  # running sum of p, [BLOCK_M]
+    scale,  # log2(e) / sqrt(head_dim)
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Takes one tile of keys and values into the online softmax."""
+    key = tl.arange(0, BLOCK_N) < keys_left
+    d = tl.arange(0, BLOCK_D) < HEAD_DIM
+    if MASKED:
+        k = tl.load(k_tile, mask=d[:, None] & key[None, :], other=0.0)
+        v = tl.load(v_tile, mask=key[:, None] & d[None, :], other=0.0)
+    elif BLOCK_D != HEAD_DIM:
+        k = tl.load(k_tile, mask=d[:, None], other=0.0)
+        v = tl.load(v_tile, mask=d[None, :], other=0.0)
+    else:
+        k = tl.load(k_tile)
+        v = tl.load(v_tile)
+    scores = tl.dot(q, k, input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
+    if MASKED:
+        scores = tl.where(key[None, :], scores, float("-inf"))
+    new_peak = tl.maximum(peak, tl.max(scores, axis=1) * scale)
+    p = tl.exp2(scores * scale - new_peak[:, None])
+    shrink = tl.exp2(peak - new_peak)
+    total = total * shrink + tl.sum(p, axis=1)
+    acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+    return acc, new_peak, total
+
+
+@triton.jit(do_not_specialize=["queries"])
+def attention_kernel(
+    q_ptr,  # [clips, queries, heads * HEAD_DIM]
+    kv_ptr,  # [clips, KEYS, 2 * heads * HEAD_DIM]: keys, then values
+    out_ptr,  # [clips, queries, heads * HEAD_DIM]
+    scale,  # log2(e) / sqrt(HEAD_DIM)
+    queries,
+    q_clip_stride,
+    q_row_stride,
+    kv_clip_stride,
+    kv_row_stride,
+    out_clip_stride,
+    out_row_stride,
+    KEYS: tl.constexpr,
+    HIDDEN: tl.constexpr,  # heads * HEAD_DIM
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,  # HEAD_DIM rounded up to a power of two
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    TAIL: tl.constexpr,  # tile for the last KEYS % BLOCK_N keys, 0 if there are none
+):
+    """One tile of queries of one head of one clip. Grid: query tiles, heads, clips."""
+    head = tl.program_id(1)
+    clip = tl.program_id(2).to(tl.int64)
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
+    query = tl.minimum(m, queries - 1)  # rows past the end repeat the last one; their results are not stored
+    q_tile = q_ptr + clip * q_clip_stride + head * HEAD_DIM + query[:, None] * q_row_stride + d[None, :]
+    q = tl.load(q_tile, mask=(d < HEAD_DIM)[None, :], other=0.0)
+
+    n = tl.arange(0, BLOCK_N)
+    keys = kv_ptr + clip * kv_clip_stride + head * HEAD_DIM
+    k_tile = keys + n[None, :] * kv_row_stride + d[:, None]  # [BLOCK_D, BLOCK_N]
+    v_tile = keys + HIDDEN + n[:, None] * kv_row_stride + d[None, :]  # [BLOCK_N, BLOCK_D]
+    acc = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+    peak = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    total = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    full: tl.constexpr = KEYS // BLOCK_N * BLOCK_N
+    for _ in range(0, full, BLOCK_N):
+        acc, peak, total = attend(
+            q, k_tile, v_tile, BLOCK_N, acc, peak, total, scale, HEAD_DIM, BLOCK_D, BLOCK_N, False, PRECISION
+        )
+        k_tile += BLOCK_N * kv_row_stride
+        v_tile += BLOCK_N * kv_row_stride
+    if TAIL > 0:
+        t = tl.arange(0, TAIL)
+        keys += full * kv_row_stride
+        k_tail = keys + t[None, :] * kv_row_stride + d[:, None]
+        v_tail = keys + HIDDEN + t[:, None] * kv_row_stride + d[None, :]
+        acc, peak, total = attend(
+            q, k_tail, v_tail, KEYS - full, acc, peak, total, scale, HEAD_DIM, BLOCK_D, TAIL, True, PRECISION
+        )
+    out = out_ptr + clip * out_clip_stride + head * HEAD_DIM + m[:, None] * out_row_stride + d[None, :]
+    mask = (m < queries)[:, None] & (d < HEAD_DIM)[None, :]
+    tl.store(out, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def attention(q: Any, kv: Any, out: Any, *, heads: int, precision: str, tile: Tile) -> Launch:
+    """q [B, R, D], kv [B, T, 2D] = [k, v] -> out [B, R, D]. ``tile.m`` queries by ``tile.n`` keys at a time."""
+    clips, queries, hidden = q.shape
+    keys = kv.shape[1]
+    head_dim = hidden // heads
+    rest = keys % tile.n
+    args = {
+        "q_ptr": q,
+        "kv_ptr": kv,
+        "out_ptr": out,
+        "scale": math.log2(math.e) / math.sqrt(head_dim),
+        "queries": queries,
+        **row_strides("q", q),
+        **row_strides("kv", kv),
+        **row_strides("out", out),
+        "KEYS": keys,
+        "HIDDEN": hidden,
+        "HEAD_DIM": head_dim,
+        "BLOCK_D": max(MINIMUM_TILE, triton.next_power_of_2(head_dim)),
+        "PRECISION": precision,
+        "BLOCK_M": tile.m,
+        "BLOCK_N": tile.n,
+        "TAIL": max(MINIMUM_TILE, triton.next_power_of_2(rest)) if rest else 0,
+    }
+    work = Work(
+        flops=4 * clips * queries * keys * hidden,
+        bytes=(q.numel() + kv.numel() + out.numel()) * q.element_size(),
+        exponentials=clips * heads * queries * keys,
+    )
+    grid = (triton.cdiv(queries, tile.m), heads, clips)
+    return Launch(attention_kernel, grid, args, tile.warps, tile.stages, ("out_ptr",), work)

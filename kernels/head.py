@@ -1,0 +1,136 @@
+"""The end of the model: ``pool`` (final LayerNorm, mean of cls and dist) and ``head`` (LayerNorm, linear), in float32.
+
+Both are a few hundred kilobytes of work a clip. The pool's LayerNorm is a true one, at no cost: its row is in registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from astfast.kernels.launch import Launch, Work
+from astfast.kernels.linear import row_strides
+from astfast.kernels.tuning import Tile
+
+
+@triton.jit
+def normalised(x, inside, eps, D: tl.constexpr):
+    """(x - mean) / sqrt(var + eps) of one row, x zero outside, biased variance."""
+    centred = tl.where(inside, x - tl.sum(x, axis=0) / D, 0.0)
+    return centred / tl.sqrt(tl.sum(centred * centred, axis=0) / D + eps)
+
+
+@triton.jit
+def pool_kernel(
+    stream_ptr,  # [clips, 2, D]
+    weight_ptr,  # [D] float32
+    bias_ptr,  # [D] float32
+    out_ptr,  # [clips, D] float32
+    eps,
+    clip_stride,
+    row_stride,
+    out_clip_stride,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """out = (LN(cls) + LN(dist)) / 2. Grid: clips."""
+    clip = tl.program_id(0).to(tl.int64)
+    d = tl.arange(0, BLOCK_D)
+    inside = d < D
+    row = stream_ptr + clip * clip_stride + d
+    cls = tl.load(row, mask=inside, other=0.0).to(tl.float32)
+    dist = tl.load(row + row_stride, mask=inside, other=0.0).to(tl.float32)
+    mean = (normalised(cls, inside, eps, D) + normalised(dist, inside, eps, D)) * 0.5
+    y = mean * tl.load(weight_ptr + d, mask=inside) + tl.load(bias_ptr + d, mask=inside)
+    tl.store(out_ptr + clip * out_clip_stride + d, y, mask=inside)
+
+
+@triton.jit(do_not_specialize=["clips"])
+def head_kernel(
+    x_ptr,  # [clips, K] float32
+    w_ptr,  # [LABELS, K] float32, gamma folded in
+    bias_ptr,  # [LABELS] float32, beta folded in
+    out_ptr,  # [clips, LABELS] float32
+    eps,
+    clips,
+    x_clip_stride,
+    out_clip_stride,
+    LABELS: tl.constexpr,
+    K: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """out = LN(x) w^T + bias, the classifier's own LayerNorm. Grid: clip tiles, label tiles."""
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    clip = tl.minimum(m, clips - 1).to(tl.int64)
+    label = tl.minimum(n, LABELS - 1)
+    x_rows = x_ptr + clip * x_clip_stride
+
+    total = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    for start in range(0, K, BLOCK_K):
+        total += tl.sum(tl.load(x_rows[:, None] + (start + k)[None, :], mask=(start + k < K)[None, :], other=0.0), axis=1)
+    mean = total / K
+    square = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, K, BLOCK_K):
+        inside = start + k < K
+        x = tl.load(x_rows[:, None] + (start + k)[None, :], mask=inside[None, :], other=0.0)
+        x = tl.where(inside[None, :], x - mean[:, None], 0.0)
+        square += tl.sum(x * x, axis=1)
+        w = tl.load(w_ptr + label[None, :] * K + (start + k)[:, None], mask=inside[:, None], other=0.0)
+        acc = tl.dot(x, w, acc, input_precision=PRECISION)
+    rstd = 1.0 / tl.sqrt(square / K + eps)
+    y = acc * rstd[:, None] + tl.load(bias_ptr + label)[None, :]
+    out = out_ptr + clip[:, None] * out_clip_stride + n[None, :]
+    tl.store(out, y, mask=(m < clips)[:, None] & (n < LABELS)[None, :])
+
+
+def pool(stream: Any, weight: Any, bias: Any, eps: float, out: Any) -> Launch:
+    """stream [B, 2, D] -> out [B, D] float32: (LN(cls) + LN(dist)) / 2."""
+    clips, _, d = stream.shape
+    strides = row_strides("stream", stream)
+    args = {
+        "stream_ptr": stream,
+        "weight_ptr": weight,
+        "bias_ptr": bias,
+        "out_ptr": out,
+        "eps": eps,
+        "clip_stride": strides["stream_clip_stride"],
+        "row_stride": strides["stream_row_stride"],
+        "out_clip_stride": out.stride(0),
+        "D": d,
+        "BLOCK_D": triton.next_power_of_2(d),
+    }
+    work = Work(bytes=stream.numel() * stream.element_size() + out.numel() * 4)
+    return Launch(pool_kernel, (clips, 1, 1), args, 4, 1, ("out_ptr",), work)
+
+
+def head(x: Any, weight: Any, bias: Any, eps: float, out: Any, *, precision: str, tile: Tile) -> Launch:
+    """x [B, D] float32 -> out [B, L] float32 = LN(x) weight^T + bias, gamma and beta folded into weight and bias."""
+    clips, k = x.shape
+    labels = weight.shape[0]
+    args = {
+        "x_ptr": x,
+        "w_ptr": weight,
+        "bias_ptr": bias,
+        "out_ptr": out,
+        "eps": eps,
+        "clips": clips,
+        "x_clip_stride": x.stride(0),
+        "out_clip_stride": out.stride(0),
+        "LABELS": labels,
+        "K": k,
+        "PRECISION": precision,
+        "BLOCK_M": tile.m,
+        "BLOCK_N": tile.n,
+        "BLOCK_K": tile.k,
+    }
+    work = Work(flops=2 * clips * k * labels, bytes=(x.numel() + weight.numel() + out.numel()) * 4)
+    grid = (triton.cdiv(clips, tile.m), triton.cdiv(labels, tile.n), 1)
+    return Launch(head_kernel, grid, args, tile.warps, tile.stages, ("out_ptr",), work)

@@ -1,0 +1,306 @@
+"""Linear layers of the residual branches: LayerNorm in front (``norm_linear``) or the residual stream behind.
+
+The stream is zero-mean by construction (every weight that writes it is centred at load), so LayerNorm is RMSNorm, and
+its gamma and beta are folded into the next weight: all that is left of it is one factor a row, ``rstd``, applied to the
+accumulator. Who writes the stream also leaves sums of squares of every 64 columns, from which the next reader makes
+``rstd``: no kernel ever makes a pass over the stream for its statistics.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from astfast.kernels.launch import Launch, Work
+from astfast.kernels.tuning import Tile
+
+STATISTICS_TILE = 64  # columns of the stream that share one sum of squares
+GROUP = 8  # row tiles whose weights are shared through the L2 cache
+
+
+@triton.jit
+def row_offset(row, rows_per_clip, clip_stride, row_stride):
+    """Element offset of flattened row ``clip * rows_per_clip + r`` of a [clips, rows_per_clip, ...] view, 64 bits."""
+    clip = row // rows_per_clip
+    return clip.to(tl.int64) * clip_stride + (row - clip * rows_per_clip) * row_stride
+
+
+@triton.jit
+def tile_position(rows, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
+    """(row tile, column tile) of this program: GROUP_M row tiles are walked together, column by column."""
+    tiles_m = tl.cdiv(rows, BLOCK_M)
+    tiles_n: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    program = tl.program_id(0)
+    first = program // (GROUP_M * tiles_n) * GROUP_M
+    height = tl.minimum(tiles_m - first, GROUP_M)
+    inside = program % (GROUP_M * tiles_n)
+    return first + inside % height, inside // height
+
+
+@triton.jit
+def tile_product(
+    x_rows,  # pointers to the first element of each row of x, [BLOCK_M]
+    w_rows,  # pointers to the first element of each row of w, [BLOCK_N]
+    k_tiles,  # cdiv(K, BLOCK_K); not a constant, so that the loop stays a loop
+    K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """x w^T of one tile, float32 [BLOCK_M, BLOCK_N]."""
+    k = tl.arange(0, BLOCK_K)
+    x_tile = x_rows[:, None] + k[None, :]  # [BLOCK_M, BLOCK_K]
+    w_tile = w_rows[None, :] + k[:, None]  # [BLOCK_K, BLOCK_N]
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for i in range(0, k_tiles):
+        if K % BLOCK_K == 0:
+            x = tl.load(x_tile)
+            w = tl.load(w_tile)
+        else:
+            x = tl.load(x_tile, mask=(k < K - i * BLOCK_K)[None, :], other=0.0)
+            w = tl.load(w_tile, mask=(k < K - i * BLOCK_K)[:, None], other=0.0)
+        acc = tl.dot(x, w, acc, input_precision=PRECISION)
+        x_tile += BLOCK_K
+        w_tile += BLOCK_K
+    return acc
+
+
+@triton.jit
+def store_stream(
+    y,  # new values of the stream, float32 [BLOCK_M, BLOCK_N]
+    stream_rows,  # pointers to the rows of the stream, [BLOCK_M]
+    sumsq_rows,  # pointers to the rows of the sums of squares, [BLOCK_M]
+    row_valid,  # [BLOCK_M]
+    tile_n,
+    N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STATISTICS: tl.constexpr,
+):
+    """Stores a tile of the residual stream, and the sums of squares of what was stored, rounding included."""
+    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    valid = row_valid[:, None] & (n < N)[None, :]
+    stored = y.to(stream_rows.dtype.element_ty)
+    tl.store(stream_rows[:, None] + n[None, :], stored, mask=valid)
+    square = stored.to(tl.float32)
+    square = tl.where((n < N)[None, :], square * square, 0.0)
+    sums = tl.sum(tl.reshape(square, (BLOCK_M, BLOCK_N // STATISTICS, STATISTICS)), axis=2)
+    part = tile_n * (BLOCK_N // STATISTICS) + tl.arange(0, BLOCK_N // STATISTICS)
+    parts: tl.constexpr = (N + STATISTICS - 1) // STATISTICS
+    tl.store(sumsq_rows[:, None] + part[None, :], sums, mask=row_valid[:, None] & (part < parts)[None, :])
+
+
+@triton.jit
+def gelu(x, EXACT: tl.constexpr):
+    """x (1 + erf(x / sqrt 2)) / 2: in float32 to the last digit, else to 5e-5, a tenth of what rounding to float16 costs.
+
+    The short form is erf as x P(x^2), minimax on |x| <= 4.4 for the error of the product, its slope kept at 1 beyond: 14
+    operations and no special function in place of 25, which in a tile's epilogue nothing hides.
+    """
+    if EXACT:
+        return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
+    t = tl.minimum(tl.maximum(x, -4.4), 4.4)
+    u = t * t
+    p = 7.138857560651246e-11 * u - 7.508097255026769e-09
+    p = p * u + 3.4816946481446184e-07
+    p = p * u - 9.449736353417393e-06
+    p = p * u + 1.6858603339642286e-04
+    p = p * u - 2.109985100105405e-03
+    p = p * u + 1.9286056980490685e-02
+    p = p * u - 1.3215285539627075e-01
+    p = p * u + 7.975232005119324e-01
+    half = 0.5 * x
+    return half * (t * p) + half
+
+
+@triton.jit(do_not_specialize=["rows", "rows_per_clip", "k_tiles"])
+def norm_linear_kernel(
+    x_ptr,  # [clips, rows_per_clip, K], zero-mean rows
+    sumsq_ptr,  # [clips, rows_per_clip, PARTS] float32
+    w_ptr,  # [N, K], gamma folded in
+    bias_ptr,  # [N] float32, beta folded in
+    out_ptr,  # [clips, rows_per_clip, N]
+    eps,
+    rows,  # clips * rows_per_clip
+    rows_per_clip,
+    k_tiles,
+    x_clip_stride,
+    x_row_stride,
+    sumsq_clip_stride,
+    sumsq_row_stride,
+    out_clip_stride,
+    out_row_stride,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    GELU: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    PADDED_PARTS: tl.constexpr,  # K / STATISTICS, rounded up to a power of two
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """out = act(rstd(x) * (x w^T) + bias), rstd = 1 / sqrt(sum of squares / K + eps)."""
+    tile_m, tile_n = tile_position(rows, N, BLOCK_M, BLOCK_N, GROUP_M)
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.minimum(m, rows - 1)  # rows past the end read the last one; their results are not stored
+
+    part = tl.arange(0, PADDED_PARTS)
+    parts: tl.constexpr = (K + STATISTICS - 1) // STATISTICS
+    sumsq_rows = sumsq_ptr + row_offset(row, rows_per_clip, sumsq_clip_stride, sumsq_row_stride)
+    sums = tl.load(sumsq_rows[:, None] + part[None, :], mask=(part < parts)[None, :], other=0.0)
+    rstd = 1.0 / tl.sqrt(tl.sum(sums, axis=1) / K + eps)  # [BLOCK_M]
+
+    column = n if N % BLOCK_N == 0 else tl.minimum(n, N - 1)
+    acc = tile_product(
+        x_ptr + row_offset(row, rows_per_clip, x_clip_stride, x_row_stride),
+        w_ptr + column * K,
+        k_tiles,
+        K,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        PRECISION,
+    )
+    y = acc * rstd[:, None] + tl.load(bias_ptr + column)[None, :]
+    if GELU:
+        y = gelu(y, out_ptr.dtype.element_ty == tl.float32)
+    out = out_ptr + row_offset(row, rows_per_clip, out_clip_stride, out_row_stride)[:, None] + n[None, :]
+    tl.store(out, y.to(out_ptr.dtype.element_ty), mask=(m < rows)[:, None] & (n < N)[None, :])
+
+
+@triton.jit(do_not_specialize=["rows", "rows_per_clip", "k_tiles"])
+def linear_residual_kernel(
+    x_ptr,  # [clips, rows_per_clip, K]
+    w_ptr,  # [N, K], centred over N
+    bias_ptr,  # [N] float32, centred and scaled
+    stream_ptr,  # [clips, rows_per_clip, N], read and written
+    sumsq_ptr,  # [clips, rows_per_clip, PARTS] float32
+    scale,  # of the stream
+    rows,  # clips * rows_per_clip
+    rows_per_clip,
+    k_tiles,
+    x_clip_stride,
+    x_row_stride,
+    stream_clip_stride,
+    stream_row_stride,
+    sumsq_clip_stride,
+    sumsq_row_stride,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """stream += scale * (x w^T) + bias, and the sums of squares of the new rows."""
+    tile_m, tile_n = tile_position(rows, N, BLOCK_M, BLOCK_N, GROUP_M)
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.minimum(m, rows - 1)  # rows past the end read the last one; their results are not stored
+    column = n if N % BLOCK_N == 0 else tl.minimum(n, N - 1)
+    acc = tile_product(
+        x_ptr + row_offset(row, rows_per_clip, x_clip_stride, x_row_stride),
+        w_ptr + column * K,
+        k_tiles,
+        K,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        PRECISION,
+    )
+    stream_rows = stream_ptr + row_offset(row, rows_per_clip, stream_clip_stride, stream_row_stride)
+    sumsq_rows = sumsq_ptr + row_offset(row, rows_per_clip, sumsq_clip_stride, sumsq_row_stride)
+    valid = (m < rows)[:, None] & (n < N)[None, :]
+    residual = tl.load(stream_rows[:, None] + n[None, :], mask=valid, other=0.0).to(tl.float32)
+    y = residual + (acc * scale + tl.load(bias_ptr + column)[None, :])
+    store_stream(y, stream_rows, sumsq_rows, m < rows, tile_n, N, BLOCK_M, BLOCK_N, STATISTICS)
+
+
+def norm_linear(
+    x: Any, sumsq: Any, weight: Any, bias: Any, eps: float, out: Any, *, activation: str | None, precision: str, tile: Tile
+) -> Launch:
+    """x [B, R, K] and its sums of squares [B, R, K / 64] -> out [B, R, N] = act(rstd(x) x weight^T + bias)."""
+    clips, rows_per_clip, k = x.shape
+    n = weight.shape[0]
+    args = {
+        "x_ptr": x,
+        "sumsq_ptr": sumsq,
+        "w_ptr": weight,
+        "bias_ptr": bias,
+        "out_ptr": out,
+        "eps": eps,
+        "rows": clips * rows_per_clip,
+        "rows_per_clip": rows_per_clip,
+        "k_tiles": triton.cdiv(k, tile.k),
+        **row_strides("x", x),
+        **row_strides("sumsq", sumsq),
+        **row_strides("out", out),
+        "N": n,
+        "K": k,
+        "GELU": activation == "gelu",
+        "PRECISION": precision,
+        "STATISTICS": STATISTICS_TILE,
+        "PADDED_PARTS": triton.next_power_of_2(statistics_parts(k)),
+        **_blocks(tile),
+    }
+    return _launch(norm_linear_kernel, clips * rows_per_clip, n, k, args, tile, ("out_ptr",), x, weight, out)
+
+
+def linear_residual(
+    x: Any, weight: Any, bias: Any, scale: float, stream: Any, sumsq: Any, *, precision: str, tile: Tile
+) -> Launch:
+    """stream [B, R, N] += scale * (x [B, R, K] weight^T) + bias; sumsq [B, R, N / 64] of the result."""
+    clips, rows_per_clip, k = x.shape
+    n = weight.shape[0]
+    args = {
+        "x_ptr": x,
+        "w_ptr": weight,
+        "bias_ptr": bias,
+        "stream_ptr": stream,
+        "sumsq_ptr": sumsq,
+        "scale": scale,
+        "rows": clips * rows_per_clip,
+        "rows_per_clip": rows_per_clip,
+        "k_tiles": triton.cdiv(k, tile.k),
+        **row_strides("x", x),
+        **row_strides("stream", stream),
+        **row_strides("sumsq", sumsq),
+        "N": n,
+        "K": k,
+        "PRECISION": precision,
+        "STATISTICS": STATISTICS_TILE,
+        **_blocks(tile),
+    }
+    return _launch(linear_residual_kernel, clips * rows_per_clip, n, k, args, tile, ("sumsq_ptr",), x, weight, stream, stream)
+
+
+def statistics_parts(columns: int) -> int:
+    """Sums of squares kept for a row of so many columns."""
+    return triton.cdiv(columns, STATISTICS_TILE)
+
+
+def row_strides(name: str, view: Any) -> dict[str, int]:
+    """Strides of a [clips, rows, columns] view as arguments of a kernel. Raises ValueError if columns are strided."""
+    if view.stride(2) != 1:
+        raise ValueError(f"{name} has column stride {view.stride(2)}: its columns must be contiguous")
+    return {f"{name}_clip_stride": view.stride(0), f"{name}_row_stride": view.stride(1)}
+
+
+def _blocks(tile: Tile) -> dict[str, int]:
+    return {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "GROUP_M": GROUP}
+
+
+def _launch(
+    kernel: Any, rows: int, n: int, k: int, args: dict[str, Any], tile: Tile, outputs: tuple[str, ...], *traffic: Any
+) -> Launch:
+    grid = (triton.cdiv(rows, tile.m) * triton.cdiv(n, tile.n), 1, 1)
+    work = Work(flops=2 * rows * n * k, bytes=sum(a.numel() * a.element_size() for a in traffic))
+    return Launch(kernel, grid, args, tile.warps, tile.stages, outputs, work)

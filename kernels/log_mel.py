@@ -1,0 +1,132 @@
+"""Waveform -> normalised log-mel spectrogram in one kernel: frame, DFT as a matrix product, power, mel, log, pad.
+
+Pre-emphasis, window and DFT are one constant matrix, made in float64 (``front_end.spectral_matrix``). The frame's mean
+is subtracted first, on its own: folded into the matrix, a DC offset would cost three digits. Products are float32: the
+logarithm magnifies the error of quiet bins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from astfast.kernels.launch import Launch, Work
+from astfast.kernels.tuning import Tile
+
+
+@triton.jit(do_not_specialize=["clip_stride"])
+def log_mel_kernel(
+    wave_ptr,  # [clips, samples] float32 in [-1, 1] or int16
+    length_ptr,  # [clips] int32, samples that count
+    matrix_ptr,  # [FRAME_LENGTH, 2 * BINS] float32: real parts, then imaginary parts
+    mel_ptr,  # [BINS, PADDED_MELS] float32
+    out_ptr,  # [clips, FRAMES, MELS] float32
+    gain,  # waveform units to [-1, 1]
+    floor,  # of the energy
+    shift,
+    scale,
+    clip_stride,
+    out_clip_stride,
+    FRAMES: tl.constexpr,
+    FRAME_LENGTH: tl.constexpr,
+    FRAME_SHIFT: tl.constexpr,
+    BINS: tl.constexpr,  # a multiple of BLOCK_N
+    MELS: tl.constexpr,
+    PADDED_MELS: tl.constexpr,  # a power of two
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One tile of frames of one clip. Grid: frame tiles, clips."""
+    clip = tl.program_id(1).to(tl.int64)
+    frame = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    length = tl.load(length_ptr + clip)
+    frames = 1 + tl.maximum(length - FRAME_LENGTH, 0) // FRAME_SHIFT
+    mel_bin = tl.arange(0, PADDED_MELS)
+    y = tl.zeros((BLOCK_M, PADDED_MELS), dtype=tl.float32)  # padded frames are zeros, normalised like the others
+    if tl.program_id(0) * BLOCK_M < frames:
+        k = tl.arange(0, BLOCK_K)
+        first = frame * FRAME_SHIFT
+        samples = wave_ptr + clip * clip_stride + first  # [BLOCK_M]
+        total = tl.zeros((BLOCK_M,), dtype=tl.float32)
+        for start in range(0, FRAME_LENGTH, BLOCK_K):
+            valid = (start + k < FRAME_LENGTH)[None, :] & (first[:, None] + (start + k)[None, :] < length)
+            x = tl.load(samples[:, None] + (start + k)[None, :], mask=valid, other=0).to(tl.float32)
+            total += tl.sum(x, axis=1)
+        mean = total / FRAME_LENGTH
+
+        energy = tl.zeros((BLOCK_M, PADDED_MELS), dtype=tl.float32)
+        for bin in range(0, BINS, BLOCK_N):
+            n = bin + tl.arange(0, BLOCK_N)
+            real = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+            imaginary = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+            for start in range(0, FRAME_LENGTH, BLOCK_K):
+                inside = start + k < FRAME_LENGTH
+                valid = inside[None, :] & (first[:, None] + (start + k)[None, :] < length)
+                x = tl.load(samples[:, None] + (start + k)[None, :], mask=valid, other=0).to(tl.float32)
+                x = (x - mean[:, None]) * gain
+                column = matrix_ptr + (start + k)[:, None] * (2 * BINS) + n[None, :]
+                cosine = tl.load(column, mask=inside[:, None], other=0.0)
+                sine = tl.load(column + BINS, mask=inside[:, None], other=0.0)
+                real = tl.dot(x, cosine, real, input_precision=PRECISION)
+                imaginary = tl.dot(x, sine, imaginary, input_precision=PRECISION)
+            power = real * real + imaginary * imaginary
+            mel = tl.load(mel_ptr + n[:, None] * PADDED_MELS + mel_bin[None, :])
+            energy = tl.dot(power, mel, energy, input_precision=PRECISION)
+        y = tl.where((frame < frames)[:, None], tl.log(tl.maximum(energy, floor)), 0.0)
+    out = out_ptr + clip * out_clip_stride + frame[:, None] * MELS + mel_bin[None, :]
+    tl.store(out, (y - shift) * scale, mask=(frame < FRAMES)[:, None] & (mel_bin < MELS)[None, :])
+
+
+def log_mel(
+    waves: Any,
+    lengths: Any,
+    matrix: Any,
+    mel: Any,
+    out: Any,
+    *,
+    frame_length: int,
+    frame_shift: int,
+    gain: float,
+    floor: float,
+    shift: float,
+    scale: float,
+    precision: str,
+    tile: Tile,
+) -> Launch:
+    """waves [B, samples] (float32, or int16 with gain 1 / 32768), lengths [B] -> out [B, frames, mels] float32,
+    log(max(mel . |DFT|^2, floor)), zero frames after the end, then (x - shift) * scale."""
+    clips, frames, mels = out.shape
+    bins, padded_mels = mel.shape
+    args = {
+        "wave_ptr": waves,
+        "length_ptr": lengths,
+        "matrix_ptr": matrix,
+        "mel_ptr": mel,
+        "out_ptr": out,
+        "gain": gain,
+        "floor": floor,
+        "shift": shift,
+        "scale": scale,
+        "clip_stride": waves.stride(0),
+        "out_clip_stride": out.stride(0),
+        "FRAMES": frames,
+        "FRAME_LENGTH": frame_length,
+        "FRAME_SHIFT": frame_shift,
+        "BINS": bins,
+        "MELS": mels,
+        "PADDED_MELS": padded_mels,
+        "PRECISION": precision,
+        "BLOCK_M": tile.m,
+        "BLOCK_N": tile.n,
+        "BLOCK_K": tile.k,
+    }
+    work = Work(
+        flops=2 * clips * frames * bins * (2 * frame_length + mels),
+        bytes=sum(a.numel() * a.element_size() for a in (waves, matrix, mel, out)),
+    )
+    grid = (triton.cdiv(frames, tile.m), clips, 1)
+    return Launch(log_mel_kernel, grid, args, tile.warps, tile.stages, ("out_ptr",), work)

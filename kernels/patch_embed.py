@@ -1,0 +1,126 @@
+"""Spectrogram -> tokens: 16 x 16 strided patches times the projection, plus position, with cls and dist in the same pass.
+
+An implicit GEMM straight from the spectrogram: no patch matrix is ever written. Rows are tokens; cls and dist are rows
+whose patch is empty, and the table that is added holds all that they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from astfast.kernels.launch import Launch, Work
+from astfast.kernels.linear import GROUP, STATISTICS_TILE, row_offset, row_strides, store_stream, tile_position
+from astfast.kernels.tuning import Tile
+
+CLS_AND_DIST = 2
+
+
+@triton.jit(do_not_specialize=["rows"])
+def patch_embed_kernel(
+    spectrogram_ptr,  # [clips, frames, mels] float32
+    w_ptr,  # [N, PATCH * PATCH], column j * PATCH + i multiplies frame j and mel bin i of a patch
+    table_ptr,  # [TOKENS, N] float32: position plus cls, dist or the bias of the projection
+    stream_ptr,  # [clips, TOKENS, N]
+    sumsq_ptr,  # [clips, TOKENS, PARTS] float32
+    scale,  # of the stream
+    rows,  # clips * TOKENS
+    clip_stride,  # of the spectrogram
+    frame_stride,
+    stream_clip_stride,
+    stream_row_stride,
+    sumsq_clip_stride,
+    sumsq_row_stride,
+    TOKENS: tl.constexpr,
+    N: tl.constexpr,
+    PATCH: tl.constexpr,
+    FREQUENCY_STRIDE: tl.constexpr,
+    TIME_STRIDE: tl.constexpr,
+    GRID_T: tl.constexpr,  # patches along time
+    PRECISION: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """stream = scale * (patch w^T) + table, and the sums of squares of its rows."""
+    tile_m, tile_n = tile_position(rows, N, BLOCK_M, BLOCK_N, GROUP_M)
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.minimum(m, rows - 1)
+    column = tl.minimum(n, N - 1)
+    clip = row // TOKENS
+    token = row % TOKENS
+    patch = tl.maximum(token - 2, 0)
+    mel = patch // GRID_T * FREQUENCY_STRIDE
+    frame = patch % GRID_T * TIME_STRIDE
+    corner = spectrogram_ptr + clip.to(tl.int64) * clip_stride + frame * frame_stride + mel  # [BLOCK_M]
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, PATCH * PATCH, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = k < PATCH * PATCH
+        offset = k // PATCH * frame_stride + k % PATCH
+        x = tl.load(corner[:, None] + offset[None, :], mask=(token >= 2)[:, None] & inside[None, :], other=0.0)
+        w = tl.load(w_ptr + column[None, :] * (PATCH * PATCH) + k[:, None], mask=inside[:, None], other=0.0)
+        acc = tl.dot(x.to(w.dtype), w, acc, input_precision=PRECISION)
+
+    y = acc * scale + tl.load(table_ptr + token[:, None] * N + column[None, :])
+    stream_rows = stream_ptr + row_offset(row, TOKENS, stream_clip_stride, stream_row_stride)
+    sumsq_rows = sumsq_ptr + row_offset(row, TOKENS, sumsq_clip_stride, sumsq_row_stride)
+    store_stream(y, stream_rows, sumsq_rows, m < rows, tile_n, N, BLOCK_M, BLOCK_N, STATISTICS)
+
+
+def patch_embed(
+    spectrogram: Any,
+    weight: Any,
+    table: Any,
+    scale: float,
+    stream: Any,
+    sumsq: Any,
+    *,
+    patch_size: int,
+    frequency_stride: int,
+    time_stride: int,
+    precision: str,
+    tile: Tile,
+) -> Launch:
+    """spectrogram [B, frames, mels] float32 -> stream [B, T, D] and its sums of squares [B, T, D / 64]."""
+    clips, frames, _ = spectrogram.shape
+    tokens, n = table.shape
+    k = patch_size * patch_size
+    strides = row_strides("spectrogram", spectrogram)
+    args = {
+        "spectrogram_ptr": spectrogram,
+        "w_ptr": weight,
+        "table_ptr": table,
+        "stream_ptr": stream,
+        "sumsq_ptr": sumsq,
+        "scale": scale,
+        "rows": clips * tokens,
+        "clip_stride": strides["spectrogram_clip_stride"],
+        "frame_stride": strides["spectrogram_row_stride"],
+        **row_strides("stream", stream),
+        **row_strides("sumsq", sumsq),
+        "TOKENS": tokens,
+        "N": n,
+        "PATCH": patch_size,
+        "FREQUENCY_STRIDE": frequency_stride,
+        "TIME_STRIDE": time_stride,
+        "GRID_T": (frames - patch_size) // time_stride + 1,
+        "PRECISION": precision,
+        "STATISTICS": STATISTICS_TILE,
+        "BLOCK_M": tile.m,
+        "BLOCK_N": tile.n,
+        "BLOCK_K": tile.k,
+        "GROUP_M": GROUP,
+    }
+    work = Work(
+        flops=2 * clips * (tokens - CLS_AND_DIST) * n * k,
+        bytes=sum(a.numel() * a.element_size() for a in (spectrogram, weight, table, stream)),
+    )
+    grid = (triton.cdiv(clips * tokens, tile.m) * triton.cdiv(n, tile.n), 1, 1)
+    return Launch(patch_embed_kernel, grid, args, tile.warps, tile.stages, ("stream_ptr", "sumsq_ptr"), work)

@@ -1,0 +1,93 @@
+"""Tiles of every kernel by GPU. Chosen on paper (registers, shared memory, waves): none of them has been timed yet.
+
+``arch`` is a compute capability (80, 86, 89, 90, 100, 120) or "gfx942". Tiles are ordered from large to small; a
+product takes the largest one that still gives every multiprocessor a tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Arch = int | str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Tile of the output, m x n, and k elements of the sum at a time, by so many warps and pipeline stages."""
+
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of one GPU for one element size. In attention, m is queries and n keys at a time; k is unused."""
+
+    linear: tuple[Tile, ...]
+    attention: Tile
+    few_queries: Tile
+    patch_embed: Tile
+    log_mel: Tile = Tile(32, 32, 16, 4, 2)
+    head: Tile = Tile(16, 64, 64, 4, 2)
+
+
+FLOAT32 = Tiles(
+    linear=(Tile(64, 64, 32, 4, 3),),
+    attention=Tile(64, 32, 0, 4, 2),
+    few_queries=Tile(16, 32, 0, 4, 2),
+    patch_embed=Tile(64, 64, 32, 4, 2),
+)
+
+SIXTEEN_BIT: dict[Arch, Tiles] = {
+    80: Tiles(
+        linear=(Tile(128, 256, 32, 8, 3), Tile(128, 128, 32, 8, 4), Tile(64, 128, 32, 4, 4), Tile(64, 64, 64, 4, 4)),
+        attention=Tile(128, 64, 0, 4, 3),
+        few_queries=Tile(16, 128, 0, 4, 2),
+        patch_embed=Tile(64, 128, 32, 4, 3),
+    ),
+    86: Tiles(
+        linear=(Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 4, 4), Tile(64, 64, 32, 4, 4)),
+        attention=Tile(128, 64, 0, 4, 2),
+        few_queries=Tile(16, 128, 0, 4, 2),
+        patch_embed=Tile(64, 128, 32, 4, 3),
+    ),
+    90: Tiles(
+        linear=(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
+        attention=Tile(128, 128, 0, 8, 2),
+        few_queries=Tile(16, 128, 0, 4, 2),
+        patch_embed=Tile(64, 128, 32, 4, 3),
+    ),
+    100: Tiles(
+        linear=(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
+        attention=Tile(128, 128, 0, 8, 2),
+        few_queries=Tile(16, 128, 0, 4, 2),
+        patch_embed=Tile(128, 128, 32, 4, 3),
+    ),
+    "gfx942": Tiles(
+        linear=(Tile(128, 128, 32, 4, 2), Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2)),
+        attention=Tile(128, 64, 0, 4, 1),
+        few_queries=Tile(16, 64, 0, 4, 1),
+        patch_embed=Tile(64, 128, 32, 4, 2),
+    ),
+}
+SIXTEEN_BIT[89] = SIXTEEN_BIT[120] = SIXTEEN_BIT[86]  # 99 KB of shared memory, mma.sync: one family
+
+
+def tiles_for(arch: Arch, element_size: int) -> Tiles:
+    """The tiles of a GPU, or of the nearest older one that has a table."""
+    if element_size == 4:
+        return FLOAT32
+    if isinstance(arch, str):
+        return SIXTEEN_BIT["gfx942"]
+    return SIXTEEN_BIT[max((a for a in SIXTEEN_BIT if isinstance(a, int) and a <= arch), default=80)]
+
+
+def linear_tile(tiles: Tiles, rows: int, n: int, multiprocessors: int) -> Tile:
+    """The largest tile of the table that gives every multiprocessor work, else the smallest."""
+    for tile in tiles.linear:
+        if -(-rows // tile.m) * -(-n // tile.n) >= multiprocessors:
+            return tile
+    return tiles.linear[-1]
