@@ -24,6 +24,10 @@ READERS: dict[str, Callable[[Path], dict[str, LazyTensor]]] = {
     ".pt": read_torch_file,
     ".bin": read_torch_file,
 }
+HUB_WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"),
+)
 HUGGING_FACE_SUFFIXES = (".safetensors", ".bin")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LOOKED_FOR = f"looked for {', '.join(WEIGHTS)}. Pass the weights' file itself if it has another name."
@@ -71,14 +75,12 @@ def find(
 
 def _folder(folder: Path, source: str) -> CheckpointFiles:
     """A folder in Hugging Face layout."""
-
-    def local(name: str) -> Path | None:
-        return folder / name if (folder / name).is_file() else None
-
-    found = _files(local, source)
-    if found is None:
+    config, preprocessor = (_json(folder / name) for name in (CONFIG, PREPROCESSOR))
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
         raise CheckpointError(f"{source} has no weights: {_LOOKED_FOR}")
-    return found
+    paths = _shards(weights) if weights.name.endswith(".index.json") else (weights,)
+    return CheckpointFiles(source, paths, _merged(paths), config, preprocessor)
 
 
 def _file(path: Path, source: str) -> CheckpointFiles:
@@ -92,28 +94,17 @@ def _file(path: Path, source: str) -> CheckpointFiles:
     return CheckpointFiles(source, (path,), reader(path), config, preprocessor)
 
 
-def _files(get: Callable[[str], Path | None], source: str) -> CheckpointFiles | None:
-    """The checkpoint of the files that ``get`` finds by their names, or None if none of them holds weights."""
-    config, preprocessor = (_json(get(name)) for name in (CONFIG, PREPROCESSOR))
-    for name in WEIGHTS:
-        path = get(name)
-        if path is not None:
-            paths = _shards(path, get) if name.endswith(".index.json") else (path,)
-            return CheckpointFiles(source, paths, _merged(paths), config, preprocessor)
-    return None
-
-
-def _shards(index: Path, get: Callable[[str], Path | None]) -> tuple[Path, ...]:
+def _shards(index: Path) -> tuple[Path, ...]:
     """The files that an index.json's weight_map names, each beside it."""
     weight_map = (_json(index) or {}).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map. Download it again.")
     paths = []
     for name in sorted({str(name) for name in weight_map.values()}):
-        if Path(name).name != name or Path(name).suffix not in READERS:
+        path = index.parent / name
+        if Path(name).name != name or path.suffix not in READERS:
             raise CheckpointError(f"{index} names the shard {name!r}: a shard must be a weights' file beside it.")
-        path = get(name)
-        if path is None:
+        if not path.is_file():
             raise CheckpointError(f"{index} names the shard {name}, which isn't there. Download it.")
         paths.append(path)
     return tuple(paths)
@@ -130,9 +121,9 @@ def _merged(paths: tuple[Path, ...]) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _json(path: Path | None) -> dict[str, Any] | None:
+def _json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None if there is no file."""
-    if path is None or not path.is_file():
+    if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -146,35 +137,31 @@ def _json(path: Path | None) -> dict[str, Any] | None:
 def _hub(
     repository: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, local_files_only: bool
 ) -> CheckpointFiles:
-    """A model of the Hugging Face hub; only the files that are needed are fetched, and only if they aren't cached."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+    """A model of the Hugging Face hub, or of its local cache; only the files that are needed are fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import LocalEntryNotFoundError
 
     not_local = f"There is no local file or folder {repository!r} either (looked from {Path.cwd()})."
-    unreachable: list[Exception] = []  # why a file could be told neither from the hub nor from the cache
-
-    def download(name: str) -> Path | None:
+    folder = Path()
+    for weights in HUB_WEIGHTS:  # .bin files only of models that have no others
         try:
-            return Path(
-                hf_hub_download(
-                    repository, name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+            folder = Path(
+                snapshot_download(
+                    repository,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    local_files_only=local_files_only,
+                    allow_patterns=[CONFIG, PREPROCESSOR, *weights],
                 )
             )
         except LocalEntryNotFoundError as error:
-            unreachable.append(error)
-            return None
-        except EntryNotFoundError:
-            return None  # the hub answered: the model has no such file
+            raise CheckpointError(
+                f"{repository} is not in the local cache and can't be downloaded ({error}). Download it once while "
+                f"online, or pass a local folder. {not_local}"
+            ) from error
         except (OSError, ValueError) as error:  # no such model or revision, gated, the hub's own failures
             raise CheckpointError(f"{repository} can't be had from the model hub: {error}. {not_local}") from error
-
-    found = _files(download, repository)
-    if found is not None and found.config is not None:
-        return found
-    if unreachable:
-        why = "local_files_only=True" if local_files_only else str(unreachable[0])
-        raise CheckpointError(
-            f"{repository} is not in the local cache and can't be downloaded ({why}). Download it once while online, "
-            f"or pass a local folder. {not_local}"
-        ) from unreachable[0]
-    raise CheckpointError(f"{repository} on the model hub lacks {CONFIG} or weights: {_LOOKED_FOR}")
+        if (folder / CONFIG).is_file() and any((folder / name).is_file() for name in WEIGHTS):
+            return _folder(folder, repository)
+    where = "the local cache" if local_files_only else "the model hub, or what of it is cached,"
+    raise CheckpointError(f"{repository} in {where} lacks {CONFIG} or weights ({folder}): {_LOOKED_FOR}")
