@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,16 @@ DONE, SOME_FAILED, NOT_STARTED, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     options = _parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _run(options)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"astfast: {message}", file=sys.stderr)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return int(options.run(options))
     except AstfastError as error:

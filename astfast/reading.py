@@ -48,38 +48,45 @@ def read(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, Window 
 
 
 def _beginnings(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, Window | AudioError]]:
-    """The beginning of each input, read ahead; one input alone is read where it is."""
+    """The beginning of each input; says so, once, where an input goes on."""
+    warned = False
+    for index, clip in enumerate(_clips(inputs, reading)):
+        if isinstance(clip, AudioError):
+            yield index, clip
+            continue
+        seconds = len(clip.wave) / reading.rate
+        if clip.truncated and not warned:
+            warned = True
+            length = "longer" if clip.duration is None else f"{clip.duration:.1f} s long"
+            warnings.warn(
+                f"{clip.name} is {length} and only its first {seconds:.2f} s are heard: pass window= (in seconds) to "
+                "classify(), or call segments(), to tag all of it. Of other inputs of this call it goes without saying",
+                stacklevel=2,
+            )
+        yield index, Window(0.0, seconds, clip.wave)
+
+
+def _clips(inputs: Iterable[Any], reading: Reading) -> Iterator[Clip | AudioError]:
+    """Clips in order, read ahead on other threads."""
     ahead: deque[Future[Clip]] = deque()
-    index = 0
     with ThreadPoolExecutor(THREADS, thread_name_prefix="astfast-read") as pool:
         try:
             for x in inputs:
                 ahead.append(pool.submit(load_audio, x, reading.sampling_rate, reading.rate, reading.samples))
                 if len(ahead) == AHEAD:
-                    yield index, _beginning(ahead.popleft(), reading)
-                    index += 1
+                    yield _result(ahead.popleft())
             while ahead:
-                yield index, _beginning(ahead.popleft(), reading)
-                index += 1
+                yield _result(ahead.popleft())
         finally:
             for future in ahead:
                 future.cancel()
 
 
-def _beginning(future: Future[Clip], reading: Reading) -> Window | AudioError:
+def _result(future: Future[Clip]) -> Clip | AudioError:
     try:
-        clip = future.result()
+        return future.result()
     except AudioError as error:
         return error
-    seconds = len(clip.wave) / reading.rate
-    if clip.truncated:
-        length = "longer" if clip.duration is None else f"{clip.duration:.1f} s long"
-        warnings.warn(
-            f"{clip.name} is {length} and only its first {seconds:.2f} s are heard: pass window= (in seconds) to "
-            "classify(), or call segments(), to tag all of it",
-            stacklevel=2,
-        )
-    return Window(0.0, seconds, clip.wave)
 
 
 def _in_windows(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, Window | AudioError]]:

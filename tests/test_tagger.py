@@ -22,7 +22,7 @@ def tagger(tiny_model: Path) -> astfast.Tagger:
     return astfast.load(tiny_model, device="cpu", precision="float32")
 
 
-def clips(count: int, seconds: float = 1.0) -> list[np.ndarray]:
+def clips(count: int, seconds: float = 0.7) -> list[np.ndarray]:
     rng = np.random.default_rng(count)
     return [0.1 * rng.standard_normal(int(RATE * seconds)).astype(np.float32) for _ in range(count)]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +79,11 @@ def choose(backend: str = "auto", device: str | list[str] = "auto", threads: int
     "auto" takes the GPU when there is one that can be used, else the native CPU engine, else (with a warning) the
     reference. Raises BackendError, with the reasons, for one asked for by name that can't run.
     """
-    kind = device if isinstance(device, str) else "cuda"
-    kind = kind.split(":")[0]
-    if kind not in ("auto", "cpu", "cuda"):
-        raise BackendError(f"device {device!r} is unknown: use auto, cpu, cuda, cuda:N or a list of cuda devices")
+    names = [device] if isinstance(device, str) else list(device)
+    for name in names:
+        if not re.fullmatch(r"cuda(:\d+)?" if len(names) > 1 else r"auto|cpu|cuda(:\d+)?", name):
+            raise BackendError(f"device {name!r} is unknown: use auto, cpu, cuda, cuda:N, or a list of cuda devices")
+    kind = names[0].split(":")[0] if names else "auto"
     if backend not in ("auto", *BACKENDS):
         raise BackendError(f"backend {backend!r} is unknown: use auto, {', '.join(BACKENDS)}")
     if {"cpu": "cuda", "cuda": "cpu"}.get(backend) == kind:

@@ -73,10 +73,20 @@ class Head:
 class Ops(Protocol):
     """What a model may ask of a backend."""
 
-    name: str  # "reference", "cpu", "cuda"
-    precision: str  # "float32", "bfloat16", "float16", "int8", "fp8"
+    @property
+    def name(self) -> str:
+        """ "reference", "cpu" or "cuda"."""
+        ...
 
-    hardware: str  # what computes, for instance "avx512_bf16, 2 threads" or "NVIDIA H100"
+    @property
+    def precision(self) -> str:
+        """ "float32", "bfloat16", "float16", "int8" or "fp8"."""
+        ...
+
+    @property
+    def hardware(self) -> str:
+        """What computes, for instance "amx, 2 threads" or "NVIDIA H200"."""
+        ...
 
     def pack_embed(self, w: Embed) -> Any: ...
     def pack_norm_linear(self, w: NormLinear) -> Any: ...
