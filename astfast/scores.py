@@ -65,10 +65,9 @@ class Tagging:
 
     def aggregated(self, windows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Scores of a clip's windows, each [L] -> of the clip [L]; one window's are kept bit for bit."""
-        stacked = np.stack(windows)
-        if self.aggregate == "max":
-            return stacked.max(axis=0)
-        return stacked.mean(axis=0, dtype=np.float64).astype(np.float32)
+        stacked = np.stack(windows)  # [windows, L]
+        scores = stacked.max(axis=0) if self.aggregate == "max" else stacked.mean(axis=0, dtype=np.float64)
+        return np.asarray(scores, np.float32)
 
     def tags(self, scores: NDArray[np.float32]) -> list[Tag]:
         """Scores [L] -> the best labels that reach the threshold, best first, ties by index."""
