@@ -1,6 +1,6 @@
 """The end of the model: ``pool`` (final LayerNorm, mean of cls and dist) and ``head`` (LayerNorm, linear), in float32.
 
-Both are a few hundred kilobytes of work a clip. The pool's LayerNorm is a true one, at no cost: its row is in registers.
+The pool's LayerNorm is a true one, at no cost: its row is in registers.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def head_kernel(
 
     total = tl.zeros((BLOCK_M,), dtype=tl.float32)
     for start in range(0, K, BLOCK_K):
-        total += tl.sum(tl.load(x_rows[:, None] + (start + k)[None, :], mask=(start + k < K)[None, :], other=0.0), axis=1)
+        total += tl.sum(
+            tl.load(x_rows[:, None] + (start + k)[None, :], mask=(start + k < K)[None, :], other=0.0), axis=1
+        )
     mean = total / K
     square = tl.zeros((BLOCK_M,), dtype=tl.float32)
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)

@@ -1,4 +1,4 @@
-"""Spectrogram -> tokens: 16 x 16 strided patches times the projection, plus position, with cls and dist in the same pass.
+"""Spectrogram -> tokens: strided patches times the projection, plus position, cls and dist in the same pass.
 
 An implicit GEMM straight from the spectrogram: no patch matrix is ever written. Rows are tokens; cls and dist are rows
 whose patch is empty, and the table that is added holds all that they are.

@@ -89,22 +89,25 @@ class CudaOps:
         self,
         heads: int,
         precision: str = "bfloat16",
-        device: str | torch.device = "cuda",
+        device: str | list[str] = "cuda",
         *,
         launcher: launch.Launcher = launch.run,
         target: Target | None = None,
+        tiles: tuning.Tiles | None = None,
     ) -> None:
         if precision not in DTYPES:
             raise BackendError(f"the GPU backend has no precision {precision!r}: use one of {', '.join(DTYPES)}")
+        if not isinstance(device, str) and len(device) != 1:
+            raise BackendError(f"one backend runs on one GPU, not on {len(device)}: load one tagger for each device")
         self.heads = heads
         self.precision = precision
         self.dtype = DTYPES[precision]
-        self.device = torch.device(device)
+        self.device = torch.device(device if isinstance(device, str) else device[0])
         self.target = target or target_of(self.device)
         self.hardware = self.target.name
         self._launch = launcher
         self._scale = STREAM_SCALE[precision]
-        self._tiles = tuning.tiles_for(self.target.arch, self.dtype.itemsize)
+        self._tiles = tiles or tuning.tiles_for(self.target.arch, self.dtype.itemsize)
         # float32 products run on tensor cores where there are any, as three TF32 products.
         nvidia = isinstance(self.target.arch, int)
         self._products = "tf32x3" if nvidia and self.dtype == torch.float32 else "ieee"
@@ -149,7 +152,8 @@ class CudaOps:
         return torch.inference_mode()
 
     def to_host(self, x: torch.Tensor) -> NDArray[np.float32]:
-        return x.cpu().numpy().copy()
+        host: NDArray[np.float32] = np.array(x.cpu())
+        return host
 
     def log_mel(self, waves: Sequence[NDArray[np.float32]], front_end: FrontEnd, out: torch.Tensor) -> torch.Tensor:
         samples = min(max(map(len, waves)), front_end.input_samples)
@@ -272,7 +276,7 @@ def unavailable(device: str | list[str] = "auto") -> str | None:
         if index >= torch.cuda.device_count():
             return f"there is no {name}: this machine has {torch.cuda.device_count()} GPUs, numbered from cuda:0"
         if torch.version.cuda and torch.cuda.get_device_capability(index) < OLDEST:
-            return f"{torch.cuda.get_device_name(index)} is older than compute capability 8.0 (Ampere): use device='cpu'"
+            return f"{torch.cuda.get_device_name(index)} is older than compute capability 8.0: use device='cpu'"
     return None
 
 

@@ -23,12 +23,14 @@ Matrix = NDArray[np.float64]
 
 
 def float64(x: Any) -> Matrix:
+    """A checkpoint's array in float64."""
     return np.asarray(x, dtype=np.float64)
 
 
 def centred(x: Matrix, axis: int) -> Matrix:
     """x minus its mean along one axis."""
-    return x - x.mean(axis=axis, keepdims=True)
+    mean: Matrix = x.mean(axis=axis, keepdims=True)
+    return x - mean
 
 
 def residual_linear(w: Linear, scale: float) -> tuple[Matrix, Matrix]:
@@ -68,4 +70,5 @@ def spectral_matrix(front_end: FrontEnd) -> Matrix:
     emphasis[0, 0] -= PRE_EMPHASIS  # x[-1] = x[0]
     phase = 2.0 * np.pi * np.outer(np.arange(n), np.arange(bins)) / front_end.fft_length
     windowed = analysis_window(n)[:, None] * np.concatenate([np.cos(phase), -np.sin(phase)], axis=1)
-    return emphasis.T @ windowed
+    matrix: Matrix = emphasis.T @ windowed
+    return matrix

@@ -1,0 +1,45 @@
+"""Every launch of a model's forward pass, recorded on tensors that have no memory."""
+
+import numpy as np
+import torch
+
+from astfast.backends.base import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.backends.cuda import CudaOps, Target
+from astfast.config import ModelConfig
+from astfast.kernels.launch import Launch, Recorder
+from astfast.models import ast
+
+
+def zero_weights(config: ModelConfig) -> ast.AstWeights:
+    """Weights of the right shapes, all zero."""
+    d, m, p = config.hidden_size, config.intermediate_size, config.patch_size
+
+    def norm() -> LayerNorm:
+        return LayerNorm(np.zeros(d), np.zeros(d), config.layer_norm_eps)
+
+    def linear(n: int, k: int) -> Linear:
+        return Linear(np.broadcast_to(0.0, (n, k)), np.zeros(n))
+
+    def norm_linear(n: int) -> NormLinear:
+        return NormLinear(norm(), linear(n, d))
+
+    layer = ast.Layer(norm_linear(3 * d), linear(d, d), norm_linear(m), linear(d, m))
+    last = ast.LastLayer(norm_linear(d), norm_linear(2 * d), linear(d, d), norm_linear(m), linear(d, m))
+    position = np.zeros((config.num_tokens, d))
+    strides = (config.frequency_stride, config.time_stride)
+    embed = Embed(linear(d, p * p), np.zeros(d), np.zeros(d), position, p, *strides)
+    layers = (layer,) * (config.num_hidden_layers - 1)
+    return ast.AstWeights(embed, layers, last, norm(), Head(norm(), linear(config.num_labels, d)))
+
+
+def record(config: ModelConfig, clips: int, precision: str, target: Target) -> list[Launch]:
+    """The launches of one batch, int16 waveforms to logits. A host synchronisation would raise: there is no memory."""
+    recorder = Recorder()
+    ops = CudaOps(config.num_attention_heads, precision, "meta", launcher=recorder, target=target)
+    weights = ast.pack(ops, zero_weights(config))
+    ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in ast.workspace_spec(config).items()}
+    waves = torch.empty((clips, config.front_end.input_samples), dtype=torch.int16, device="meta")
+    lengths = torch.empty(clips, dtype=torch.int32, device="meta")
+    spectrogram = ops.log_mel_of_batch(waves, lengths, config.front_end, ws["spectrogram"])
+    ast.forward(ops, weights, spectrogram, ws)
+    return recorder.launches

@@ -1,0 +1,110 @@
+"""The GPU backend through the product's own engine, without a GPU: the interpreter computes, the recorder counts."""
+
+from collections import Counter
+from pathlib import Path
+
+import checkpoints
+import gpu_model
+import numpy as np
+import pytest
+import torch
+
+from astfast import backends, checkpoint
+from astfast.backends import cuda
+from astfast.backends.cuda import CudaOps, Stream, Target
+from astfast.backends.reference import ReferenceOps
+from astfast.config import ModelConfig
+from astfast.engine import Engine
+from astfast.errors import BackendError
+from astfast.kernels import launch
+from astfast.kernels.tuning import Tile, Tiles
+
+LARGE = Tiles(  # few programs: the interpreter spends its time between them
+    linear=(Tile(256, 256, 128, 4, 2),),
+    attention=Tile(128, 64, 0, 4, 2),
+    few_queries=Tile(16, 64, 0, 4, 2),
+    patch_embed=Tile(256, 128, 256, 4, 2),
+    head=Tile(16, 16, 128, 4, 2),
+)
+GPU = Target(80, 4, "a GPU that is not here")
+H100 = Target(90, 132, "H100")
+ODD = {
+    "hidden_size": 96,
+    "num_attention_heads": 3,
+    "intermediate_size": 200,
+    "num_hidden_layers": 2,
+    "frequency_stride": 11,
+    "time_stride": 13,
+    "num_mel_bins": 64,
+    "max_length": 301,
+}
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> checkpoint.Checkpoint:
+    """Two layers, hidden 96, 3 heads, MLP 200, strides 11 and 13, 64 mels, 301 frames."""
+    return checkpoint.load(checkpoints.write_v4(checkpoints.random_model(seed=3, **ODD), tmp_path))
+
+
+def logits(loaded: checkpoint.Checkpoint, precision: str, spectrogram: np.ndarray) -> np.ndarray:
+    ops = CudaOps(
+        loaded.config.num_attention_heads, precision, "cpu", launcher=launch.interpret, target=GPU, tiles=LARGE
+    )
+    return Engine(ops, loaded.config, loaded.weights).logits(spectrogram)
+
+
+def test_whole_model_in_the_interpreter(odd: checkpoint.Checkpoint) -> None:
+    rng = np.random.default_rng(0)
+    shape = (2, odd.config.max_length, odd.config.num_mel_bins)
+    spectrogram = (0.5 * rng.standard_normal(shape)).astype(np.float32)
+    exact = Engine(ReferenceOps(3, torch.float64), odd.config, odd.weights).logits(spectrogram.astype(np.float64))
+    plain = Engine(ReferenceOps(3), odd.config, odd.weights).logits(spectrogram)
+    got = logits(odd, "float32", spectrogram)
+    assert np.abs(got - plain).max() <= 1e-3
+    assert np.abs(got - exact).max() <= 4 * np.abs(plain - exact).max()  # as exact as torch, and better than 1e-3 asks
+
+    half = Engine(ReferenceOps(3, torch.float16), odd.config, odd.weights).logits(spectrogram)
+    assert np.abs(logits(odd, "float16", spectrogram) - exact).max() <= 2 * np.abs(half - exact).max()
+
+
+def test_at_most_six_kernels_a_layer_and_no_host_synchronisation() -> None:
+    config = ModelConfig(num_hidden_layers=5, labels=tuple("abc"))
+    names = Counter(entry.name for entry in gpu_model.record(config, 2, "bfloat16", H100))
+    assert names == {
+        "log_mel_kernel": 1,
+        "patch_embed_kernel": 1,
+        "norm_linear_kernel": 2 * 4 + 3,
+        "attention_kernel": 5,
+        "linear_residual_kernel": 2 * 5,
+        "pool_kernel": 1,
+        "head_kernel": 1,
+    }
+    assert sum(names.values()) - 4 <= 6 * config.num_hidden_layers
+
+
+def test_the_work_of_ast_base_is_that_of_the_design() -> None:
+    launches = gpu_model.record(ModelConfig(labels=tuple(map(str, range(527)))), 1, "bfloat16", H100)
+    model = [entry for entry in launches if entry.name != "log_mel_kernel"]
+    assert sum(entry.work.flops for entry in model) == pytest.approx(242e9, rel=0.01)  # 261 less the last layer's 7.2%
+    assert sum(entry.work.exponentials for entry in model) == pytest.approx(212e6 * 11 / 12, rel=0.01)
+
+
+def test_a_stream_is_cut_with_its_sums_of_squares() -> None:
+    whole = Stream(torch.zeros(4, 9, 130), torch.zeros(4, 9, 3))
+    part = whole[:2][:, :2]
+    assert part.shape == (2, 2, 130)
+    assert part.sumsq.shape == (2, 2, 3)
+    assert len(part) == 2
+
+
+@pytest.mark.parametrize("precision", ["int8", "float64"])
+def test_unknown_precisions_are_refused(precision: str) -> None:
+    with pytest.raises(BackendError, match=precision):
+        CudaOps(3, precision, "cpu", launcher=launch.interpret, target=GPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_the_error_says_what_is_missing() -> None:
+    with pytest.raises(BackendError, match=r"GPU|CPU build"):
+        backends.choose(device="cuda")
+    assert cuda.unavailable() is not None
