@@ -131,23 +131,22 @@ def torch_contender(engine: str, model: Any, precision: str, threads: int) -> Co
 
 
 def openvino_model(model: Any, frames: int, mels: int) -> Any:
-    """transformers' float32 model as an OpenVINO one."""
+    """transformers' float32 model as an OpenVINO one for single clips, all shapes fixed."""
     torch, openvino = importlib.import_module("torch"), importlib.import_module("openvino")
     with warnings.catch_warnings():  # of the tracer, about what is constant for one geometry anyway
         warnings.simplefilter("ignore")
-        return openvino.convert_model(model, example_input=torch.zeros(1, frames, mels))
+        converted = openvino.convert_model(model, example_input=torch.zeros(1, frames, mels))
+    converted.reshape([1, frames, mels])
+    return converted
 
 
 def openvino_contender(model: Any, precision: str, threads: int, batch: int) -> Contender:
     """Latency mode for single clips; throughput mode, two streams that share the threads, for batches.
 
     Throughput mode is how OpenVINO is meant to run batches: requests of one clip each, computed side by side. ``model``
-    is an OpenVINO model in float32, or quantised already for "int8"; its batch dimension is set to 1.
+    is an OpenVINO model for single clips in float32, or quantised already for "int8".
     """
     openvino = importlib.import_module("openvino")
-    shape = model.input(0).partial_shape
-    shape[0] = 1
-    model.reshape(shape)
     streams = 1 if batch == 1 else min(2, threads)
     settings = {
         "PERFORMANCE_HINT": "LATENCY" if batch == 1 else "THROUGHPUT",

@@ -1,0 +1,86 @@
+"""The op cases of tests/op_cases.py made ready to be timed: weights packed, buffers there, results judged."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+
+import op_cases
+from op_cases import Geometry, OpCase
+
+from astfast.backends.cpu import CpuOps
+from astfast.backends.reference import ReferenceOps
+
+GEOMETRIES = {"ast-base": op_cases.BASE, "speech-commands": op_cases.SPEECH_COMMANDS, "tiny": op_cases.TINY}
+
+
+class Prepared:
+    """An Ops backend that packs a weight, and makes a buffer, the first time only.
+
+    ``put`` does the same for a case's inputs, so that after one call a case costs nothing but its op.
+    """
+
+    def __init__(self, ops: Any, put: Callable[[np.ndarray, str], Any]) -> None:
+        self._ops, self._put = ops, put
+        self._kept: dict[Any, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._ops, name)
+        if name == "empty":
+            return lambda shape, kind: self._keep((shape, kind), lambda: method(shape, kind))
+        if name.startswith("pack_"):
+            return lambda w: self._keep((name, id(w)), lambda: method(w))
+        return method
+
+    def put(self, x: np.ndarray, kind: str) -> Any:
+        return self._keep((id(x), kind), lambda: self._put(x, kind))
+
+    def _keep(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+
+def native_call(case: OpCase, ops: CpuOps) -> Callable[[], Any]:
+    """The case on the CPU engine. Residuals grow from call to call: only the first result is that of the case."""
+    as_bits = ops.precision != "float32"
+
+    def put(x: np.ndarray, kind: str) -> np.ndarray:
+        return op_cases.bfloat16_bits(x) if as_bits and kind == "activation" else x.copy()
+
+    prepared = Prepared(ops, put)
+    return lambda: case.call(prepared, prepared.put)
+
+
+def torch_call(case: OpCase, geometry: Geometry, precision: str) -> Callable[[], Any]:
+    """The case by torch's own ops in the same dtype."""
+    dtype = getattr(torch, precision)
+    prepared = Prepared(ReferenceOps(geometry.heads, dtype), op_cases.on_torch(dtype))
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return case.call(prepared, prepared.put)
+
+    return run
+
+
+def errors(case: OpCase, geometry: Geometry, precision: str, call: Callable[[], Any]) -> tuple[float, float]:
+    """(largest error against float64, torch's in the same dtype) of a fresh call.
+
+    Raises AssertionError past the bar of the tests: twice torch's, plus the case's floor.
+    """
+    result = call()
+    result = op_cases.from_bfloat16_bits(result) if result.dtype == np.uint16 else result
+    exact = op_cases.result_of(case, geometry, torch.float64)
+    by_torch = float(np.abs(op_cases.result_of(case, geometry, getattr(torch, precision)) - exact).max())
+    error = np.abs(result - exact)
+    if not (error <= 2 * by_torch + case.floor).all():
+        raise AssertionError(f"{case.name} in {precision} is off by {error.max():.2e}, torch by {by_torch:.2e}")
+    return float(error.max()), by_torch

@@ -1,0 +1,138 @@
+"""Results: one JSON line a measurement, each with everything that is needed to judge it and to make it again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("numpy", "torch", "torchaudio", "transformers", "onnxruntime", "openvino", "nncf")
+
+
+class Rows:
+    """A results file, written anew by every run: what is in git is the last run that was kept.
+
+    Use as ``with Rows("model", threads=2) as rows: rows.write(...)``. Fields given here stand in every row.
+    """
+
+    def __init__(self, benchmark: str, path: Path | None = None, **fields: Any) -> None:
+        self.path = path or RESULTS / f"{benchmark}_{slug(cpu_model())}.jsonl"
+        self._common = {
+            "benchmark": benchmark,
+            "commit": commit(),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "machine": machine(),
+            "cpu": cpu_model(),
+            "versions": versions(),
+            **fields,
+        }
+        self._background = Background()
+
+    def __enter__(self) -> Rows:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("w")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def write(self, **fields: Any) -> dict[str, Any]:
+        """Appends a row and returns it. ``background``: the share of the machine that others have used so far."""
+        row = {**self._common, "background": round(self._background.share(), 4), **fields}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        return row
+
+
+class Background:
+    """How much of the machine's CPU time went to other processes, or to other machines (steal), since it was made."""
+
+    def __init__(self) -> None:
+        self._machine, self._own = _machine_seconds(), _own_seconds()
+
+    def share(self) -> float:
+        """Of all CPU time that passed, 0 to 1."""
+        (busy, total), own = _machine_seconds(), _own_seconds()
+        passed = total - self._machine[1]
+        return max(0.0, busy - self._machine[0] - (own - self._own)) / passed if passed > 0 else 0.0
+
+
+def _machine_seconds() -> tuple[float, float]:
+    """(busy, all) CPU seconds of the machine since it started; (0, 0) where /proc does not tell."""
+    try:
+        ticks = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except OSError:
+        return 0.0, 0.0
+    user, nice, system, idle, iowait, irq, softirq, steal = (x / os.sysconf("SC_CLK_TCK") for x in ticks)
+    busy = user + nice + system + irq + softirq + steal
+    return busy, busy + idle + iowait
+
+
+def _own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def commit() -> str:
+    """The commit that is checked out, with a + where files that git tracks differ from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+
+
+def cpu_model() -> str:
+    """The CPU's name; family and model too where the name does not tell which one it is."""
+    fields = dict(re.findall(r"^([^\t:]+)\s*:\s*(.*)$", _cpuinfo(), re.MULTILINE))
+    name = re.sub(r"\((R|TM)\)|\bCPU\b|\bProcessor\b|@.*", "", fields.get("model name", platform.machine()))
+    name = " ".join(name.split())
+    if not re.search(r"\d", name) and "model" in fields:
+        name += f" family {fields['cpu family']} model {fields['model']}"
+    extensions = [flag for flag in ("avx512f", "avx512_bf16", "amx_tile") if f" {flag}" in fields.get("flags", "")]
+    return f"{name} ({', '.join(extensions)})" if extensions else name
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return ""
+
+
+def machine() -> str:
+    """Cores and memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    virtual = ", virtual" if " hypervisor" in _cpuinfo() else ""
+    return f"{os.cpu_count()} cores, {memory:.0f} GB{virtual}, {platform.system()}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every package that has a part in a benchmark and is installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def slug(text: str) -> str:
+    """For a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower().split(" (")[0]).strip("-")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,141 @@
+"""What a process costs: time from its start to the first tags, peak memory, and memory growth over many calls.
+
+python benchmarks/run_process.py [--geometry ast-base] [--turns 5] [--calls 1000]
+
+Files are in the page cache (each engine runs once unmeasured); engines take turns. Linux only, for its /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import peers
+import soundfile
+from rows import Rows
+from run_model import CACHE
+
+import astfast
+from astfast.bench import spread
+
+ONE_CLIP = Path(__file__).parent / "one_clip.py"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    with Rows("process", options.out, threads=2) as rows:
+        cold_start(options, rows)
+        memory_growth(options, rows)
+
+
+def cold_start(options: argparse.Namespace, rows: Rows) -> None:
+    """A row an engine: seconds from spawning Python to the first tags, and that process's peak memory."""
+    config = models.GEOMETRIES[options.geometry].model_config()
+    folder = models.checkpoint(options.geometry, options.cache)
+    clip = options.cache / f"{options.geometry}.wav"
+    soundfile.write(clip, models.waves(1, config)[0], config.front_end.sampling_rate)
+    contenders = {("astfast", precision): folder for precision in options.precision or ("float32", "bfloat16")}
+    if importlib.util.find_spec("transformers"):
+        contenders["transformers", "float32"] = folder
+        if importlib.util.find_spec("openvino"):
+            exported = peers.Setup(folder, config, 1, 2, options.cache).openvino_file()
+            contenders |= {("openvino", "float32"): exported, ("openvino", "bfloat16"): exported}
+
+    seconds: dict[tuple[str, str], list[float]] = {contender: [] for contender in contenders}
+    peaks: dict[tuple[str, str], list[int]] = {contender: [] for contender in contenders}
+    tags: dict[tuple[str, str], list[str]] = {}
+    for turn in range(options.turns + 1):
+        for (engine, precision), model in contenders.items():
+            took, answer = _process([str(ONE_CLIP), engine, precision, str(model), str(clip)])
+            tags[engine, precision] = answer["tags"]
+            if turn > 0:
+                seconds[engine, precision].append(took)
+                peaks[engine, precision].append(answer["peak_bytes"])
+    for (engine, precision), took in seconds.items():
+        row = rows.write(
+            measure="cold start",
+            geometry=options.geometry,
+            shape=[1, config.max_length, config.num_mel_bins],
+            engine=engine,
+            dtype=precision,
+            first_tag_agrees=tags[engine, precision][0] == tags["astfast", "float32"][0],
+            seconds=spread(took),
+            peak_bytes=spread(peaks[engine, precision]),
+        )
+        print(f"{engine:<14} {precision:<9} first tags after {row['seconds'][1]:.2f} s, "
+              f"peak memory {row['peak_bytes'][1] / 1e6:.0f} MB", flush=True)  # fmt: skip
+
+
+def _process(arguments: Sequence[str]) -> tuple[float, dict[str, Any]]:
+    """(seconds to the line that a Python process prints, that line's JSON)."""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    start = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        took = time.perf_counter() - start
+        errors = process.stderr.read()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{errors}")
+    return took, json.loads(line)
+
+
+def memory_growth(options: argparse.Namespace, rows: Rows) -> None:
+    """Resident memory after so many calls on clips of all lengths, against that after the first tenth of them."""
+    geometry = "tiny" if options.geometry == "tiny" else "speech-commands"
+    tagger = astfast.load(models.checkpoint(geometry, options.cache), device="cpu", precision="float32", threads=2)
+    rng = np.random.default_rng(0)
+    longest = tagger.config.front_end.input_samples
+    resident = []
+    for _ in range(options.calls):
+        clips = [
+            0.1 * rng.standard_normal(rng.integers(1, longest)).astype(np.float32) for _ in range(rng.integers(1, 5))
+        ]
+        tagger.classify(clips, sampling_rate=tagger.config.front_end.sampling_rate)
+        resident.append(_resident_bytes())
+    settled = resident[options.calls // 10]
+    rows.write(
+        measure="memory growth",
+        geometry=geometry,
+        engine="astfast",
+        dtype="float32",
+        calls=options.calls,
+        resident_bytes=resident[-1],
+        growth_bytes=resident[-1] - settled,
+    )
+    print(f"memory grew by {(resident[-1] - settled) / 1e6:+.2f} MB from call {options.calls // 10} to {options.calls}")
+
+
+def _resident_bytes() -> int:
+    found = re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--geometry", default="ast-base", choices=models.GEOMETRIES)
+    parser.add_argument("--precision", action="append", help="of astfast (default: float32 and bfloat16)")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="processes an engine (default: 5)")
+    parser.add_argument("--calls", type=int, default=1000, metavar="N", help="for memory growth (default: 1,000)")
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"exported models (default: {CACHE})")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="results (default: one file a machine in results/)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""How astfast's speed holds over threads and batch sizes, and its log-mel front end against torchaudio on one thread.
+
+python benchmarks/run_scaling.py [--geometry ast-base] [--precision bfloat16] [--batch 1 --batch 64]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+from rows import Rows
+from run_model import CACHE, PRECISIONS
+
+import astfast
+from astfast import backends
+from astfast.bench import spread, take_turns
+from astfast.config import ModelConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    config = models.GEOMETRIES[options.geometry].model_config()
+    with Rows("scaling", options.out, geometry=options.geometry) as rows:
+        for precision in options.precision or ("float32", "bfloat16"):
+            threads(precision, config, options, rows)
+            batches(precision, config, options, rows)
+        if importlib.util.find_spec("torchaudio"):
+            log_mel(config, options, rows)
+
+
+def threads(precision: str, config: ModelConfig, options: argparse.Namespace, rows: Rows) -> None:
+    """One clip on 1 to so many threads, in turns."""
+    counts = range(1, options.threads + 1)
+    taggers = [_load(options, precision, count) for count in counts]
+    features = models.features(1, config)
+    if len({tagger.forward(features).tobytes() for tagger in taggers}) != 1:
+        raise AssertionError(f"{precision} logits depend on the number of threads")
+    times = take_turns([lambda t=t: t.forward(features) for t in taggers], options.turns, options.seconds)  # type: ignore[misc]
+    for count, tagger, own in zip(counts, taggers, times, strict=True):
+        row = rows.write(
+            measure="threads",
+            engine="astfast",
+            dtype=precision,
+            isa=tagger.hardware,
+            threads=count,
+            shape=[*features.shape],
+            clips_per_second=spread([1 / t for t in own]),
+            over_one_thread=spread([one / t for one, t in zip(times[0], own, strict=True)]),
+        )
+        print(f"{precision:<9} {count} threads: {row['over_one_thread'][1]:.2f}x one", flush=True)
+
+
+def batches(precision: str, config: ModelConfig, options: argparse.Namespace, rows: Rows) -> None:
+    """Clips a second at every batch size against one clip a call, in turns."""
+    tagger = _load(options, precision, options.threads)
+    sizes = sorted({1, *(options.batch or (1, 8, 64))})
+    distinct = models.features(min(8, max(sizes)), config)
+    inputs = [np.resize(distinct, (size, *distinct.shape[1:])) for size in sizes]
+    alone = tagger.forward(inputs[0])
+    if any(tagger.forward(batch)[0].tobytes() != alone[0].tobytes() for batch in inputs):
+        raise AssertionError(f"{precision} logits depend on the batch")
+    times = take_turns([lambda b=b: tagger.forward(b) for b in inputs], options.turns, options.seconds)  # type: ignore[misc]
+    rates = [[size / t for t in own] for size, own in zip(sizes, times, strict=True)]
+    for size, own in zip(sizes, rates, strict=True):
+        row = rows.write(
+            measure="batch",
+            engine="astfast",
+            dtype=precision,
+            isa=tagger.hardware,
+            threads=options.threads,
+            batch=size,
+            shape=[size, *distinct.shape[1:]],
+            clips_per_second=spread(own),
+            over_batch_1=spread([rate / one for rate, one in zip(own, rates[0], strict=True)]),
+        )
+        print(f"{precision:<9} batch {size}: {row['over_batch_1'][1]:.3f} of the rate at 1", flush=True)
+
+
+def log_mel(config: ModelConfig, options: argparse.Namespace, rows: Rows) -> None:
+    """One clip, one thread, against torchaudio.compliance.kaldi.fbank."""
+    import torch
+    import torchaudio
+
+    front_end = config.front_end
+    ops = backends.choose("auto", "cpu", 1).make(config.num_attention_heads, "float32")
+    wave = models.waves(1, config)[0]
+    out = np.empty((1, front_end.max_length, front_end.num_mel_bins), np.float32)
+    torch.set_num_threads(1)
+
+    def ours() -> Any:
+        return ops.to_host(ops.log_mel([wave], front_end, out))
+
+    def fbank() -> Any:
+        return torchaudio.compliance.kaldi.fbank(
+            torch.from_numpy(wave)[None],
+            htk_compat=True,
+            sample_frequency=front_end.sampling_rate,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=front_end.num_mel_bins,
+            dither=0.0,
+            frame_shift=10,
+        )
+
+    expected = (fbank().numpy()[: front_end.max_length] - front_end.shift) * front_end.scale
+    error = float(np.abs(ours()[0, : len(expected)] - expected).max())
+    if error > 1e-3:
+        raise AssertionError(f"log-mel is {error} from torchaudio's")
+    mine, theirs = take_turns([ours, fbank], options.turns, options.seconds)
+    row = rows.write(
+        measure="log-mel",
+        engine="astfast",
+        dtype="float32",
+        isa=ops.hardware,
+        threads=1,
+        shape=[len(wave)],
+        max_error=error,
+        seconds=spread(mine),
+        torchaudio_seconds=spread(theirs),
+        speedup=spread([t / m for m, t in zip(mine, theirs, strict=True)]),
+    )
+    print(f"log-mel {1e3 * row['seconds'][1]:.3f} ms, {row['speedup'][1]:.1f}x torchaudio", flush=True)
+
+
+def _load(options: argparse.Namespace, precision: str, count: int) -> astfast.Tagger:
+    folder = models.checkpoint(options.geometry, options.cache)
+    return astfast.load(folder, device="cpu", precision=precision, threads=count)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--geometry", default="ast-base", choices=models.GEOMETRIES)
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: float32 and bfloat16")
+    parser.add_argument("--batch", action="append", type=int, metavar="N", help="beside 1 (default: 8 and 64)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="at most (default: 2)")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="(default: 5)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, metavar="S", help="at least, of every turn (default: 0.5)"
+    )
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"exported models (default: {CACHE})")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="results (default: one file a machine in results/)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

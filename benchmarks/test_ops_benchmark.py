@@ -1,0 +1,26 @@
+"""The ops under pytest-benchmark: ``pytest benchmarks/test_ops_benchmark.py``, to compare and to keep histories.
+
+Each op is judged by the bar of the tests before it is timed.
+"""
+
+import op_calls
+import pytest
+from op_calls import op_cases
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from astfast.backends.cpu import CpuOps
+
+OPS = [case.name for case in op_cases.cases(op_cases.TINY, "float32")]
+
+
+@pytest.mark.parametrize("geometry", ["ast-base", "speech-commands"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("op", OPS)
+def test_op(benchmark: BenchmarkFixture, op: str, precision: str, geometry: str) -> None:
+    sizes = op_calls.GEOMETRIES[geometry]
+    [case] = [case for case in op_cases.cases(sizes, precision) if case.name == op]
+    call = op_calls.native_call(case, CpuOps(sizes.heads, precision))
+    error, _ = op_calls.errors(case, sizes, precision, call)
+    benchmark.extra_info.update(max_error=error, operations=case.flops)
+    benchmark.group = f"{op} {precision} {geometry}"
+    benchmark(call)
