@@ -10,8 +10,7 @@
 namespace astfast {
 namespace {
 
-constexpr double kTwoPi = 6.283185307179586476925286766559;
-constexpr std::int64_t kFramesPerTask = 128;  // a multiple of every tier's lanes; 10 s of audio make eight tasks
+constexpr std::int64_t kFramesPerTask = 256;  // 10 s of audio make four tasks
 
 void require(bool condition, const std::string& message) {
     if (!condition) throw std::invalid_argument("log_mel: " + message);
@@ -25,48 +24,47 @@ std::int32_t digit_reversed(int k, int length) {
     return k % radix * (length / radix) + digit_reversed(k / radix, length / radix);
 }
 
+// exp(-2 pi i k / n) as (re, im).
+void push_root(std::vector<double>& roots, int k, int n) {
+    const double angle = -6.283185307179586476925286766559 * k / n;
+    roots.push_back(std::cos(angle));
+    roots.push_back(std::sin(angle));
+}
+
 }  // namespace
 
 LogMel::LogMel(const LogMelOptions& options, const double* window, const double* filters) {
     const int points = options.fft_length / 2;
-    require(options.frame_length >= 1 && options.frame_shift >= 1 && options.num_mel_bins >= 1, "empty frame or filters");
+    require(options.frame_length >= 1 && options.frame_shift >= 1 && options.num_mel_bins >= 1,
+            "empty frame or filters");
     require(points >= 1 && (points & (points - 1)) == 0 && options.fft_length == 2 * points,
             "the FFT length must be a power of two");
     require(options.frame_length <= options.fft_length, "the frame is longer than the FFT");
 
-    for (int i = 0; i < options.frame_length; ++i) window_.push_back(static_cast<float>(0.5 * window[i]));
-
+    for (int i = 0; i < options.frame_length; ++i) window_.push_back(0.5 * window[i]);
     for (int length = points; length >= 4; length /= 4) {
         for (int j = 0; j < length / 4; ++j) {
-            for (int power = 1; power <= 3; ++power) {
-                const double angle = -kTwoPi * j * power / length;
-                twiddles_.push_back(static_cast<float>(std::cos(angle)));
-                twiddles_.push_back(static_cast<float>(std::sin(angle)));
-            }
+            for (int power = 1; power <= 3; ++power) push_root(twiddles_, j * power, length);
         }
     }
-    for (int k = 0; k <= points / 2; ++k) {
-        const double angle = -kTwoPi * k / options.fft_length;
-        split_.push_back(static_cast<float>(std::cos(angle)));
-        split_.push_back(static_cast<float>(std::sin(angle)));
-    }
+    for (int k = 0; k <= points / 2; ++k) push_root(split_, k, options.fft_length);
     for (int k = 0; k < points; ++k) position_.push_back(digit_reversed(k, points));
-
-    for (int mel = 0; mel < options.num_mel_bins; ++mel) {
-        const double* filter = filters + static_cast<std::ptrdiff_t>(mel) * (points + 1);
-        int first = 0, end = points + 1;
-        while (end > 0 && filter[end - 1] == 0.0) --end;
-        while (first < end && filter[first] == 0.0) ++first;
-        require(end <= points, "a filter reads the Nyquist bin");
-        filters_.push_back({first, end - first, static_cast<std::int32_t>(weights_.size())});
-        for (int bin = first; bin < end; ++bin) weights_.push_back(static_cast<float>(filter[bin]));
+    const std::vector<double> none(static_cast<std::size_t>(points + 1));
+    for (int mel = 0; mel < options.num_mel_bins; mel += 4) {
+        const double* rows[4];
+        for (int k = 0; k < 4; ++k) {
+            rows[k] = mel + k < options.num_mel_bins ? filters + static_cast<std::ptrdiff_t>(mel + k) * (points + 1)
+                                                     : none.data();
+            require(rows[k][points] == 0.0, "a filter reads the Nyquist bin");
+        }
+        add_filters(rows, points);
     }
 
     tables_ = {options.frame_length,
                options.frame_shift,
                points,
                options.num_mel_bins,
-               static_cast<float>(options.pre_emphasis),
+               options.pre_emphasis,
                static_cast<float>(options.floor),
                static_cast<float>(options.shift),
                static_cast<float>(options.scale),
@@ -78,6 +76,22 @@ LogMel::LogMel(const LogMelOptions& options, const double* window, const double*
                weights_.data()};
 }
 
+void LogMel::add_filters(const double* const* rows, int points) {
+    MelFilters filters{{}, 0, static_cast<std::int32_t>(weights_.size())};
+    for (int k = 0; k < 4; ++k) {
+        int first = 0, end = points;
+        while (end > 0 && rows[k][end - 1] == 0.0) --end;
+        while (first < end && rows[k][first] == 0.0) ++first;
+        filters.first_bin[k] = first;
+        filters.bins = std::max(filters.bins, end - first);
+    }
+    for (int k = 0; k < 4; ++k) filters.first_bin[k] = std::min(filters.first_bin[k], points - filters.bins);
+    for (int i = 0; i < filters.bins; ++i) {
+        for (int k = 0; k < 4; ++k) weights_.push_back(static_cast<float>(rows[k][filters.first_bin[k] + i]));
+    }
+    filters_.push_back(filters);
+}
+
 void LogMel::run(const LogMelKernel& kernel, const float* const* waves, const std::int64_t* lengths, std::int64_t clips,
                  std::int64_t max_length, float* out, int threads) const {
     const LogMelTables& t = tables_;
@@ -86,8 +100,8 @@ void LogMel::run(const LogMelKernel& kernel, const float* const* waves, const st
     const float padding = (0.0f - t.shift) * t.scale;
 
     const PoolLock lock;
-    const std::size_t floats = scratch_floats(t, kernel.lanes) + static_cast<std::size_t>(t.frame_length);
-    reserve_scratch(threads, floats * sizeof(float));
+    const std::size_t floats = scratch_of(t, kernel.lanes, kFramesPerTask).floats;
+    reserve_scratch(threads, (floats + static_cast<std::size_t>(t.frame_length)) * sizeof(float));
 
     parallel_for(threads, clips * tasks_per_clip, [&](std::int64_t task, int worker) {
         const std::int64_t clip = task / tasks_per_clip;
@@ -99,7 +113,7 @@ void LogMel::run(const LogMelKernel& kernel, const float* const* waves, const st
         const float* wave = waves[clip];
         std::int64_t length = lengths[clip];
         if (length < t.frame_length) {
-            float* const padded = workspace + scratch_floats(t, kernel.lanes);
+            float* const padded = workspace + floats;
             std::fill(std::copy(wave, wave + length, padded), padded + t.frame_length, 0.0f);
             wave = padded;
             length = t.frame_length;

@@ -1,8 +1,8 @@
 // The front end: waveforms -> normalised log-mel spectrograms. Kaldi's filter banks; see astfast/front_end.py.
 //
-// Vector lane = frame: a block of frames goes through every step together, each lane by the same sequence of float32
-// operations whatever the width of the vectors. A frame therefore has the same bits alone, in any batch, with any number
-// of threads and in every tier.
+// Vector lane = frame: as many frames as a vector has lanes go through every step together, each by the same sequence
+// of operations whatever the width of the vectors. A frame therefore has the same bits alone, in any batch, with any
+// number of threads and in every tier.
 #pragma once
 
 #include <cstddef>
@@ -11,11 +11,12 @@
 
 namespace astfast {
 
-// A triangular filter: the bins of the power spectrum that it weighs, and where its weights lie.
-struct MelFilter {
-    std::int32_t first_bin;
+// Four triangular filters over `bins` bins of the power spectrum each, from first_bin on; weights are zero beyond the
+// filter. The last four of a front end may include some of no weight, that no mel bin belongs to.
+struct MelFilters {
+    std::int32_t first_bin[4];
     std::int32_t bins;
-    std::int32_t first_weight;
+    std::int32_t first_weight;  // of [bins, 4]
 };
 
 // Constants that the kernels read. N = fft_length / 2 points: the real FFT is a complex one of half the length.
@@ -24,19 +25,34 @@ struct LogMelTables {
     int frame_shift;   // samples
     int points;        // N, a power of two
     int num_mel_bins;
-    float pre_emphasis;
-    float floor;                     // of an energy, before the logarithm
-    float shift, scale;              // the normalisation (x - shift) * scale
-    const float* window;             // [frame_length], halved: the split into real spectra then needs no factor of 1/2
-    const float* twiddles;           // [stages, quarter, 6]: w, w^2, w^3 as (re, im) for each radix-4 stage in turn
-    const float* split;              // [N / 2 + 1, 2]: exp(-2 pi i k / 2N) as (re, im)
-    const std::int32_t* position;    // [N]: where the in-place FFT leaves output k
-    const MelFilter* filters;        // [num_mel_bins]
-    const float* weights;            // weights of all filters, one after the other
+    double pre_emphasis;
+    float floor;                   // of an energy, before the logarithm
+    float shift, scale;            // the normalisation (x - shift) * scale
+    const double* window;          // [frame_length], halved: the split into real spectra then needs no factor of 1/2
+    const double* twiddles;        // [stages, quarter, 6]: w, w^2, w^3 as (re, im) for each radix-4 stage in turn
+    const double* split;           // [N / 2 + 1, 2]: exp(-2 pi i k / 2N) as (re, im)
+    const std::int32_t* position;  // [N]: where the in-place FFT leaves output k
+    const MelFilters* filters;     // [num_mel_bins / 4, rounded up]
+    const float* weights;          // of all filters
 };
 
+// What a kernel keeps in its scratch memory, each part at an offset in floats. The FFT is at its beginning.
+struct Scratch {
+    std::size_t sums, power, signal, floats;
+};
+
+inline Scratch scratch_of(const LogMelTables& t, int lanes, std::int64_t frames) {
+    const auto width = static_cast<std::size_t>(lanes);
+    const int steps = static_cast<int>((frames + lanes - 1) / lanes);
+    const std::size_t sums = width * 2 * static_cast<std::size_t>(t.points);
+    const std::size_t power = sums + width * 4 * static_cast<std::size_t>(steps + t.frame_length / t.frame_shift);
+    const std::size_t signal = power + width * static_cast<std::size_t>(t.points);
+    return {sums, power, signal,
+            signal + width * static_cast<std::size_t>((steps - 1) * t.frame_shift + t.frame_length)};
+}
+
 // One tier: `frames` frames that start at wave, wave + frame_shift, ... -> rows of num_mel_bins at `out`.
-// `scratch` holds scratch_floats(tables, lanes) floats, 64-byte aligned.
+// `scratch` holds scratch_of(tables, lanes, frames).floats floats, 64-byte aligned.
 struct LogMelKernel {
     const char* name;
     int lanes;
@@ -44,12 +60,10 @@ struct LogMelKernel {
 };
 
 extern const LogMelKernel log_mel_baseline;  // any machine: vectors of four
-extern const LogMelKernel log_mel_avx2;      // nullptr in `run` where the compiler has no such target
+#if defined(__x86_64__)
+extern const LogMelKernel log_mel_avx2;
 extern const LogMelKernel log_mel_avx512;
-
-inline std::size_t scratch_floats(const LogMelTables& tables, int lanes) {
-    return static_cast<std::size_t>(2 * tables.points + tables.num_mel_bins + 1) * static_cast<std::size_t>(lanes);
-}
+#endif
 
 struct LogMelOptions {
     int frame_length, frame_shift, fft_length, num_mel_bins;
@@ -58,8 +72,8 @@ struct LogMelOptions {
 
 class LogMel {
   public:
-    // `window` [frame_length], `filters` [num_mel_bins, fft_length / 2 + 1]. Throws std::invalid_argument for sizes that
-    // make no front end.
+    // `window` [frame_length], `filters` [num_mel_bins, fft_length / 2 + 1]. Throws std::invalid_argument for sizes
+    // that make no front end.
     LogMel(const LogMelOptions& options, const double* window, const double* filters);
     LogMel(const LogMel&) = delete;
     LogMel& operator=(const LogMel&) = delete;
@@ -72,9 +86,12 @@ class LogMel {
     const LogMelTables& tables() const { return tables_; }
 
   private:
-    std::vector<float> window_, twiddles_, split_, weights_;
+    void add_filters(const double* const* rows, int points);
+
+    std::vector<double> window_, twiddles_, split_;
+    std::vector<float> weights_;
     std::vector<std::int32_t> position_;
-    std::vector<MelFilter> filters_;
+    std::vector<MelFilters> filters_;
     LogMelTables tables_;
 };
 

@@ -20,7 +20,12 @@ namespace {
 struct Sixteen {
     static constexpr int lanes = 16;
     using Float = __m512;
+    using Half = __m256;
+    using Double = __m512d;
     typedef std::int32_t Int __attribute__((vector_size(64)));
+
+    static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+    static Double fma(Double a, Double b, Double c) { return _mm512_fmadd_pd(a, b, c); }
 
     // Four rows of each 128-bit quarter transposed: lane f of x[k] <-> lane k of row f % 4, quarter f / 4.
     static void transpose(const Float* a, Float* b) {
@@ -60,11 +65,5 @@ const LogMelKernel log_mel_avx512 = {"avx512", Sixteen::lanes, log_mel<Sixteen>}
 }  // namespace astfast
 
 #pragma GCC pop_options
-
-#else
-
-namespace astfast {
-const LogMelKernel log_mel_avx512 = {"avx512", 16, nullptr};
-}  // namespace astfast
 
 #endif

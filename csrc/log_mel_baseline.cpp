@@ -1,4 +1,5 @@
 // Log-mel on vectors of four: what every x86-64 (SSE2) and every Arm (NEON) has.
+#include <cmath>
 #include <cstdint>
 
 #include "log_mel.h"
@@ -12,8 +13,21 @@ namespace {
 
 struct Four {
     static constexpr int lanes = 4;
-    typedef float Float __attribute__((vector_size(16)));
+    typedef float Float __attribute__((vector_size(16), may_alias));
     typedef std::int32_t Int __attribute__((vector_size(16)));
+    typedef float Half __attribute__((vector_size(8), may_alias));
+    typedef double Double __attribute__((vector_size(16), may_alias));
+
+    // An instruction on Arm; on x86-64 a call of the library, which is slow where the processor has no such
+    // instruction.
+    static Float fma(Float a, Float b, Float c) {
+        for (int k = 0; k < 4; ++k) c[k] = std::fma(a[k], b[k], c[k]);
+        return c;
+    }
+    static Double fma(Double a, Double b, Double c) {
+        for (int k = 0; k < 2; ++k) c[k] = std::fma(a[k], b[k], c[k]);
+        return c;
+    }
 
     static void transpose_load(const float* const* rows, int i, Float* x) {
         for (int k = 0; k < 4; ++k) x[k] = Float{rows[0][i + k], rows[1][i + k], rows[2][i + k], rows[3][i + k]};
