@@ -52,6 +52,9 @@ bench: setup ## CPU benchmarks against every peer; run nothing beside it
 	$(BIN)/python benchmarks/run_ops.py
 	$(BIN)/python benchmarks/run_model.py
 	$(BIN)/python benchmarks/run_pipeline.py
+	$(BIN)/python benchmarks/run_process.py
+	$(BIN)/python benchmarks/run_scaling.py
+	$(BIN)/python -m pytest -q benchmarks/test_ops_benchmark.py
 	$(BIN)/python benchmarks/report.py
 
 wheel: setup ## a wheel under dist/

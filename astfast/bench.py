@@ -123,7 +123,8 @@ def torch_contender(engine: str, model: Any, precision: str, threads: int) -> Co
     def run(features: FloatArray) -> FloatArray:
         with torch.inference_mode():
             logits = model(torch.from_numpy(features).to(dtype)).logits
-        return np.array(logits.float())
+        result: FloatArray = logits.float().numpy()
+        return result
 
     isa = torch.backends.cpu.get_cpu_capability().lower()
     version = f"{importlib.metadata.version('transformers')}, torch {torch.__version__}"

@@ -31,6 +31,8 @@ class InstructionPeak:
     """Measures how many operations a second ``threads`` cores give of one instruction, such as "avx512 bfloat16"."""
 
     def __init__(self, instruction: str, threads: int, cache: Path) -> None:
+        if instruction not in INSTRUCTIONS.values():
+            raise ValueError(f"{instruction!r} is none of {', '.join(dict.fromkeys(INSTRUCTIONS.values()))}")
         self.instruction = instruction
         self._threads = threads
         self._measure = _library(cache).instruction_peak

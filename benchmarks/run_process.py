@@ -30,6 +30,11 @@ import astfast
 from astfast.bench import spread
 
 ONE_CLIP = Path(__file__).parent / "one_clip.py"
+ENGINES = {  # and the packages that they need
+    "astfast": (),
+    "transformers": ("transformers",),
+    "openvino": ("transformers", "openvino"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,12 +50,14 @@ def cold_start(options: argparse.Namespace, rows: Rows) -> None:
     folder = models.checkpoint(options.geometry, options.cache)
     clip = options.cache / f"{options.geometry}.wav"
     soundfile.write(clip, models.waves(1, config)[0], config.front_end.sampling_rate)
-    contenders = {("astfast", precision): folder for precision in options.precision or ("float32", "bfloat16")}
-    if importlib.util.find_spec("transformers"):
-        contenders["transformers", "float32"] = folder
-        if importlib.util.find_spec("openvino"):
-            exported = peers.Setup(folder, config, 1, 2, options.cache).openvino_file()
-            contenders |= {("openvino", "float32"): exported, ("openvino", "bfloat16"): exported}
+    contenders: dict[tuple[str, str], Path] = {}
+    for engine in options.engine or ENGINES:
+        missing = [package for package in ENGINES[engine] if importlib.util.find_spec(package) is None]
+        if missing:
+            print(f"{engine} left out: {', '.join(missing)} is not installed", file=sys.stderr)
+        for precision in () if missing else options.precision or ("float32", "bfloat16"):
+            setup = peers.Setup(folder, config, 1, 2, options.cache)
+            contenders[engine, precision] = setup.openvino_file() if engine == "openvino" else folder
 
     seconds: dict[tuple[str, str], list[float]] = {contender: [] for contender in contenders}
     peaks: dict[tuple[str, str], list[int]] = {contender: [] for contender in contenders}
@@ -69,7 +76,7 @@ def cold_start(options: argparse.Namespace, rows: Rows) -> None:
             shape=[1, config.max_length, config.num_mel_bins],
             engine=engine,
             dtype=precision,
-            first_tag_agrees=tags[engine, precision][0] == tags["astfast", "float32"][0],
+            first_tag=tags[engine, precision][0],
             seconds=spread(took),
             peak_bytes=spread(peaks[engine, precision]),
         )
@@ -129,7 +136,8 @@ def _resident_bytes() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--geometry", default="ast-base", choices=models.GEOMETRIES)
-    parser.add_argument("--precision", action="append", help="of astfast (default: float32 and bfloat16)")
+    parser.add_argument("--engine", action="append", choices=ENGINES, help="default: all that are installed")
+    parser.add_argument("--precision", action="append", help="default: float32 and bfloat16")
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="processes an engine (default: 5)")
     parser.add_argument("--calls", type=int, default=1000, metavar="N", help="for memory growth (default: 1,000)")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"exported models (default: {CACHE})")
