@@ -251,6 +251,7 @@ def record(start: int, stop: int, dtype: str = "F32", shape: tuple = (2,)) -> di
             "'w' twice",
         ),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_broken_safetensors(tmp_path, content, message):
     path = tmp_path / "broken.safetensors"
