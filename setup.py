@@ -25,7 +25,14 @@ def native_module() -> Extension:
         sorted(str(path) for path in Path("csrc").glob("*.cpp")),
         depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
         cxx_std=17,
-        extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden", *(checks if sanitize else [])],
+        extra_compile_args=[
+            "-O2",
+            "-ffp-contract=off",
+            "-Wall",
+            "-Wextra",
+            "-fvisibility=hidden",
+            *(checks if sanitize else []),
+        ],
         extra_link_args=["-pthread", *(checks if sanitize else [])],
     )
     module.optional = not required

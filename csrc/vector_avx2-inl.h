@@ -18,6 +18,7 @@ struct Avx2 {
     static F load_partial(const float* p, int n) { return _mm256_maskload_ps(p, mask(n)); }
     static void store_partial(float* p, F x, int n) { _mm256_maskstore_ps(p, mask(n), x); }
     static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+    static F remainder(F a, F b, F product) { return fma(a, b, -product); }
     static F max(F a, F b) { return _mm256_max_ps(a, b); }
     static F min(F a, F b) { return _mm256_min_ps(a, b); }
     static F nearest(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

@@ -16,6 +16,7 @@ struct Avx512 {
     static F load_partial(const float* p, int n) { return _mm512_maskz_loadu_ps(mask(n), p); }
     static void store_partial(float* p, F x, int n) { _mm512_mask_storeu_ps(p, mask(n), x); }
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    static F remainder(F a, F b, F product) { return fma(a, b, -product); }
     static F max(F a, F b) { return _mm512_max_ps(a, b); }
     static F min(F a, F b) { return _mm512_min_ps(a, b); }
     static F nearest(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

@@ -2,7 +2,8 @@
 // share.
 //
 // A tier's vector type V gives: kLanes, the types F (float32) and I (int32) with operators, and the functions below.
-// Included once by each tier's file, inside its target region: everything has internal linkage.
+// max and min return their second argument where one of the two is NaN. Included once by each tier's file, inside its
+// target region: everything has internal linkage.
 
 namespace astfast {
 namespace {
@@ -27,6 +28,12 @@ struct Portable {
     }
     static void store_partial(float* p, F x, int n) { std::memcpy(p, &x, static_cast<std::size_t>(n) * sizeof(float)); }
     static F fma(F a, F b, F c) { return a * b + c; }
+    // a b - product, rounded once: what a rounded product has lost.
+    static F remainder(F a, F b, F product) {
+        for (int i = 0; i < kLanes; ++i)
+            product[i] = static_cast<float>(double{a[i]} * double{b[i]} - double{product[i]});
+        return product;
+    }
     static F max(F a, F b) { return a > b ? a : b; }
     static F min(F a, F b) { return a < b ? a : b; }
     static F nearest(F x) {  // integer, ties to even, |x| < 2^22
