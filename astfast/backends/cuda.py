@@ -152,8 +152,7 @@ class CudaOps:
         return torch.inference_mode()
 
     def to_host(self, x: torch.Tensor) -> NDArray[np.float32]:
-        host: NDArray[np.float32] = np.array(x.cpu())
-        return host
+        return np.array(x.cpu().numpy(), dtype=np.float32)
 
     def log_mel(self, waves: Sequence[NDArray[np.float32]], front_end: FrontEnd, out: torch.Tensor) -> torch.Tensor:
         samples = min(max(map(len, waves)), front_end.input_samples)

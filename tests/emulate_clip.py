@@ -1,0 +1,106 @@
+"""One clip through AST-base, waveform to logits, on compiled PTX: ``python tests/emulate_clip.py --arch 90``.
+
+The product's own engine runs a random checkpoint with every launch executed by the PTX emulator; the logits are held
+against transformers in float32, and their error against that of transformers in the same 16-bit type.
+"""
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import torch
+from emulator import Emulator, ptxemu
+
+from astfast import checkpoint
+from astfast.backends.cuda import DTYPES, CudaOps, Target
+from astfast.backends.reference import ReferenceOps
+from astfast.engine import Engine
+
+BASE = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "frequency_stride": 10,
+    "time_stride": 10,
+    "max_length": 1024,
+    "num_mel_bins": 128,
+    "num_labels": 527,
+}
+MULTIPROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 120: 170}
+
+
+@dataclass
+class Outcome:
+    """Errors are maxima over the logits, against transformers in float32."""
+
+    error: float
+    peer_error: float  # of transformers in the same type, on the CPU
+    largest: float  # logit
+    results: list[tuple[str, Any]]  # (kernel, the emulator's account) of every launch
+
+
+def run(arch: int, precision: str, layers: int = 12, races: bool = True) -> Outcome:
+    """Waveform to logits of one 10.24 s clip of noise with a tone, on the PTX of compute capability ``arch``."""
+    model = checkpoints.random_model(seed=5, **{**BASE, "num_hidden_layers": layers})
+    emulator = Emulator(arch, races)
+    target = Target(arch, MULTIPROCESSORS[arch], f"emulated sm_{arch}")
+    ops = CudaOps(BASE["num_attention_heads"], precision, "cpu", launcher=emulator, target=target)
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = checkpoint.load(checkpoints.write_v4(model, Path(folder)))
+        engine = Engine(ops, loaded.config, loaded.weights)
+    front_end = loaded.config.front_end
+    samples = np.arange(front_end.input_samples)
+    noise = np.random.default_rng(0).standard_normal(len(samples))
+    wave = (0.05 * noise + 0.1 * np.sin(samples * 0.2)).astype(np.float32)
+
+    features = ReferenceOps(BASE["num_attention_heads"]).log_mel([wave], front_end)
+    with torch.inference_mode():
+        exact = model(features).logits
+        peer = model.to(DTYPES[precision])(features.to(DTYPES[precision])).logits.float()
+    logits = torch.from_numpy(engine.logits([wave]))
+    return Outcome(
+        (logits - exact).abs().max().item(),
+        (peer - exact).abs().max().item(),
+        exact.abs().max().item(),
+        emulator.results,
+    )
+
+
+def table(results: list[tuple[str, Any]]) -> str:
+    """Statistics by kernel: launches, warp instructions, global bytes and coalescing, shared-memory bank conflicts."""
+    lines = [f"{'kernel':<24}{'launches':>9}{'warp instr':>13}{'global bytes':>14}{'coalescing':>12}{'bank conflicts':>16}"]
+    for name in dict.fromkeys(name for name, _ in results):
+        stats = [result.stats for kernel, result in results if kernel == name]
+        instructions = sum(sum(s.warp_ops.values()) for s in stats)
+        moved = sum(s.sum("global", "bytes") for s in stats)
+        sectors = sum(s.sum("global", "total") * 32 for s in stats)
+        cycles = sum(s.sum("shared", "total") for s in stats)
+        ideal = sum(s.ideal_bank_cycles() for s in stats)
+        conflicts = f"{cycles / ideal:.2f}" if ideal else "-"
+        lines.append(
+            f"{name:<24}{len(stats):>9}{instructions:>13.3g}{moved:>14.3g}{moved / sectors:>12.2f}{conflicts:>16}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", type=int, default=80, choices=MULTIPROCESSORS)
+    parser.add_argument("--precision", default="bfloat16", choices=DTYPES)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--no-races", action="store_true", help="without the race detectors")
+    options = parser.parse_args()
+    ptxemu()
+    start = time.perf_counter()
+    outcome = run(options.arch, options.precision, options.layers, not options.no_races)
+    print(table(outcome.results))
+    print(
+        f"sm_{options.arch} {options.precision}: error {outcome.error:.2e}, transformers' own {outcome.peer_error:.2e}, "
+        f"largest logit {outcome.largest:.2f}, {time.perf_counter() - start:.0f} s"
+    )
