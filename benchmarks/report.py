@@ -212,7 +212,7 @@ def _figure(panels: int, height: float) -> tuple[Any, Any]:
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "astfast"  # the same figures make the same file
+    mpl.rcParams |= {"svg.hashsalt": "astfast", "svg.fonttype": "none"}  # the same figures make the same, small file
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, panels, figsize=(4.6 * panels, height), squeeze=False, layout="constrained")
