@@ -26,7 +26,8 @@ class Tile:
 class Tiles:
     """The tiles of one GPU for one element size. In attention, m is queries and n keys at a time; k is unused."""
 
-    linear: tuple[Tile, ...]
+    norm_linear: tuple[Tile, ...]
+    residual: tuple[Tile, ...]  # tiles of linear_residual: its epilogue needs registers for the stream as well
     attention: Tile
     few_queries: Tile
     patch_embed: Tile
@@ -35,7 +36,8 @@ class Tiles:
 
 
 FLOAT32 = Tiles(
-    linear=(Tile(64, 64, 32, 4, 3),),
+    norm_linear=(Tile(64, 64, 32, 4, 3),),
+    residual=(Tile(64, 64, 32, 4, 3),),
     attention=Tile(64, 32, 0, 4, 2),
     few_queries=Tile(16, 32, 0, 4, 2),
     patch_embed=Tile(64, 64, 32, 4, 2),
@@ -43,31 +45,51 @@ FLOAT32 = Tiles(
 
 SIXTEEN_BIT: dict[Arch, Tiles] = {
     80: Tiles(
-        linear=(Tile(128, 256, 32, 8, 3), Tile(128, 128, 32, 8, 4), Tile(64, 128, 32, 4, 4), Tile(64, 64, 64, 4, 4)),
+        norm_linear=(
+            Tile(128, 256, 32, 8, 3),
+            Tile(128, 128, 32, 8, 4),
+            Tile(64, 128, 32, 4, 4),
+            Tile(64, 64, 64, 4, 4),
+        ),
+        residual=(Tile(128, 128, 32, 8, 4), Tile(64, 128, 32, 4, 4), Tile(64, 64, 64, 4, 4)),
         attention=Tile(128, 64, 0, 4, 3),
         few_queries=Tile(16, 128, 0, 4, 2),
         patch_embed=Tile(64, 128, 32, 4, 3),
     ),
     86: Tiles(
-        linear=(Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 4, 4), Tile(64, 64, 32, 4, 4)),
+        norm_linear=(Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 4, 4), Tile(64, 64, 32, 4, 4)),
+        residual=(Tile(128, 128, 32, 8, 3), Tile(64, 128, 32, 4, 4), Tile(64, 64, 32, 4, 4)),
         attention=Tile(128, 64, 0, 4, 2),
         few_queries=Tile(16, 128, 0, 4, 2),
         patch_embed=Tile(64, 128, 32, 4, 3),
     ),
     90: Tiles(
-        linear=(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
+        norm_linear=(
+            Tile(128, 256, 64, 8, 3),
+            Tile(128, 128, 64, 4, 4),
+            Tile(64, 128, 64, 4, 4),
+            Tile(64, 64, 64, 4, 4),
+        ),
+        residual=(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
         attention=Tile(128, 128, 0, 8, 2),
         few_queries=Tile(16, 128, 0, 4, 2),
         patch_embed=Tile(64, 128, 32, 4, 3),
     ),
     100: Tiles(
-        linear=(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
+        norm_linear=(
+            Tile(128, 256, 64, 8, 3),
+            Tile(128, 128, 64, 4, 4),
+            Tile(64, 128, 64, 4, 4),
+            Tile(64, 64, 64, 4, 4),
+        ),
+        residual=(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
         attention=Tile(128, 128, 0, 8, 2),
         few_queries=Tile(16, 128, 0, 4, 2),
         patch_embed=Tile(128, 128, 32, 4, 3),
     ),
     "gfx942": Tiles(
-        linear=(Tile(128, 128, 32, 4, 2), Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2)),
+        norm_linear=(Tile(128, 128, 32, 4, 2), Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2)),
+        residual=(Tile(128, 128, 32, 4, 2), Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2)),
         attention=Tile(128, 64, 0, 4, 1),
         few_queries=Tile(16, 64, 0, 4, 1),
         patch_embed=Tile(64, 128, 32, 4, 2),
@@ -85,9 +107,9 @@ def tiles_for(arch: Arch, element_size: int) -> Tiles:
     return SIXTEEN_BIT[max((a for a in SIXTEEN_BIT if isinstance(a, int) and a <= arch), default=80)]
 
 
-def linear_tile(tiles: Tiles, rows: int, n: int, multiprocessors: int) -> Tile:
-    """The largest tile of the table that gives every multiprocessor work, else the smallest."""
-    for tile in tiles.linear:
+def linear_tile(table: tuple[Tile, ...], rows: int, n: int, multiprocessors: int) -> Tile:
+    """The largest tile of a table that gives every multiprocessor work, else the smallest."""
+    for tile in table:
         if -(-rows // tile.m) * -(-n // tile.n) >= multiprocessors:
             return tile
-    return tiles.linear[-1]
+    return table[-1]

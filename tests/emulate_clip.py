@@ -74,7 +74,9 @@ def run(arch: int, precision: str, layers: int = 12, races: bool = True) -> Outc
 
 def table(results: list[tuple[str, Any]]) -> str:
     """Statistics by kernel: launches, warp instructions, global bytes and coalescing, shared-memory bank conflicts."""
-    lines = [f"{'kernel':<24}{'launches':>9}{'warp instr':>13}{'global bytes':>14}{'coalescing':>12}{'bank conflicts':>16}"]
+    lines = [
+        f"{'kernel':<24}{'launches':>9}{'warp instr':>13}{'global bytes':>14}{'coalescing':>12}{'bank conflicts':>16}"
+    ]
     for name in dict.fromkeys(name for name, _ in results):
         stats = [result.stats for kernel, result in results if kernel == name]
         instructions = sum(sum(s.warp_ops.values()) for s in stats)
@@ -84,7 +86,7 @@ def table(results: list[tuple[str, Any]]) -> str:
         ideal = sum(s.ideal_bank_cycles() for s in stats)
         conflicts = f"{cycles / ideal:.2f}" if ideal else "-"
         lines.append(
-            f"{name:<24}{len(stats):>9}{instructions:>13.3g}{moved:>14.3g}{moved / sectors:>12.2f}{conflicts:>16}"
+            f"{name:<24}{len(stats):>16}{instructions:>16.3g}{moved:>16.3g}{moved / sectors:>16.2f}{conflicts:>16}"
         )
     return "\n".join(lines)
 
@@ -101,6 +103,6 @@ if __name__ == "__main__":
     outcome = run(options.arch, options.precision, options.layers, not options.no_races)
     print(table(outcome.results))
     print(
-        f"sm_{options.arch} {options.precision}: error {outcome.error:.2e}, transformers' own {outcome.peer_error:.2e}, "
-        f"largest logit {outcome.largest:.2f}, {time.perf_counter() - start:.0f} s"
+        f"sm_{options.arch} {options.precision}: error {outcome.error:.2e}, transformers' own "
+        f"{outcome.peer_error:.2e}, largest logit {outcome.largest:.2f}, {time.perf_counter() - start:.0f} s"
     )

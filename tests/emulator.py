@@ -42,9 +42,11 @@ class Emulator:
         ptx = kernel.asm["ptx"] if self.edit_ptx is None else self.edit_ptx(kernel.asm["ptx"])
         constants = signature(launch)[1]
         names = [p.name for p in launch.kernel.params if p.name not in constants]
-        values = [launch.args[name] for name in names]
-        values = [emulator.Out(v) if n in launch.outputs else v for n, v in zip(names, values, strict=True)]
-        values = [adapter._flatten(v) if hasattr(launch.args[n], "data_ptr") else v for n, v in zip(names, values)]
+        values = []
+        for name in names:
+            value = launch.args[name]
+            marked = emulator.Out(value) if name in launch.outputs else value
+            values.append(adapter._flatten(marked) if hasattr(value, "data_ptr") else value)
         entry = emulator.load_module(ptx).entries[kernel.metadata.name]
         scratch = len(entry.params) - len(values)  # pointers that Triton appends, unused by these kernels
         assert kernel.metadata.global_scratch_size == 0
@@ -61,5 +63,3 @@ class Emulator:
         )
         assert not result.unwritten, f"{launch.name} left {result.unwritten} unwritten"
         self.results.append((launch.name, result))
-
-

@@ -20,7 +20,8 @@ from astfast.kernels import launch
 from astfast.kernels.tuning import Tile, Tiles
 
 LARGE = Tiles(  # few programs: the interpreter spends its time between them
-    linear=(Tile(256, 256, 128, 4, 2),),
+    norm_linear=(Tile(256, 256, 128, 4, 2),),
+    residual=(Tile(256, 256, 128, 4, 2),),
     attention=Tile(128, 64, 0, 4, 2),
     few_queries=Tile(16, 64, 0, 4, 2),
     patch_embed=Tile(256, 128, 256, 4, 2),

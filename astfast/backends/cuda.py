@@ -213,14 +213,13 @@ class CudaOps:
         )
         return out
 
-    def _linear_tile(self, x: torch.Tensor | Stream, w: PackedLinear) -> tuning.Tile:
-        rows = x.shape[0] * x.shape[1]
-        return tuning.linear_tile(self._tiles, rows, len(w.weight), self.target.multiprocessors)
+    def _tile(self, table: tuple[tuning.Tile, ...], x: torch.Tensor | Stream, w: PackedLinear) -> tuning.Tile:
+        return tuning.linear_tile(table, x.shape[0] * x.shape[1], len(w.weight), self.target.multiprocessors)
 
     def norm_linear(
         self, x: Stream, w: PackedLinear, out: torch.Tensor, activation: Literal["gelu"] | None = None
     ) -> torch.Tensor:
-        tile = self._linear_tile(x, w)
+        tile = self._tile(self._tiles.norm_linear, x, w)
         self._launch(
             linear.norm_linear(
                 x.x, x.sumsq, w.weight, w.bias, w.eps, out, activation=activation, precision=self._products, tile=tile
@@ -235,7 +234,7 @@ class CudaOps:
         return out
 
     def linear_residual(self, x: torch.Tensor, w: PackedLinear, residual: Stream) -> Stream:
-        tile = self._linear_tile(x, w)
+        tile = self._tile(self._tiles.residual, x, w)
         self._launch(
             linear.linear_residual(
                 x, w.weight, w.bias, self._scale, residual.x, residual.sumsq, precision=self._products, tile=tile

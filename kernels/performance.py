@@ -1,0 +1,77 @@
+"""An analytic model of kernel times: operations, bytes, exponentials and waves. Every figure it gives is a prediction.
+
+A launch takes the larger of its arithmetic and memory times, plus its launch overhead. Arithmetic runs at the published
+efficiency of its kind on the GPU, further reduced by the last, incomplete wave of tiles; passes over memory run at 85%
+of the bandwidth. The efficiencies are no better than what others have measured (sources in docs/gpu.md); ours are not
+measured at all yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from astfast.kernels.launch import Launch
+
+BANDWIDTH_SHARE = 0.85
+LAUNCH_SECONDS = 2e-6
+GRAPH_LAUNCH_SECONDS = 0.5e-6
+FLOAT32_SHARE = 0.5  # of the peak of float32 multiply-adds, for the front end and the head
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Published peaks of a GPU, dense, and what share of them others reach. Rates are per second."""
+
+    multiprocessors: int
+    matrix_flops: float  # bf16 or fp16 with float32 accumulation
+    float32_flops: float
+    bandwidth: float  # bytes
+    exponentials: float  # ex2 of all multiprocessors
+    gemm_share: float
+    attention_flops: float  # FlashAttention at head size 64 and about 1,000 tokens
+
+
+GPUS = {
+    "H100": Gpu(132, 989e12, 67e12, 3.35e12, 132 * 16 * 1.75e9, 0.70, 382e12),
+    "A100": Gpu(108, 312e12, 19.5e12, 2.04e12, 108 * 16 * 1.41e9, 0.72, 175e12),
+    "RTX 4090": Gpu(128, 165e12, 82e12, 1.0e12, 128 * 16 * 2.5e9, 0.80, 150e12),
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of one launch: predicted, and the floor of the hardware's peaks."""
+
+    name: str
+    seconds: float
+    floor: float
+
+
+def predict(launch: Launch, gpu: Gpu, in_graph: bool = True) -> Prediction:
+    """Predicted time of one launch on a GPU."""
+    work = launch.work
+    attention = launch.name == "attention_kernel"
+    matrix = launch.name in ("norm_linear_kernel", "linear_residual_kernel", "patch_embed_kernel", "attention_kernel")
+    peak = gpu.matrix_flops if matrix else gpu.float32_flops
+    if attention:
+        rate = gpu.attention_flops
+    else:
+        rate = gpu.gemm_share * gpu.matrix_flops if matrix else FLOAT32_SHARE * gpu.float32_flops
+    arithmetic = work.flops / rate / occupancy_of_waves(launch.programs, gpu.multiprocessors)
+    memory = work.bytes / (BANDWIDTH_SHARE * gpu.bandwidth)
+    special = work.exponentials / gpu.exponentials
+    overhead = GRAPH_LAUNCH_SECONDS if in_graph else LAUNCH_SECONDS
+    floor = max(work.flops / peak, work.bytes / gpu.bandwidth, special)
+    return Prediction(launch.name, max(arithmetic, memory, special) + overhead, floor)
+
+
+def occupancy_of_waves(programs: int, multiprocessors: int) -> float:
+    """Share of the multiprocessors' time in which they have a tile, if all tiles take equally long."""
+    return programs / (math.ceil(programs / multiprocessors) * multiprocessors)
+
+
+def total(launches: Iterable[Launch], gpu: Gpu, in_graph: bool = True) -> float:
+    """Predicted seconds of launches that run one after another."""
+    return sum(predict(launch, gpu, in_graph).seconds for launch in launches)

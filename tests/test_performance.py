@@ -1,0 +1,50 @@
+"""The performance model reproduces its check figure, then predicts; no figure in here was measured on a GPU."""
+
+import gpu_model
+import pytest
+
+from astfast.backends.cuda import Target
+from astfast.config import ModelConfig
+from astfast.front_end import FrontEnd
+from astfast.kernels import performance
+from astfast.kernels.performance import GPUS, occupancy_of_waves
+
+AITEMPLATE_VIT_B16_A100 = 5273  # images/s of 224 x 224, float16
+AST_BASE = ModelConfig(labels=tuple(map(str, range(527))))
+
+
+def test_reproduces_aitemplates_vit_b16_on_an_a100() -> None:
+    """Its ViT has full last layer and LayerNorms that are passes over memory, which ours does without."""
+    batch, gpu = 128, GPUS["A100"]
+    vit = ModelConfig(
+        num_hidden_layers=2,
+        frequency_stride=16,
+        time_stride=16,
+        front_end=FrontEnd(num_mel_bins=224, max_length=224),
+        labels=tuple(map(str, range(1000))),
+    )
+    launches = gpu_model.record(vit, batch, "float16", Target(80, gpu.multiprocessors, "A100"))
+    layer = [launch for launch in launches if launch.name != "log_mel_kernel"][1:6]
+    assert [launch.name.split("_")[0] for launch in layer] == ["norm", "attention", "linear", "norm", "linear"]
+    layer_norm = 2 * batch * vit.num_tokens * vit.hidden_size * 2 / (performance.BANDWIDTH_SHARE * gpu.bandwidth)
+    seconds = 12 * (performance.total(layer, gpu) + 2 * layer_norm)
+    assert batch / seconds == pytest.approx(AITEMPLATE_VIT_B16_A100, rel=0.2)
+
+
+def test_predicts_the_aim_for_an_h100_at_batch_32() -> None:
+    launches = gpu_model.record(AST_BASE, 32, "bfloat16", Target(90, 132, "H100"))
+    assert 32 / performance.total(launches, GPUS["H100"]) >= 2300
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("clips", [1, 32])
+def test_no_prediction_beats_the_floor(gpu: str, clips: int) -> None:
+    target = Target({"H100": 90, "A100": 80, "RTX 4090": 89}[gpu], GPUS[gpu].multiprocessors, gpu)
+    for launch in gpu_model.record(AST_BASE, clips, "bfloat16", target):
+        predicted = performance.predict(launch, GPUS[gpu])
+        assert predicted.seconds > predicted.floor > 0
+
+
+@pytest.mark.parametrize(("programs", "share"), [(1, 0.01), (100, 1.0), (101, 101 / 200), (200, 1.0)])
+def test_the_last_wave_is_paid_in_full(programs: int, share: float) -> None:
+    assert occupancy_of_waves(programs, 100) == pytest.approx(share)
