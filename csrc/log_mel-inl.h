@@ -193,17 +193,19 @@ inline void fft(const LogMelTables& t, typename V::Double* x) {
     }
 }
 
+template <class V>
+inline void store_power(float* power, typename V::Double re, typename V::Double im) {
+    using Half = typename V::Half;
+    *reinterpret_cast<Half*>(power) = __builtin_convertvector(V::fma(re, re, im * im), Half);
+}
+
 // Spectrum z of the points (even sample, odd sample) -> power[k] of the samples, k < N, `lanes` floats apart. With
 // A = z[k] + conj z[N-k], B = z[k] - conj z[N-k] and W = exp(-2 pi i k / 2N): X[k] = A - i W B and X[N-k] =
 // conj(A + i W B), up to the factor 1/2 that is in the window.
 template <class V>
 inline void power_spectrum(const LogMelTables& t, const typename V::Double* x, float* power) {
     using Double = typename V::Double;
-    using Half = typename V::Half;
-    const auto store = [power](int k, Double re, Double im) {
-        *reinterpret_cast<Half*>(power + k * V::lanes) = __builtin_convertvector(V::fma(re, re, im * im), Half);
-    };
-    store(0, 2.0 * (x[0] + x[1]), Double{});
+    store_power<V>(power, 2.0 * (x[0] + x[1]), Double{});
     for (int k = 1; 2 * k <= t.points; ++k) {
         const Double* const low = x + 2 * t.position[k];
         const Double* const high = x + 2 * t.position[t.points - k];
@@ -211,8 +213,8 @@ inline void power_spectrum(const LogMelTables& t, const typename V::Double* x, f
         const Double b_re = low[0] - high[0], b_im = low[1] + high[1];
         Double o[2];  // -i W B
         rotate<V>(o, b_im, -b_re, t.split + 2 * k);
-        store(k, a_re + o[0], a_im + o[1]);
-        store(t.points - k, a_re - o[0], a_im - o[1]);
+        store_power<V>(power + k * V::lanes, a_re + o[0], a_im + o[1]);
+        store_power<V>(power + (t.points - k) * V::lanes, a_re - o[0], a_im - o[1]);
     }
 }
 
