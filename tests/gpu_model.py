@@ -1,5 +1,7 @@
 """Every launch of a model's forward pass, recorded on tensors that have no memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -11,7 +13,7 @@ from astfast.models import ast
 
 
 def zero_weights(config: ModelConfig) -> ast.AstWeights:
-    """Weights of the right shapes, all zero."""
+    """Weights of the right shapes, all zero; of the layers but the last only one."""
     d, m, p = config.hidden_size, config.intermediate_size, config.patch_size
 
     def norm() -> LayerNorm:
@@ -28,15 +30,15 @@ def zero_weights(config: ModelConfig) -> ast.AstWeights:
     position = np.zeros((config.num_tokens, d))
     strides = (config.frequency_stride, config.time_stride)
     embed = Embed(linear(d, p * p), np.zeros(d), np.zeros(d), position, p, *strides)
-    layers = (layer,) * (config.num_hidden_layers - 1)
-    return ast.AstWeights(embed, layers, last, norm(), Head(norm(), linear(config.num_labels, d)))
+    return ast.AstWeights(embed, (layer,), last, norm(), Head(norm(), linear(config.num_labels, d)))
 
 
 def record(config: ModelConfig, clips: int, precision: str, target: Target) -> list[Launch]:
     """The launches of one batch, int16 waveforms to logits. A host synchronisation would raise: there is no memory."""
     recorder = Recorder()
     ops = CudaOps(config.num_attention_heads, precision, "meta", launcher=recorder, target=target)
-    weights = ast.pack(ops, zero_weights(config))
+    packed = ast.pack(ops, zero_weights(config))
+    weights = replace(packed, layers=packed.layers * (config.num_hidden_layers - 1))
     ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in ast.workspace_spec(config).items()}
     waves = torch.empty((clips, config.front_end.input_samples), dtype=torch.int16, device="meta")
     lengths = torch.empty(clips, dtype=torch.int32, device="meta")
