@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astfast import audio, decoding
@@ -240,6 +240,7 @@ def test_integer_samples_in_a_float_array_warn(peak: float, warns: bool) -> None
     assert [("integer samples" in str(w.message)) for w in caught] == [True] * warns
 
 
+@settings(deadline=None)
 @given(length=st.integers(1, 50), rate=st.integers(audio.LOWEST_RATE, audio.HIGHEST_RATE))
 def test_the_shortest_clips_make_at_least_a_sample_at_any_rate(length: int, rate: int) -> None:
     clip = load_audio(np.full(length, 0.5, np.float32), sampling_rate=rate)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astfast.windows import Window, window_samples, windows
@@ -47,6 +47,7 @@ def test_the_last_window_ends_with_the_clip(
     assert spans(list(windows(blocks_of(samples, 64), RATE, window, hop))) == expected
 
 
+@settings(deadline=None)
 @given(samples=st.integers(1, 500), size=st.integers(1, 200), step=st.integers(1, 200), block=st.integers(1, 600))
 def test_any_windows_hold_the_right_samples_whatever_the_blocks(samples: int, size: int, step: int, block: int) -> None:
     found = list(windows(blocks_of(samples, block), RATE, size / RATE, step / RATE))
