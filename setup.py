@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 
 required = os.environ.get("ASTFAST_REQUIRE_NATIVE") == "1"
 sanitize = os.environ.get("ASTFAST_SANITIZE") == "1"
-checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
+checks = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all", "-g1"]
 
 
 def native_module() -> Extension:
