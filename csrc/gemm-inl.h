@@ -21,10 +21,12 @@ inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte*
         for (int v = 0; v < kVectors; ++v) acc[r][v] = V::zero();
     }
     for (std::int64_t u = 0; u < units; ++u, a += 4, b += kWidth * 4) {
-        __builtin_prefetch(b + kWidth * 4 * 8);
         typename G::Vector bs[kVectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) bs[v] = G::load(b + v * V::kLanes * 4);
+        for (int v = 0; v < kVectors; ++v) {
+            __builtin_prefetch(b + kWidth * 4 * 8 + v * V::kLanes * 4);  // panels lie in the second-level cache
+            bs[v] = G::load(b + v * V::kLanes * 4);
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
             const typename G::Vector as = G::broadcast(a + r * a_stride);
