@@ -1,7 +1,7 @@
 """ESC-50 as training material: the log-mel cache, and the augmentation that both networks are trained on.
 
 The cache holds every clip at several playback speeds, so that an epoch costs no audio decoding. Folds 1 to 3 train,
-fold 4 is only ever scored: `Split` keeps the two apart, and nothing else in recipes/ reads clips.csv.
+fold 4 is only ever scored: `Split` keeps the two apart.
 """
 
 from __future__ import annotations

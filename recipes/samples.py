@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder of the log-mels")
     parser.add_argument("--checkpoint", type=Path, required=True, help="student.pt")
     parser.add_argument("--out", type=Path, required=True, help="samples/")
-    parser.add_argument("--classes", nargs="+", default=["dog", "rooster", "rain", "church_bells", "siren"])
+    parser.add_argument("--classes", nargs="+", default=["dog", "rooster", "rain", "church_bells", "crying_baby"])
     options = parser.parse_args()
     split = Split(options.data, options.cache)
     state = load_checkpoint(options.checkpoint)

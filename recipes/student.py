@@ -37,7 +37,7 @@ LATE = 0.94  # ... until this share of the epochs is over
 
 
 def student_config(labels: list[str], mean: float, std: float) -> ModelConfig:
-    """DeiT-tiny's dimensions on 8 x 32 patches: 258 tokens, 5.5 M parameters."""
+    """DeiT-tiny's dimensions on 8 x 32 patches: 258 tokens, 5.4 M parameters."""
     return ModelConfig(
         hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, patch_size=16,
         frequency_stride=16, time_stride=16, layer_norm_eps=EPS, head_layer_norm_eps=EPS, labels=tuple(labels),
@@ -65,8 +65,8 @@ class LayerParameters(nn.Module):
     def start_attention_mimetic(self, heads: int) -> None:
         """Start with q k^T near the identity and proj v near its negative, as trained transformers have them.
 
-        Trockman and Kolter 2023, Mimetic Initialization of Self-Attention Layers: worth several points where data are
-        few, since tokens then attend to their like, and to their neighbours, from the first step.
+        Trockman and Kolter 2023, Mimetic Initialization of Self-Attention Layers, who report several points where
+        data are few: tokens attend to their like, and to their neighbours, from the first step.
         """
         width = self.proj.in_features
         size = width // heads
