@@ -18,7 +18,7 @@ from astfast.errors import BackendError
 
 BACKENDS = ("cpu", "cuda", "reference")
 PRECISIONS = {
-    "cpu": ("float32", "bfloat16", "int8"),
+    "cpu": ("float32", "bfloat16"),
     "cuda": ("float32", "float16", "bfloat16", "fp8"),
     "reference": ("float32",),
 }

@@ -112,7 +112,7 @@ class CpuOps:
     def pack_embed(self, w: Embed) -> Any:
         p = w.patch_size
         projection = _float32(w.projection.weight).reshape(-1, p, p)  # [D, mel, time]
-        kernel = np.ascontiguousarray(projection.transpose(0, 2, 1)).reshape(-1, p * p)  # as a spectrogram lies in memory
+        kernel = np.ascontiguousarray(projection.transpose(0, 2, 1)).reshape(-1, p * p)  # as frames lie
         cls_and_dist = np.stack([_float32(w.cls), _float32(w.dist)])  # [2, D]
         bias, position = _float32(w.projection.bias), _float32(w.position)
         strides = w.frequency_stride, w.time_stride
