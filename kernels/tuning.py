@@ -6,7 +6,7 @@ product takes the largest one that still gives every multiprocessor a tile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Arch = int | str
 
@@ -38,9 +38,9 @@ class Tiles:
 FLOAT32 = Tiles(
     norm_linear=(Tile(64, 64, 32, 4, 3),),
     residual=(Tile(64, 64, 32, 4, 3),),
-    attention=Tile(64, 32, 0, 4, 2),
+    attention=Tile(64, 16, 0, 4, 2),
     few_queries=Tile(16, 32, 0, 4, 2),
-    patch_embed=Tile(64, 64, 32, 4, 2),
+    patch_embed=Tile(64, 64, 32, 8, 2),
 )
 
 SIXTEEN_BIT: dict[Arch, Tiles] = {
@@ -66,11 +66,11 @@ SIXTEEN_BIT: dict[Arch, Tiles] = {
     90: Tiles(
         norm_linear=(
             Tile(128, 256, 64, 8, 3),
-            Tile(128, 128, 64, 4, 4),
+            Tile(128, 128, 64, 8, 4),
             Tile(64, 128, 64, 4, 4),
             Tile(64, 64, 64, 4, 4),
         ),
-        residual=(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
+        residual=(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 8, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
         attention=Tile(128, 128, 0, 8, 2),
         few_queries=Tile(16, 128, 0, 4, 2),
         patch_embed=Tile(64, 128, 32, 4, 3),
@@ -78,14 +78,14 @@ SIXTEEN_BIT: dict[Arch, Tiles] = {
     100: Tiles(
         norm_linear=(
             Tile(128, 256, 64, 8, 3),
-            Tile(128, 128, 64, 4, 4),
+            Tile(128, 128, 64, 8, 4),
             Tile(64, 128, 64, 4, 4),
             Tile(64, 64, 64, 4, 4),
         ),
-        residual=(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 4, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
+        residual=(Tile(128, 128, 64, 8, 4), Tile(64, 128, 64, 4, 4)),
         attention=Tile(128, 128, 0, 8, 2),
         few_queries=Tile(16, 128, 0, 4, 2),
-        patch_embed=Tile(128, 128, 32, 4, 3),
+        patch_embed=Tile(64, 128, 32, 8, 3),
     ),
     "gfx942": Tiles(
         norm_linear=(Tile(128, 128, 32, 4, 2), Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2)),
@@ -95,7 +95,9 @@ SIXTEEN_BIT: dict[Arch, Tiles] = {
         patch_embed=Tile(64, 128, 32, 4, 2),
     ),
 }
-SIXTEEN_BIT[89] = SIXTEEN_BIT[120] = SIXTEEN_BIT[86]  # 99 KB of shared memory, mma.sync: one family
+# 99 KB of shared memory and mma.sync: one family, but for attention's registers.
+SIXTEEN_BIT[89] = SIXTEEN_BIT[86]
+SIXTEEN_BIT[120] = replace(SIXTEEN_BIT[86], attention=Tile(128, 64, 0, 8, 2))
 
 
 def tiles_for(arch: Arch, element_size: int) -> Tiles:

@@ -133,7 +133,17 @@ def test_every_configuration_compiles_as_it_should(arch: tuning.Arch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arch", "precision"), [(80, "float16"), (90, "float16"), (80, "float32"), (90, "float32")])
+@pytest.mark.parametrize(
+    ("arch", "precision"),
+    [
+        (80, "float16"),
+        (90, "float16"),
+        pytest.param(
+            80, "float32", marks=pytest.mark.xfail(strict=True, reason="attention in TF32 products spills 20 registers")
+        ),
+        (90, "float32"),
+    ],
+)
 def test_other_precisions_compile_as_they_should(arch: int, precision: str) -> None:
     failures = []
     for name, launch in configurations(arch, precision).items():
