@@ -40,8 +40,8 @@ def load(
     ``model``: hub id, local folder (Hugging Face layout), .safetensors or .pth file, a list of any of these (an
     ensemble: the mean of the members' probabilities), or None for the built-in model (50 everyday sounds).
     ``device``: "auto", "cpu", "cuda", "cuda:N" or a list of those. ``backend``: "auto", "cpu", "cuda", "reference".
-    ``precision``: "float32", "bfloat16", "float16", "int8" (CPU), "fp8" (GPUs that have it) or "auto", the fastest
-    16-bit type that the hardware has if scores stay within 0.01 of float32's on check inputs.
+    ``precision``: "float32", "bfloat16", "float16" (GPU) or "auto", the fastest 16-bit type that the hardware has if
+    scores stay within 0.01 of float32's on check inputs.
     ``threads``: of the CPU engine (default: all cores). ``batch_size``: clips that go through the model together.
     ``revision``, ``cache_dir``, ``local_files_only``: as in huggingface_hub. ``labels``: names for the outputs, in
     order, or a file of them. ``config``: overrides under the names of the Hugging Face config and preprocessor config,

@@ -86,7 +86,10 @@ def head_kernel(
         x = tl.where(inside[None, :], x - mean[:, None], 0.0)
         square += tl.sum(x * x, axis=1)
         w = tl.load(w_ptr + label[None, :] * K + (start + k)[:, None], mask=inside[:, None], other=0.0)
-        acc = tl.dot(x, w, acc, input_precision=PRECISION)
+        # A sum of its own for each block of K: one chain over all of K would round two to four times as far off. (fma,
+        # since Triton folds acc + dot into dot's own accumulator.)
+        part = tl.dot(x, w, input_precision=PRECISION)
+        acc = tl.fma(part, tl.full((BLOCK_M, BLOCK_N), 1.0, tl.float32), acc)
     rstd = 1.0 / tl.sqrt(square / K + eps)
     y = acc * rstd[:, None] + tl.load(bias_ptr + label)[None, :]
     out = out_ptr + clip[:, None] * out_clip_stride + n[None, :]

@@ -1,6 +1,7 @@
 """Tags the five recordings beside this file with the built-in model, and says where the time went."""
 
 import csv
+import itertools
 import time
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def main() -> None:
         times.append(time.perf_counter())
         tagger.forward(features)
         times.append(time.perf_counter())
-        for stage, begin, end in zip(seconds, times, times[1:]):
+        for stage, (begin, end) in zip(seconds, itertools.pairwise(times), strict=True):
             seconds[stage] += end - begin
 
         tags = tagger.classify(SAMPLES / filename, top_k=3)

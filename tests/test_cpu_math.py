@@ -1,7 +1,7 @@
 """exp and GELU of the CPU engine over the whole range of float32, against float64.
 
-In ulp of the output type: exp 1 (float32) and 2 (bfloat16), GELU 4 and 2. torch's own float32 GELU, by erf, is off by
-thousands of ulp where x is below -4; its tail here keeps its relative precision down to the smallest normal numbers.
+In ulp of the output type: exp 1 (float32) and 2 (bfloat16), GELU 4 and 2. Its tail keeps its
+relative precision down to the smallest normal numbers.
 """
 
 from __future__ import annotations

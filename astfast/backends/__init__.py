@@ -19,7 +19,7 @@ from astfast.errors import BackendError
 BACKENDS = ("cpu", "cuda", "reference")
 PRECISIONS = {
     "cpu": ("float32", "bfloat16"),
-    "cuda": ("float32", "float16", "bfloat16", "fp8"),
+    "cuda": ("float32", "float16", "bfloat16"),
     "reference": ("float32",),
 }
 
@@ -52,7 +52,7 @@ class Choice:
         return ReferenceOps(heads, device=str(self.device))
 
     def fastest_precision(self) -> str:
-        """The fastest 16-bit precision that this hardware computes natively, else float32; never int8 or fp8."""
+        """The fastest 16-bit precision that this hardware computes natively, else float32."""
         if self.backend == "reference":
             return "float32"
         module = importlib.import_module(f"astfast.backends.{self.backend}")

@@ -80,7 +80,7 @@ class Ops(Protocol):
 
     @property
     def precision(self) -> str:
-        """ "float32", "bfloat16", "float16", "int8" or "fp8"."""
+        """ "float32", "bfloat16" or "float16"."""
         ...
 
     @property
