@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Every kernel of every tier at two odd geometries, and every edge of a panel. Forks and sweeps are left out: they are
+# Every kernel of every tier at two odd geometries, every edge of a panel, and log-mels of every length and tier. Forks and sweeps are left out: they are
 # slow under a sanitizer and reach no memory that these don't.
-SELECTED = "tiny or uneven or edge or few_queries or named"
+SELECTED = "tiny or uneven or edge or few_queries or named or every_tier or any_length or bad_tables"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,8 @@ def test_native_code_has_no_bad_access_and_no_undefined_behaviour(sanitized: Pat
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-k", SELECTED, str(ROOT / "tests" / "test_cpu_ops.py")]
+    files = [str(ROOT / "tests" / name) for name in ("test_cpu_ops.py", "test_log_mel.py")]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-k", SELECTED, *files]
     script = (
         "import astfast._native as native, pytest, sys;"
         f"assert native.__file__.startswith({str(sanitized)!r}), native.__file__;"
