@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Every kernel of every tier at two odd geometries, every edge of a panel, and log-mels of every length and tier. Forks and sweeps are left out: they are
-# slow under a sanitizer and reach no memory that these don't.
+# Every kernel of every tier at two odd geometries, every edge of a panel, and log-mels of every length and tier. Forks
+# and sweeps are left out: they are slow under a sanitizer and reach no memory that these don't.
 SELECTED = "tiny or uneven or edge or few_queries or named or every_tier or any_length or bad_tables"
 
 
