@@ -54,7 +54,7 @@ def test_logits_are_those_of_transformers(tmp_path: Path, geometry: str, precisi
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("geometry", [name for name in GEOMETRIES if name != "odd"])
 def test_logits_of_the_published_size(tmp_path: Path, geometry: str, precision: str) -> None:
-    compare(tmp_path, {**BASE, **GEOMETRIES[geometry]}, [tier for tier in TIERS if tier != "scalar"], precision)
+    compare(tmp_path, {**BASE, **GEOMETRIES[geometry]}, TIERS, precision)
 
 
 @pytest.mark.slow
