@@ -18,7 +18,7 @@ from astfast.kernels.tuning import Tile
 CLS_AND_DIST = 2
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "grid_t"])
 def patch_embed_kernel(
     spectrogram_ptr,  # [clips, frames, mels] float32
     w_ptr,  # [N, PATCH * PATCH], column j * PATCH + i multiplies frame j and mel bin i of a patch
@@ -27,6 +27,7 @@ def patch_embed_kernel(
     sumsq_ptr,  # [clips, TOKENS, PARTS] float32
     scale,  # of the stream
     rows,  # clips * TOKENS
+    grid_t,  # patches along time; no constant, or LLVM computes tokens in pairs of 16 bits, in more instructions
     clip_stride,  # of the spectrogram
     frame_stride,
     stream_clip_stride,
@@ -38,7 +39,6 @@ def patch_embed_kernel(
     PATCH: tl.constexpr,
     FREQUENCY_STRIDE: tl.constexpr,
     TIME_STRIDE: tl.constexpr,
-    GRID_T: tl.constexpr,  # patches along time
     PRECISION: tl.constexpr,
     STATISTICS: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -55,8 +55,8 @@ def patch_embed_kernel(
     clip = row // TOKENS
     token = row % TOKENS
     patch = tl.maximum(token - 2, 0)
-    mel = patch // GRID_T * FREQUENCY_STRIDE
-    frame = patch % GRID_T * TIME_STRIDE
+    mel = patch // grid_t * FREQUENCY_STRIDE
+    frame = patch % grid_t * TIME_STRIDE
     corner = spectrogram_ptr + clip.to(tl.int64) * clip_stride + frame * frame_stride + mel  # [BLOCK_M]
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
@@ -101,6 +101,7 @@ def patch_embed(
         "sumsq_ptr": sumsq,
         "scale": scale,
         "rows": clips * tokens,
+        "grid_t": (frames - patch_size) // time_stride + 1,
         "clip_stride": strides["spectrogram_clip_stride"],
         "frame_stride": strides["spectrogram_row_stride"],
         **row_strides("stream", stream),
@@ -110,7 +111,6 @@ def patch_embed(
         "PATCH": patch_size,
         "FREQUENCY_STRIDE": frequency_stride,
         "TIME_STRIDE": time_stride,
-        "GRID_T": (frames - patch_size) // time_stride + 1,
         "PRECISION": precision,
         "STATISTICS": STATISTICS_TILE,
         "BLOCK_M": tile.m,
