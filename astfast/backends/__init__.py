@@ -22,6 +22,7 @@ PRECISIONS = {
     "cuda": ("float32", "float16", "bfloat16"),
     "reference": ("float32",),
 }
+NEEDED = {"cpu": {}, "cuda": {"torch": "PyTorch", "triton": "Triton"}, "reference": {"torch": "PyTorch"}}
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,18 @@ class Choice:
     device: str | list[str]
     threads: int | None
 
-    def make(self, heads: int, precision: str) -> Ops:
-        """The backend for a model with so many heads. Raises BackendError for a precision that it doesn't have."""
+    @property
+    def devices(self) -> list[str]:
+        """The devices that share a batch: one, but for a list of GPUs."""
+        return [self.device] if isinstance(self.device, str) else list(self.device)
+
+    def make(self, heads: int, precision: str, device: str | None = None, deterministic: bool = False) -> Ops:
+        """The backend for a model with so many heads, on one of ``devices`` (default: the first).
+
+        ``deterministic`` concerns GPUs: nothing is chosen by its time there, and a clip's bits do not depend on its
+        batch; the other backends are so anyway. Raises BackendError for a precision that the backend doesn't have.
+        """
+        device = device or self.devices[0]
         if precision not in PRECISIONS[self.backend]:
             known = ", ".join(PRECISIONS[self.backend])
             raise BackendError(
@@ -44,12 +55,12 @@ class Choice:
 
             return CpuOps(heads, precision, self.threads)
         if self.backend == "cuda":
-            from astfast.backends.cuda import CudaOps
+            from astfast.backends.cuda import open_gpu
 
-            return CudaOps(heads, precision, self.device)
+            return open_gpu(heads, precision, device, deterministic)
         from astfast.backends.reference import ReferenceOps
 
-        return ReferenceOps(heads, device=str(self.device))
+        return ReferenceOps(heads, device=device)
 
     def fastest_precision(self) -> str:
         """The fastest 16-bit precision that this hardware computes natively, else float32."""
@@ -66,8 +77,9 @@ def gpu_present() -> bool:
 
 def unavailable(backend: str, device: str | list[str] = "auto") -> str | None:
     """Why a backend can't run on this machine, and what to do about it; None when it can."""
-    if backend in ("cuda", "reference") and importlib.util.find_spec("torch") is None:
-        return f"PyTorch is not installed: pip install 'astfast[{backend}]'"
+    for package, name in NEEDED[backend].items():
+        if importlib.util.find_spec(package) is None:
+            return f"{name} is not installed: pip install 'astfast[{backend}]'"
     module = importlib.import_module(f"astfast.backends.{backend}")
     reason: str | None = module.unavailable(device)
     return reason

@@ -1,0 +1,59 @@
+"""Which GPUs there are, what they are, and why one can't be used."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+OLDEST = (8, 0)  # compute capability
+DRIVER = Path("/proc/driver/nvidia/version")
+
+Arch = int | str  # compute capability (80, 90, ..) or "gfx942"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the tiles are chosen for: a compute capability (or AMD architecture) and its number of multiprocessors."""
+
+    arch: Arch
+    multiprocessors: int
+    name: str
+
+
+def target_of(device: torch.device) -> Target:
+    """The target that a CUDA (or ROCm) device is."""
+    properties = torch.cuda.get_device_properties(device)
+    arch: Arch = 10 * properties.major + properties.minor
+    if torch.version.hip:
+        arch = properties.gcnArchName.split(":")[0]
+    return Target(arch, properties.multi_processor_count, properties.name)
+
+
+def unavailable(device: str | list[str] = "auto") -> str | None:
+    """Why the GPU backend can't run here and what to do about it, or None when it can."""
+    if torch.cuda._is_in_bad_fork():
+        return "CUDA can't be used in a forked process that inherited it: start workers with the 'spawn' method"
+    if not torch.cuda.is_available():
+        built = "CUDA" if torch.version.cuda else "ROCm" if torch.version.hip else None
+        if built is None:
+            return f"this PyTorch ({torch.__version__}) is a CPU build: install one with CUDA from pytorch.org"
+        return f"PyTorch ({torch.__version__}, built for {built}) sees no GPU: check the driver with nvidia-smi"
+    for name in [device] if isinstance(device, str) else device:
+        index = int(name.split(":")[1]) if ":" in name else 0
+        if index >= torch.cuda.device_count():
+            return f"there is no {name}: this machine has {torch.cuda.device_count()} GPUs, numbered from cuda:0"
+        if torch.version.cuda and torch.cuda.get_device_capability(index) < OLDEST:
+            return f"{torch.cuda.get_device_name(index)} is older than compute capability 8.0: use device='cpu'"
+    return None
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's kernel driver, or "unknown"."""
+    try:
+        found = re.search(r"\d+\.\d+(\.\d+)?", DRIVER.read_text())
+    except OSError:
+        return "unknown"
+    return found.group() if found else "unknown"

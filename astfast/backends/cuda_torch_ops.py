@@ -1,0 +1,131 @@
+"""Torch's own ops in the place of each kernel: the same arguments, the same folded weights, the same results.
+
+They serve where a kernel does not compile, fails its check or is slower; on tensors in float64 they are what the check
+holds both against. Each returns its result, and writes what else its kernel writes. Shapes: B clips, R rows of each
+(all tokens or the first two), D hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from astfast.kernels.linear import STATISTICS_TILE
+
+
+def log_mel(
+    waves: torch.Tensor,  # [B, samples] float32 in [-1, 1] or int16
+    lengths: torch.Tensor,  # [B] int32, samples that count
+    matrix: torch.Tensor,  # [frame_length, 2 * bins]
+    mel: torch.Tensor,  # [bins, mels or more]
+    out: torch.Tensor,  # [B, frames, mels]
+    frame_length: int,
+    frame_shift: int,
+    gain: float,
+    floor: float,
+    shift: float,
+    scale: float,
+) -> torch.Tensor:
+    """log(max(mel . |DFT|^2, floor)), zero frames after the end, then (x - shift) * scale."""
+    _, frames, mels = out.shape
+    inside = torch.arange(waves.shape[1], device=waves.device) < lengths[:, None]
+    x = torch.where(inside, waves, 0).to(matrix.dtype)  # [B, samples]
+    x = F.pad(x, (0, frame_shift * (frames - 1) + frame_length - x.shape[1]))
+    x = x.unfold(1, frame_length, frame_shift)  # [B, frames, frame_length]
+    real, imaginary = ((x - x.mean(-1, keepdim=True)) * gain @ matrix).chunk(2, -1)  # [B, frames, bins]
+    energy = (real.square() + imaginary.square()) @ mel[:, :mels]  # [B, frames, mels]
+    full = 1 + (lengths - frame_length).clamp(min=0) // frame_shift  # frames that hold sound, [B]
+    heard = torch.arange(frames, device=waves.device) < full[:, None]  # [B, frames]
+    y = torch.where(heard[..., None], energy.clamp(min=floor).log(), 0)
+    return torch.mul(y - shift, scale, out=out)
+
+
+def patch_embed(
+    spectrogram: torch.Tensor,  # [B, frames, mels]
+    weight: torch.Tensor,  # [D, p * p], mel bins fastest
+    table: torch.Tensor,  # [T, D]
+    scale: float,
+    stream: torch.Tensor,  # [B, T, D]
+    sumsq: torch.Tensor,  # [B, T, ceil(D / 64)]
+    patch_size: int,
+    frequency_stride: int,
+    time_stride: int,
+) -> torch.Tensor:
+    """stream = table, plus scale * patches weight^T in all rows but cls and dist; and the stream's sums of squares."""
+    x = spectrogram.to(weight.dtype)
+    patches = x.unfold(1, patch_size, time_stride).unfold(2, patch_size, frequency_stride)  # [B, T', F, p, p]
+    patches = patches.transpose(1, 2).reshape(-1, patch_size * patch_size)  # [B * F * T', p * p]
+    projected = (patches @ weight.T).view(len(x), -1, len(weight))
+    torch.add(table[2:], projected, alpha=scale, out=stream[:, 2:])
+    stream[:, :2] = table[:2]
+    sums_of_squares(stream, sumsq)
+    return stream
+
+
+def norm_linear(
+    x: torch.Tensor,  # [B, R, K], zero-mean rows
+    sumsq: torch.Tensor,  # [B, R, ceil(K / 64)]
+    weight: torch.Tensor,  # [N, K]
+    bias: torch.Tensor,  # [N]
+    eps: float,
+    out: torch.Tensor,  # [B, R, N]
+    activation: str | None,
+) -> torch.Tensor:
+    """out = act(rstd(x) x weight^T + bias), rstd = 1 / sqrt(sum of squares / K + eps)."""
+    rstd = torch.rsqrt(sumsq.sum(-1, keepdim=True) / x.shape[-1] + eps)  # [B, R, 1]
+    normed = torch.mul(x, rstd, out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
+    torch.addmm(bias, normed.flatten(0, 1), weight.T, out=out.view(-1, len(weight)))
+    return torch.ops.aten.gelu_(out) if activation == "gelu" else out
+
+
+def attention(q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int) -> torch.Tensor:  # noqa: ARG001
+    """q [B, R, D], kv [B, T, 2D] = [k, v] -> [B, R, D], in memory of its own: a copy to ``out`` costs time."""
+    q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, *kv.chunk(2, -1)))  # [B, H, .., head_dim]
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def linear_residual(
+    x: torch.Tensor,  # [B, R, K]
+    weight: torch.Tensor,  # [N, K]
+    bias: torch.Tensor,  # [N], scaled
+    scale: float,
+    stream: torch.Tensor,  # [B, R, N]
+    sumsq: torch.Tensor,  # [B, R, ceil(N / 64)]
+) -> torch.Tensor:
+    """stream += scale * (x weight^T) + bias, and the new rows' sums of squares."""
+    stream += torch.addmm(bias, x.flatten(0, 1), weight.T, alpha=scale).view(stream.shape)
+    sums_of_squares(stream, sumsq)
+    return stream
+
+
+def pool(
+    stream: torch.Tensor,  # [B, 2, D]
+    weight: torch.Tensor,  # [D]
+    bias: torch.Tensor,  # [D]
+    eps: float,
+    out: torch.Tensor,  # [B, D]
+) -> torch.Tensor:
+    """out = (LN(cls) + LN(dist)) / 2."""
+    return torch.mean(F.layer_norm(stream.to(out.dtype), weight.shape, weight, bias, eps), 1, out=out)
+
+
+def head(
+    x: torch.Tensor,  # [B, D]
+    weight: torch.Tensor,  # [L, D]
+    bias: torch.Tensor,  # [L]
+    eps: float,
+    out: torch.Tensor,  # [B, L]
+) -> torch.Tensor:
+    """out = LN(x) weight^T + bias, gamma and beta in weight and bias."""
+    return torch.addmm(bias, F.layer_norm(x, x.shape[1:], eps=eps), weight.T, out=out)
+
+
+def sums_of_squares(x: torch.Tensor, out: torch.Tensor) -> None:
+    """Of every 64 columns of x [B, R, D], and of those left over, into out [B, R, ceil(D / 64)]."""
+    full = x.shape[-1] // STATISTICS_TILE * STATISTICS_TILE
+    if full:
+        parts = x[..., :full].view(*x.shape[:2], -1, STATISTICS_TILE)
+        torch.linalg.vector_norm(parts, dim=-1, dtype=out.dtype, out=out[..., : parts.shape[-2]])
+    if full < x.shape[-1]:
+        torch.linalg.vector_norm(x[..., full:], dim=-1, dtype=out.dtype, out=out[..., -1])
+    out.square_()
