@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from astfast.tagger import Tagger
 
 __version__ = "0.1.0"
-__all__ = ["AstfastError", "AudioError", "BackendError", "CheckpointError", "Tagger", "__version__", "load"]
+__all__ = [
+    "AstfastError",
+    "AudioError",
+    "BackendError",
+    "CheckpointError",
+    "Tagger",
+    "__version__",
+    "accelerate",
+    "load",
+    "restore",
+]
 
 
 def load(
@@ -69,6 +79,36 @@ def load(
             checkpoint_options={**hub, **config},
         )
     )
+
+
+def accelerate(
+    model: Any, *, precision: str = "auto", threads: int | None = None, batch_size: int | None = None
+) -> Any:
+    """Gives a transformers ``ASTForAudioClassification`` astfast's forward, in place, and returns it.
+
+    Inputs and outputs stay those of the model: ``input_values`` [B, max_length, num_mel_bins] on its device, ``labels``
+    and the loss, ``return_dict``; logits in its dtype. It runs on the native engine on a CPU, on the GPU backend on
+    CUDA, with the weights, geometry and epsilons of the live model; weights that change later are packed anew at the
+    next call (but for writes through ``parameter.data``, which nobody can see). In training mode the model runs its
+    own forward, with one warning. Hooks on its inner modules are not called.
+
+    ``precision``: "auto" is the model's own dtype, or float32 where the backend has no such; else as in ``load``, as
+    are ``threads`` and ``batch_size``. ``restore`` undoes it.
+
+    Raises TypeError for another kind of model, CheckpointError for one with other weights than an AST's (an adapter's,
+    quantised ones), BackendError for a device or precision that can't run; a call raises AstfastError for what only
+    the model's own forward can do: output_hidden_states, output_attentions, an attention_mask, gradients.
+    """
+    from astfast import drop_in
+
+    return drop_in.accelerate(model, precision, threads, batch_size)
+
+
+def restore(model: Any) -> Any:
+    """Gives a model its own forward back and returns it; AstfastError for one that is not accelerated."""
+    from astfast import drop_in
+
+    return drop_in.restore(model)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from astfast.checkpoint_config import checked_overrides, model_fields, resolve
-from astfast.checkpoint_files import find
+from astfast.checkpoint_files import CheckpointFiles, find
 from astfast.config import ModelConfig
 from astfast.key_layouts import canonical_weights, recognise
 from astfast.models.ast import AstWeights
@@ -61,7 +61,16 @@ def load(
     Raises CheckpointError for a checkpoint that can't be found, read or mapped, TypeError for an unknown keyword.
     """
     overrides = checked_overrides(config)
-    files = find(source, revision, cache_dir, local_files_only)
+    return from_files(find(source, revision, cache_dir, local_files_only), overrides, labels)
+
+
+def from_files(
+    files: CheckpointFiles,
+    overrides: Mapping[str, Any] | None = None,
+    labels: Iterable[str] | str | os.PathLike[str] | None = None,
+) -> Checkpoint:
+    """The checkpoint that opened files are, with ``checked_overrides`` of its config. Errors as ``load``."""
+    overrides = overrides or {}
     fields = model_fields(files.source, files.config)
     known = {**(fields or {}), **overrides}
     tensors = recognise(files.tensors, files.source, known.get("num_hidden_layers"), known.get("qkv_bias"))

@@ -51,6 +51,19 @@ class Engine:
         """Waveforms or spectrograms -> mean of cls and dist after the final LayerNorm [B, D]."""
         return self._run(batch, lambda spectrogram, ws: ast.embed(self.ops, self._weights, spectrogram, ws))
 
+    def forward(self, spectrograms: Any) -> Any:
+        """Spectrograms [B, max_length, num_mel_bins], float32, where the backend computes -> logits [B, L] there.
+
+        A CUDA tensor never visits the host, and nothing waits for it.
+        """
+        logits = self.ops.empty((len(spectrograms), self.config.num_labels), "output")
+        with self._lock, self.ops.inference():
+            start = 0
+            for clips, ws in self._micro_batches(spectrograms):
+                logits[start : start + len(clips)] = ast.forward(self.ops, self._weights, clips, ws)
+                start += len(clips)
+        return logits
+
     def _run(
         self, batch: Waves | NDArray[np.float32], model: Callable[[Any, Mapping[str, Any]], Any]
     ) -> NDArray[np.float32]:
