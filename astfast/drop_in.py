@@ -176,11 +176,11 @@ def _pack(model: Any, precision: str, threads: int | None, batch_size: int | Non
     if precision == "auto":
         own = str(model.dtype).removeprefix("torch.")
         precision = own if own in backends.PRECISIONS[choice.backend] else "float32"
-    loaded = checkpoint.from_files(_files(model))
+    loaded = checkpoint.from_files(files_of(model))
     return Engine(choice.make(loaded.config.num_attention_heads, precision), loaded.config, loaded.weights, batch_size)
 
 
-def _files(model: Any) -> CheckpointFiles:
+def files_of(model: Any) -> CheckpointFiles:
     """The model as if it had been read from a folder: each weight is read when a backend packs it."""
 
     def lazy(name: str, tensor: torch.Tensor) -> LazyTensor:

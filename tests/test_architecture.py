@@ -13,7 +13,15 @@ NATIVE = [path for pattern in ("*.cpp", "*.h", "*.cu") for path in sorted((ROOT 
 SOURCES = [*PACKAGE, *KERNELS, *NATIVE]
 LONGEST = 400  # lines
 HEAVY = {"torch", "torchaudio", "transformers", "triton", "scipy", "matplotlib"}
-TORCH_ON_DEMAND = {"astfast.backends.reference", "astfast.drop_in"}
+TORCH_ON_DEMAND = {
+    "astfast.backends.reference",
+    "astfast.backends.plain_tensors",
+    "astfast.device_engine",
+    "astfast.device_program",
+    "astfast.drop_in",
+    "astfast.torch_module",
+    "astfast.torch_ops",
+}
 
 # A module may import those of its own layer and of the layers below, never of one above.
 LAYERS = [
@@ -22,14 +30,16 @@ LAYERS = [
     {"astfast.config", "astfast.backends.base"},
     {"astfast.models"},
     {"astfast.backends"},
-    {"astfast.tensors", "astfast.labels"},
+    {"astfast.tensors", "astfast.labels", "astfast.torch_ops"},
     {"astfast.safetensors_file", "astfast.torch_file", "astfast.position_embeddings"},
     {"astfast.key_layouts", "astfast.checkpoint_files"},
     {"astfast.checkpoint_config"},
     {"astfast.checkpoint", "astfast.engine", "astfast.audio", "astfast.scores"},
-    {"astfast.precision", "astfast.windows"},
+    {"astfast.precision", "astfast.windows", "astfast.device_program"},
+    {"astfast.device_engine"},
+    {"astfast.replicas"},
     {"astfast.loading", "astfast.reading", "astfast.convert", "astfast.drop_in"},
-    {"astfast.tagger"},
+    {"astfast.tagger", "astfast.torch_module"},
     {"astfast.doctor", "astfast.printing", "astfast.bench"},
     {"astfast.cli"},
     {"astfast.__main__"},

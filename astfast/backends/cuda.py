@@ -35,7 +35,8 @@ class CudaOps:
     """The Ops protocol on one GPU. Raises BackendError for a precision that the GPU backend doesn't have.
 
     Without a ``chooser`` every call is served by its kernel, unchecked. ``deterministic`` takes one set of tiles for
-    every batch size, so that a clip's bits do not depend on its batch.
+    every batch size, so that a clip's bits do not depend on its batch. ``stream_scale`` multiplies the residual stream;
+    None is what keeps it in the range of the precision's type.
     """
 
     name = "cuda"
@@ -52,6 +53,7 @@ class CudaOps:
         streams: Device | None = None,
         chooser: Chooser | None = None,
         deterministic: bool = False,
+        stream_scale: float | None = None,
     ) -> None:
         if precision not in DTYPES:
             raise BackendError(f"the GPU backend has no precision {precision!r}: use one of {', '.join(DTYPES)}")
@@ -62,7 +64,7 @@ class CudaOps:
         self.target = target or target_of(self.device)
         self.hardware = self.target.name
         self.deterministic = deterministic
-        self._packing = Packing(precision, self.device)
+        self._packing = Packing(precision, self.device, stream_scale)
         self._launch = launcher
         self._chooser = chooser
         self._tiles = tiles or tuning.tiles_for(self.target.arch, self._packing.dtype.itemsize)
@@ -250,7 +252,9 @@ class CudaOps:
         return self._run(call)
 
 
-def open_gpu(heads: int, precision: str, device: str, deterministic: bool = False) -> CudaOps:
+def open_gpu(
+    heads: int, precision: str, device: str, deterministic: bool = False, stream_scale: float | None = None
+) -> CudaOps:
     """The backend of a GPU as the product uses it: with streams and graphs, each kernel checked at its first use."""
     where = torch.device(device)
     if where.index is None:
@@ -259,6 +263,7 @@ def open_gpu(heads: int, precision: str, device: str, deterministic: bool = Fals
     target = target_of(where)
     chooser = Chooser(streams, launch.run, machine_of(target.name, driver_version()), deterministic)
     how: dict[str, Any] = {"streams": streams, "chooser": chooser, "deterministic": deterministic}
+    how["stream_scale"] = stream_scale
     return CudaOps(heads, precision, str(where), target=target, **how)
 
 

@@ -64,9 +64,9 @@ class PackedFrontEnd:
 class Packing:
     """Packs the leaves of a model for one device, compute type and scale of the residual stream."""
 
-    def __init__(self, precision: str, device: torch.device) -> None:
+    def __init__(self, precision: str, device: torch.device, scale: float | None = None) -> None:
         self.dtype = DTYPES[precision]
-        self.scale = STREAM_SCALE[precision]
+        self.scale = STREAM_SCALE[precision] if scale is None else scale
         self.device = device
 
     def embed(self, w: Embed) -> PackedEmbed:
