@@ -1,8 +1,9 @@
 """softmax(q k^T / sqrt(head_dim)) v per head, one pass over keys and values, the score matrix never in memory.
 
 FlashAttention-2's online softmax (Dao 2023, https://arxiv.org/abs/2307.08691) in base 2, with the scale folded into the
-multiply-add before exp2. Full key tiles need no mask; the rest of the keys is a tile of its own, of the smallest power
-of two that holds it, so that at 1,214 tokens only 2 columns are masked.
+multiply-add before exp2. In 16 bits full key tiles need no mask; the rest of the keys is a tile of its own, of the
+smallest power of two that holds it, so that at 1,214 tokens only 2 columns are masked. In float32 every tile is masked:
+products of three TF32 products leave no registers for what a last tile of its own keeps through the loop.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ MINIMUM_TILE = 16  # the smallest side of a matrix instruction
 @triton.jit
 def attend(
     q,  # [BLOCK_M, BLOCK_D]
-    k_tile,  # pointers [BLOCK_D, BLOCK_N]
-    v_tile,  # pointers [BLOCK_N, BLOCK_D]
+    keys,  # pointer to the first key of the tile; its value is HIDDEN elements on
+    row_stride,
     keys_left,  # keys from here to the end
     acc,  # sum of p v so far, [BLOCK_M, BLOCK_D]
     peak,  # running maximum of scale * score, [BLOCK_M]
     total,  # running sum of p, [BLOCK_M]
     scale,  # log2(e) / sqrt(head_dim)
+    HIDDEN: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -37,14 +39,18 @@ def attend(
     PRECISION: tl.constexpr,
 ):
     """Takes one tile of keys and values into the online softmax."""
-    key = tl.arange(0, BLOCK_N) < keys_left
-    d = tl.arange(0, BLOCK_D) < HEAD_DIM
+    n = tl.arange(0, BLOCK_N)
+    d = tl.arange(0, BLOCK_D)
+    k_tile = keys + (n[None, :] * row_stride + d[:, None])  # [BLOCK_D, BLOCK_N]
+    v_tile = keys + HIDDEN + (n[:, None] * row_stride + d[None, :])  # [BLOCK_N, BLOCK_D]
+    key = n < keys_left
+    inside = d < HEAD_DIM
     if MASKED:
-        k = tl.load(k_tile, mask=d[:, None] & key[None, :], other=0.0)
-        v = tl.load(v_tile, mask=key[:, None] & d[None, :], other=0.0)
+        k = tl.load(k_tile, mask=inside[:, None] & key[None, :], other=0.0)
+        v = tl.load(v_tile, mask=key[:, None] & inside[None, :], other=0.0)
     elif BLOCK_D != HEAD_DIM:
-        k = tl.load(k_tile, mask=d[:, None], other=0.0)
-        v = tl.load(v_tile, mask=d[None, :], other=0.0)
+        k = tl.load(k_tile, mask=inside[:, None], other=0.0)
+        v = tl.load(v_tile, mask=inside[None, :], other=0.0)
     else:
         k = tl.load(k_tile)
         v = tl.load(v_tile)
@@ -79,7 +85,8 @@ def attention_kernel(
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    TAIL: tl.constexpr,  # tile for the last KEYS % BLOCK_N keys, 0 if there are none
+    FULL: tl.constexpr,  # keys that are taken BLOCK_N at a time without masks
+    TAIL: tl.constexpr,  # the others: so many at a time, masked
 ):
     """One tile of queries of one head of one clip. Grid: query tiles, heads, clips."""
     head = tl.program_id(1)
@@ -90,28 +97,22 @@ def attention_kernel(
     q_tile = q_ptr + clip * q_clip_stride + head * HEAD_DIM + query[:, None] * q_row_stride + d[None, :]
     q = tl.load(q_tile, mask=(d < HEAD_DIM)[None, :], other=0.0)
 
-    n = tl.arange(0, BLOCK_N)
     keys = kv_ptr + clip * kv_clip_stride + head * HEAD_DIM
-    k_tile = keys + n[None, :] * kv_row_stride + d[:, None]  # [BLOCK_D, BLOCK_N]
-    v_tile = keys + HIDDEN + n[:, None] * kv_row_stride + d[None, :]  # [BLOCK_N, BLOCK_D]
     acc = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
     peak = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    full: tl.constexpr = KEYS // BLOCK_N * BLOCK_N
-    for _ in range(0, full, BLOCK_N):
+    stride = kv_row_stride
+    for _ in range(0, FULL, BLOCK_N):
         acc, peak, total = attend(
-            q, k_tile, v_tile, BLOCK_N, acc, peak, total, scale, HEAD_DIM, BLOCK_D, BLOCK_N, False, PRECISION
+            q, keys, stride, BLOCK_N, acc, peak, total, scale, HIDDEN, HEAD_DIM, BLOCK_D, BLOCK_N, False, PRECISION
         )
-        k_tile += BLOCK_N * kv_row_stride
-        v_tile += BLOCK_N * kv_row_stride
-    if TAIL > 0:
-        t = tl.arange(0, TAIL)
-        keys += full * kv_row_stride
-        k_tail = keys + t[None, :] * kv_row_stride + d[:, None]
-        v_tail = keys + HIDDEN + t[:, None] * kv_row_stride + d[None, :]
+        keys += BLOCK_N * stride
+    for first in range(FULL, KEYS, TAIL):
+        left = KEYS - first
         acc, peak, total = attend(
-            q, k_tail, v_tail, KEYS - full, acc, peak, total, scale, HEAD_DIM, BLOCK_D, TAIL, True, PRECISION
+            q, keys, stride, left, acc, peak, total, scale, HIDDEN, HEAD_DIM, BLOCK_D, TAIL, True, PRECISION
         )
+        keys += TAIL * stride
     out = out_ptr + clip * out_clip_stride + head * HEAD_DIM + m[:, None] * out_row_stride + d[None, :]
     mask = (m < queries)[:, None] & (d < HEAD_DIM)[None, :]
     tl.store(out, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=mask)
@@ -122,7 +123,8 @@ def attention(q: Any, kv: Any, out: Any, *, heads: int, precision: str, tile: Ti
     clips, queries, hidden = q.shape
     keys = kv.shape[1]
     head_dim = hidden // heads
-    rest = keys % tile.n
+    full = keys // tile.n * tile.n if q.element_size() == 2 else 0
+    tail = max(MINIMUM_TILE, min(tile.n, triton.next_power_of_2(keys - full)))
     args = {
         "q_ptr": q,
         "kv_ptr": kv,
@@ -139,7 +141,8 @@ def attention(q: Any, kv: Any, out: Any, *, heads: int, precision: str, tile: Ti
         "PRECISION": precision,
         "BLOCK_M": tile.m,
         "BLOCK_N": tile.n,
-        "TAIL": max(MINIMUM_TILE, triton.next_power_of_2(rest)) if rest else 0,
+        "FULL": full,
+        "TAIL": tail,
     }
     work = Work(
         flops=4 * clips * queries * keys * hidden,

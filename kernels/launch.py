@@ -94,15 +94,20 @@ def interpreted_language() -> Iterator[None]:
 
     triton.runtime.jit.mangle_type(0)  # imports more of Triton on its first call, which must see the original functions
     modules = [module for name, module in sys.modules.items() if name.startswith("triton.language")]
-    compiled = [(m, name, f) for m in modules for name, f in vars(m).items() if isinstance(f, JITFunction)]
-    library = {id(f): InterpretedFunction(f.fn) for _, _, f in compiled}
-    for module, name, function in compiled:
-        setattr(module, name, library[id(function)])
+    before = [(module, dict(vars(module))) for module in modules]
+    functions = {id(f): InterpretedFunction(f.fn) for _, names in before for f in names.values() if _compiled(f)}
+    for module, names in before:
+        vars(module).update((name, functions[id(f)]) for name, f in names.items() if _compiled(f))
     try:
         yield
     finally:
-        for module, name, function in compiled:
-            setattr(module, name, function)
+        # All of it: an interpreted function that is called by another leaves its changes of the language behind.
+        for module, names in before:
+            vars(module).update(names)
+
+
+def _compiled(value: object) -> bool:
+    return isinstance(value, JITFunction)
 
 
 @dataclass
@@ -117,12 +122,12 @@ class Recorder:
 
 def signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], Any]]:
     """(type of each argument, constants by name, attributes by position), as Triton's own launch would specialise:
-    pointers and integers that are multiples of 16 are marked, integers equal to 1 become constants."""
+    pointers and integers that are multiples of 16 are marked, None and integers equal to 1 become constants."""
     types_, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(launch.kernel.params):
         value = launch.args[parameter.name]
         specialise = not parameter.do_not_specialize
-        if parameter.is_constexpr or (specialise and type(value) is int and value == 1):
+        if parameter.is_constexpr or value is None or (specialise and type(value) is int and value == 1):
             types_[parameter.name], constants[parameter.name] = "constexpr", value
             continue
         aligned = False

@@ -135,14 +135,7 @@ def test_every_configuration_compiles_as_it_should(arch: tuning.Arch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "precision"),
-    [
-        (80, "float16"),
-        (90, "float16"),
-        pytest.param(
-            80, "float32", marks=pytest.mark.xfail(strict=True, reason="attention in TF32 products spills 20 registers")
-        ),
-        (90, "float32"),
-    ],
+    [(80, "float16"), (90, "float16"), *((arch, "float32") for arch in GPUS)],
 )
 def test_other_precisions_compile_as_they_should(arch: int, precision: str) -> None:
     failures = []

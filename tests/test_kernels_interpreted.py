@@ -3,13 +3,15 @@
 Not bfloat16, which the interpreter computes wrongly; the emulator of compiled code runs it (test_kernels_emulated.py).
 """
 
+from pathlib import Path
+
 import gpu_cases
 import pytest
 import torch
 
 from astfast.front_end import FrontEnd
 from astfast.kernels import linear
-from astfast.kernels.launch import interpret
+from astfast.kernels.launch import compile_for, interpret
 from astfast.kernels.tuning import Tile
 
 SMALL = Tile(32, 64, 32, 4, 2)
@@ -154,3 +156,10 @@ def test_a_view_with_strided_columns_is_refused() -> None:
     x = torch.zeros(1, 8, 4).transpose(1, 2)
     with pytest.raises(ValueError, match="x has column stride 4"):
         linear.row_strides("x", x)
+
+
+def test_the_interpreter_leaves_triton_able_to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # empty: nothing is found compiled
+    case = gpu_cases.pool(torch.float16, 1, 65)
+    run(case)
+    assert "st.global" in compile_for(case.launch, "cuda", 80).asm["ptx"]
