@@ -39,6 +39,7 @@ def load(
     backend: str = "auto",
     threads: int | None = None,
     batch_size: int | str = "auto",
+    deterministic: bool = False,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -49,10 +50,12 @@ def load(
 
     ``model``: hub id, local folder (Hugging Face layout), .safetensors or .pth file, a list of any of these (an
     ensemble: the mean of the members' probabilities), or None for the built-in model (50 everyday sounds).
-    ``device``: "auto", "cpu", "cuda", "cuda:N" or a list of those. ``backend``: "auto", "cpu", "cuda", "reference".
+    ``device``: "auto", "cpu", "cuda", "cuda:N", or a list of GPUs that share every batch. ``backend``: "auto", "cpu",
+    "cuda", "reference".
     ``precision``: "float32", "bfloat16", "float16" (GPU) or "auto", the fastest 16-bit type that the hardware has if
     scores stay within 0.01 of float32's on check inputs.
     ``threads``: of the CPU engine (default: all cores). ``batch_size``: clips that go through the model together.
+    ``deterministic``: on a GPU, nothing is chosen by how fast it was, and the batch size changes no bit of a score.
     ``revision``, ``cache_dir``, ``local_files_only``: as in huggingface_hub. ``labels``: names for the outputs, in
     order, or a file of them. ``config``: overrides under the names of the Hugging Face config and preprocessor config,
     such as ``time_stride``, ``max_length``, ``mean``, ``std``.
@@ -76,6 +79,7 @@ def load(
             backend=backend,
             threads=threads,
             batch_size=None if batch_size == "auto" else int(batch_size),
+            deterministic=deterministic,
             checkpoint_options={**hub, **config},
         )
     )

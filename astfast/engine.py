@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from astfast.backends.base import Ops
 from astfast.config import ModelConfig
 from astfast.models import ast
+from astfast.scores import activate
 
-Waves = Sequence[NDArray[np.float32]]
+Waves = Sequence[NDArray[Any]]  # mono, float32 in [-1, 1] (or int16 where an engine says so), at the model's rate
+Batch = Waves | NDArray[np.float32]  # waveforms, or spectrograms [B, max_length, num_mel_bins] as ``features`` gives
+Output = Literal["features", "embedding", "logits"]
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -41,15 +44,39 @@ class Engine:
 
     def features(self, waves: Waves) -> NDArray[np.float32]:
         """Mono float32 waveforms at the model's rate -> normalised log-mel [B, max_length, num_mel_bins]."""
-        return self._run(waves, lambda spectrogram, _: spectrogram)
+        return self._run(waves, "features")
 
-    def logits(self, batch: Waves | NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(self, batch: Batch) -> NDArray[np.float32]:
         """Waveforms, or spectrograms [B, max_length, num_mel_bins] as ``features`` gives them -> [B, L]."""
-        return self._run(batch, lambda spectrogram, ws: ast.forward(self.ops, self._weights, spectrogram, ws))
+        return self._run(batch, "logits")
 
-    def embed(self, batch: Waves | NDArray[np.float32]) -> NDArray[np.float32]:
+    def embed(self, batch: Batch) -> NDArray[np.float32]:
         """Waveforms or spectrograms -> mean of cls and dist after the final LayerNorm [B, D]."""
-        return self._run(batch, lambda spectrogram, ws: ast.embed(self.ops, self._weights, spectrogram, ws))
+        return self._run(batch, "embedding")
+
+    def top_k(self, batch: Batch, k: int, activation: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k best scores of each clip, [B, k], best first, and the indices of their labels, ties by index.
+
+        ``activation`` is one that ``scores.activation_of`` gives.
+        """
+        scores = activate(self.logits(batch), activation)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, best, 1), best
+
+    def warmup(self) -> None:
+        """Runs the model once on silence, at its full batch size."""
+        silence = np.zeros(self.config.front_end.frame_length, np.float32)
+        self.embed([silence] * self.batch_size)
+
+    @property
+    def clips_a_call(self) -> int:
+        """How many clips a caller who has any number of them should hand over at a time."""
+        return self.batch_size
+
+    @property
+    def hardware(self) -> str:
+        """What computes."""
+        return self.ops.hardware
 
     def forward(self, spectrograms: Any) -> Any:
         """Spectrograms [B, max_length, num_mel_bins], float32, where the backend computes -> logits [B, L] there.
@@ -64,9 +91,7 @@ class Engine:
                 start += len(clips)
         return logits
 
-    def _run(
-        self, batch: Waves | NDArray[np.float32], model: Callable[[Any, Mapping[str, Any]], Any]
-    ) -> NDArray[np.float32]:
+    def _run(self, batch: Batch, output: Output) -> NDArray[np.float32]:
         results = []
         with self._lock, self.ops.inference():
             for clips, ws in self._micro_batches(batch):
@@ -74,8 +99,14 @@ class Engine:
                     spectrogram = clips
                 else:
                     spectrogram = self.ops.log_mel(clips, self.config.front_end, ws["spectrogram"])
-                results.append(self.ops.to_host(model(spectrogram, ws)))
+                results.append(self.ops.to_host(self._model(spectrogram, ws, output)))
         return np.concatenate(results)
+
+    def _model(self, spectrogram: Any, ws: Mapping[str, Any], output: Output) -> Any:
+        if output == "features":
+            return spectrogram
+        forward = ast.forward if output == "logits" else ast.embed
+        return forward(self.ops, self._weights, spectrogram, ws)
 
     def _micro_batches(self, batch: Waves | NDArray[np.float32]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
         """Parts of the batch of equal size but for the last, each with a workspace of that size."""

@@ -11,10 +11,14 @@ from typing import Any
 from astfast import __version__, backends, checkpoint, precision
 from astfast.backends import Choice
 from astfast.checkpoint import Checkpoint
+from astfast.config import ModelConfig
 from astfast.engine import Engine
 from astfast.errors import CheckpointError
+from astfast.models import ast
+from astfast.replicas import Replicas
 
 Source = str | Path | None
+Runner = Engine | Replicas  # of one model: on one device, or the same on several
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,14 @@ class LoadArguments:
     backend: str = "auto"
     threads: int | None = None
     batch_size: int | None = None
+    deterministic: bool = False
     checkpoint_options: Mapping[str, Any] = field(default_factory=dict)  # revision, cache_dir, labels, config overrides
 
 
-def load_members(arguments: LoadArguments) -> tuple[Engine, ...]:
-    """One engine a source, all on the same backend. Raises CheckpointError where an ensemble's members disagree."""
+def load_members(arguments: LoadArguments) -> tuple[Runner, ...]:
+    """One runner a source, all on the same backend. Raises CheckpointError where an ensemble's members disagree."""
     choice = backends.choose(arguments.backend, arguments.device, arguments.threads)
-    members: list[Engine] = []
+    members: list[Runner] = []
     for source in arguments.sources:
         loaded = checkpoint.load(source, **arguments.checkpoint_options)
         if loaded.approximate is not None:
@@ -43,31 +48,43 @@ def load_members(arguments: LoadArguments) -> tuple[Engine, ...]:
     return tuple(members)
 
 
-def _engine(loaded: Checkpoint, choice: Choice, arguments: LoadArguments) -> Engine:
+def _engine(loaded: Checkpoint, choice: Choice, arguments: LoadArguments) -> Runner:
     if arguments.precision != "auto":
-        return _pack(loaded, choice, arguments.precision, arguments.batch_size)
+        return _pack(loaded, choice, arguments.precision, arguments)
     fastest = choice.fastest_precision()
-    engine = _pack(loaded, choice, fastest, arguments.batch_size)
+    engine = _pack(loaded, choice, fastest, arguments)
     if fastest == "float32" or loaded.config.num_labels == 0:
         return engine
 
     def check() -> bool:
         clips = precision.check_clips(engine.config)
-        exact = _pack(loaded, choice, "float32", arguments.batch_size)
+        exact = _pack(loaded, choice, "float32", arguments)
         return precision.within_tolerance(engine.config, engine.logits(clips), exact.logits(clips))
 
-    key = f"{__version__} {engine.ops.name} {engine.ops.precision} {engine.ops.hardware} {loaded.fingerprint}"
+    key = f"{__version__} {engine.ops.name} {engine.ops.precision} {engine.hardware} {loaded.fingerprint}"
     if precision.remembered(key, check):
         return engine
-    return _pack(loaded, choice, "float32", arguments.batch_size)
+    return _pack(loaded, choice, "float32", arguments)
 
 
-def _pack(loaded: Checkpoint, choice: Choice, at: str, batch_size: int | None) -> Engine:
-    ops = choice.make(loaded.config.num_attention_heads, at)
-    return Engine(ops, loaded.config, loaded.weights, batch_size)
+def _pack(loaded: Checkpoint, choice: Choice, at: str, arguments: LoadArguments) -> Runner:
+    engines = []
+    for device in choice.devices:
+        ops = choice.make(loaded.config.num_attention_heads, at, device, arguments.deterministic)
+        engines.append(engine_on(ops, loaded.config, loaded.weights, arguments.batch_size))
+    return engines[0] if len(engines) == 1 else Replicas(engines)
 
 
-def _check_agreement(first: Engine, other: Engine, first_source: Source, source: Source) -> None:
+def engine_on(ops: Any, config: ModelConfig, weights: ast.AstWeights, batch_size: int | None = None) -> Engine:
+    """The engine that a backend's ops are run by."""
+    if ops.name != "cuda":
+        return Engine(ops, config, weights, batch_size)
+    from astfast.device_engine import DeviceEngine
+
+    return DeviceEngine(ops, config, weights, batch_size)
+
+
+def _check_agreement(first: Runner, other: Runner, first_source: Source, source: Source) -> None:
     if other.config.labels != first.config.labels:
         raise CheckpointError(
             f"{source} has {other.config.num_labels} labels that are not those of {first_source} "

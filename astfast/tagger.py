@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from astfast.audio import expand_batch
 from astfast.config import ModelConfig
-from astfast.engine import Engine
 from astfast.errors import AstfastError, AudioError
 from astfast.front_end import FrontEnd
-from astfast.loading import LoadArguments, load_members
+from astfast.loading import LoadArguments, Runner, load_members
 from astfast.reading import Reading, read
 from astfast.scores import Tag, Tagging, activate, activation_of
 from astfast.windows import Window
@@ -54,7 +53,7 @@ class Tagger:
     def __init__(self, arguments: LoadArguments) -> None:
         self._arguments = arguments
         self._lock = threading.Lock()
-        self._members: tuple[Engine, ...] | None = load_members(arguments)
+        self._members: tuple[Runner, ...] | None = load_members(arguments)
         self._closed = False
 
     def classify(
@@ -190,7 +189,7 @@ class Tagger:
     def warmup(self) -> Tagger:
         """Runs the model once on silence, so that the first real call is as fast as the next; returns the tagger."""
         for engine in self._loaded():
-            engine.embed([np.zeros(engine.config.front_end.frame_length, np.float32)] * engine.batch_size)
+            engine.warmup()
         return self
 
     @property
@@ -211,7 +210,7 @@ class Tagger:
     @property
     def hardware(self) -> str:
         """What computes, for instance the instruction set and number of threads, or the GPU."""
-        return self._loaded()[0].ops.hardware
+        return self._loaded()[0].hardware
 
     def close(self) -> None:
         """Frees the model; any later use raises AstfastError."""
@@ -235,7 +234,7 @@ class Tagger:
         self._lock = threading.Lock()
         self._members = None
 
-    def _loaded(self) -> tuple[Engine, ...]:
+    def _loaded(self) -> tuple[Runner, ...]:
         if self._closed:
             raise AstfastError("this tagger is closed: load it again with astfast.load()")
         with self._lock:
@@ -243,7 +242,7 @@ class Tagger:
                 self._members = load_members(self._arguments)
             return self._members
 
-    def _only(self, what: str) -> Engine:
+    def _only(self, what: str) -> Runner:
         """The one engine of a tagger that is no ensemble."""
         engines = self._loaded()
         if len(engines) > 1:
@@ -330,7 +329,7 @@ class Tagger:
 
     @property
     def _batch_size(self) -> int:
-        return max(engine.batch_size for engine in self._loaded())
+        return max(engine.clips_a_call for engine in self._loaded())
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -36,14 +36,22 @@ class Chooser:
         self._warned: set[str] = set()
         self._no_compiler = False
 
-    def takes_kernel(self, call: Call) -> bool:
-        """Whether the kernel serves this call. Warns once for an op whose kernel can't."""
-        if self._no_compiler:
-            return False
-        key = call.key
-        verdict = self._verdicts.get(key)
+    def serve(self, call: Call) -> torch.Tensor:
+        """Runs a call by whoever should and returns its result. Warns once for an op whose kernel can't be used."""
+        if not self._no_compiler and self._takes_kernel(call):
+            try:
+                self._launcher(call.launch())
+                return call.clips[call.result]
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # a kernel that was right before, on a machine that has changed since
+                self._verdicts[call.key] = self._failed(call, error)
+        return call.run_torch()
+
+    def _takes_kernel(self, call: Call) -> bool:
+        verdict = self._verdicts.get(call.key)
         if verdict is None or not (verdict.wrong or verdict.timed or self.deterministic):
-            verdict = self._verdicts[key] = self._judge(call)
+            verdict = self._verdicts[call.key] = self._judge(call)
         if verdict.wrong is not None:
             self._warn(call.op, f"torch's own ops serve for the kernel of {call.op}: {verdict.wrong}")
             return False
@@ -56,20 +64,30 @@ class Chooser:
             verdict = Verdict(check(call, self._launcher))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a compiler or launch may raise: torch's ops serve instead
-            if NO_COMPILER in str(error):
-                self._no_compiler = True
-                self._warn("", "torch's own ops serve, since Triton finds no C compiler here: install gcc or clang")
-                return Verdict(NO_COMPILER)  # not remembered: a compiler may be there next time
-            verdict = Verdict(f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200])
+        except Exception as error:  # whatever a compiler or a launch may raise
+            verdict = self._failed(call, error)
+            if self._no_compiler:
+                return verdict  # and not remembered: a compiler may be there next time
         if verdict.wrong is None and not self.deterministic:
             own = call.with_own_outputs()
-            verdict = Verdict(
-                None,
+            kernel, torchs = (
                 self.device.seconds(lambda: self._launcher(own.launch())),
                 self.device.seconds(own.run_torch),
             )
+            verdict = Verdict(None, kernel, torchs)
         verdicts.remember(self.machine, call.key, verdict)
+        return verdict
+
+    def _failed(self, call: Call, error: Exception) -> Verdict:
+        """The verdict on a kernel that did not run; warns of it once."""
+        if NO_COMPILER in str(error):
+            self._no_compiler = True
+            message = "torch's own ops serve for all kernels: Triton finds no C compiler here, install gcc or clang"
+            self._warned.add(call.op)
+            self._warn(NO_COMPILER, message)
+            return Verdict(NO_COMPILER)
+        verdict = Verdict(f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200])
+        self._warn(call.op, f"torch's own ops serve for the kernel of {call.op}: {verdict.wrong}")
         return verdict
 
     def _warn(self, about: str, message: str) -> None:

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
-WARM_UP, TIMED, CALLS_A_GRAPH = 3, 10, 10  # of a measurement
+RUNS_BEFORE_CAPTURE = 2  # the first compiles and chooses, the second makes the workspaces of what was chosen
+TIMED, CALLS_A_GRAPH = 10, 10  # of a measurement
 
 _capturing = threading.Lock()  # one capture at a time in a process, whatever its device: it empties caches
 
@@ -55,15 +56,20 @@ class Device(Protocol):
         ...
 
     def capture(self, work: Callable[[], Any]) -> Callable[[], None]:
-        """Records the work of ``work``, which has run before, and returns what runs it again on the current stream."""
+        """Runs ``work`` until it does nothing for the first time, records it, and returns what runs it again, on the
+        current stream."""
         ...
 
     def seconds(self, work: Callable[[], Any]) -> float:
         """Time of one call on the device, launches as cheap as in a graph; may wait for the device."""
         ...
 
+    def synchronize(self) -> None:
+        """Waits, on the host, until all streams of the device are done."""
+        ...
+
     def release(self) -> None:
-        """Waits for the device and gives memory that nobody holds back to it."""
+        """Gives memory that nobody holds back to the device."""
         ...
 
 
@@ -97,6 +103,8 @@ class CudaDevice:
         torch.cuda.current_stream().wait_event(event)
 
     def capture(self, work: Callable[[], Any]) -> Callable[[], None]:
+        for _ in range(RUNS_BEFORE_CAPTURE):
+            work()
         graph = torch.cuda.CUDAGraph()
         # What torch's own ops allocate inside lies in one pool for all graphs of the engine: they never run at once,
         # and nothing in it is read after its graph.
@@ -112,8 +120,6 @@ class CudaDevice:
         return replay
 
     def seconds(self, work: Callable[[], Any]) -> float:
-        for _ in range(WARM_UP):
-            work()
         replay = self.capture(lambda: [work() for _ in range(CALLS_A_GRAPH)])
         replay()
         return median(self._milliseconds(replay) for _ in range(TIMED)) * 1e-3 / CALLS_A_GRAPH
@@ -128,8 +134,10 @@ class CudaDevice:
         elapsed: float = start.elapsed_time(end)
         return elapsed
 
-    def release(self) -> None:
+    def synchronize(self) -> None:
         torch.cuda.synchronize(self.device)
+
+    def release(self) -> None:
         torch.cuda.empty_cache()
 
 
@@ -161,6 +169,9 @@ class HostDevice:
         start = time.perf_counter()
         work()
         return time.perf_counter() - start
+
+    def synchronize(self) -> None:
+        """Everything asked for is done already."""
 
     def release(self) -> None:
         """Python has freed what nobody holds."""

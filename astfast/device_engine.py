@@ -1,0 +1,236 @@
+"""Runs a model on a GPU: a graph for each batch size of a few, batches through them while the next is uploaded.
+
+Calls take turns (a graph's buffers are its own), work goes on the caller's current stream, and a batch for which the
+device's memory is too small goes through in smaller ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from astfast.backends.cuda import CudaOps
+from astfast.backends.cuda_streams import Event
+from astfast.config import ModelConfig
+from astfast.device_program import SLOTS, Finish, Kind, Program, Running, kind_of
+from astfast.engine import Batch, Engine, Output
+from astfast.errors import BackendError
+from astfast.models import ast
+
+LARGEST_BUCKET = 64
+BATCHES_A_CALL = 4  # so that uploads have something to overlap with
+PADDED = 3 / 4  # a bucket is taken by so many of its clips rather than by two smaller buckets
+BUFFERS: dict[Output, str] = {"features": "spectrogram", "embedding": "embedding", "logits": "logits"}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": partial(torch.softmax, dim=-1),
+    "none": lambda logits: logits,
+}
+T = TypeVar("T")
+
+
+class DeviceEngine(Engine):
+    """The engine of the GPU backend. Waveforms may also be int16. Raises BackendError in a forked child.
+
+    ``batch_size``: the largest bucket; None takes what fills a GPU, or 64.
+    """
+
+    ops: CudaOps
+
+    def __init__(
+        self, ops: CudaOps, config: ModelConfig, weights: ast.AstWeights, batch_size: int | None = None
+    ) -> None:
+        with ops.inference():
+            fitting = min(LARGEST_BUCKET, ops.micro_batch(config.num_tokens))
+            super().__init__(ops, config, weights, batch_size or fitting)
+        self.buckets = buckets_up_to(self.batch_size)
+        self._device = ops.streams
+        self._programs: dict[tuple[int, Kind, Output], Program] = {}
+        self._workspaces: dict[int, Mapping[str, Any]] = {}
+        self._last: Event | None = None  # the end of the last call's work, on whatever stream that was
+        self._process = os.getpid()
+        self._warned = False
+
+    @property
+    def clips_a_call(self) -> int:
+        return BATCHES_A_CALL * self.buckets[-1]
+
+    def warmup(self) -> None:
+        """Checks, compiles and captures everything that ``logits`` of float32 waveforms needs, at every batch size."""
+        silence = np.zeros(self.config.front_end.frame_length, np.float32)
+        for bucket in self.buckets:
+            if bucket in self.buckets:  # memory may have run out on the way
+                self._run([silence] * bucket, "logits" if self.config.num_labels else "embedding")
+
+    def forward(self, spectrograms: torch.Tensor) -> torch.Tensor:
+        """Spectrograms [B, max_length, num_mel_bins], float32, on this device -> logits [B, L] there.
+
+        On the caller's current stream; the host waits for nothing.
+        """
+        logits = torch.empty((len(spectrograms), self.config.num_labels), device=self.ops.device)
+
+        def run(program: Program, start: int, clips: int) -> bool:
+            program.inputs[0][:clips].copy_(spectrograms[start : start + clips])
+            program.replay()
+            logits[start : start + clips] = program.output[:clips]
+            return True
+
+        with self._turn():
+            start = 0
+            while start < len(spectrograms):
+                clips = min(next_bucket(len(spectrograms) - start, self.buckets), len(spectrograms) - start)
+                if self._within_memory(partial(run, start=start, clips=clips), clips, "spectrogram", "logits"):
+                    start += clips
+        return logits
+
+    def top_k(self, batch: Batch, k: int, activation: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        def best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            scores = ACTIVATIONS[activation](logits.double()).float()
+            ordered = torch.sort(scores, dim=1, descending=True, stable=True)  # ties by index, which topk leaves open
+            return ordered.values[:, :k], ordered.indices[:, :k]
+
+        scores, labels = self._through(batch, "logits", best)
+        return scores, labels
+
+    def _run(self, batch: Batch, output: Output) -> NDArray[np.float32]:
+        return self._through(batch, output, lambda x: (x,))[0]
+
+    def _through(self, batch: Batch, output: Output, finish: Finish) -> list[NDArray[Any]]:
+        """``finish`` of the output of all clips, in order, on the host."""
+        parts: list[list[NDArray[Any]]] = []
+        under_way: deque[Running] = deque()
+        kind = kind_of(batch)
+        with self._turn():
+            try:
+                start = 0
+                while start < len(batch):
+                    bucket = next_bucket(len(batch) - start, self.buckets)
+                    clips = batch[start : start + bucket]
+                    submit = partial(Program.submit, clips=clips, finish=finish)
+                    running = self._within_memory(submit, bucket, kind, output)
+                    if running is None:
+                        continue
+                    under_way.append(running)
+                    start += len(clips)
+                    if len(under_way) == SLOTS:
+                        parts.append(under_way.popleft().collect())
+            finally:  # whatever went wrong: nobody may write to buffers that are being copied
+                parts += [running.collect() for running in under_way]
+        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One call at a time, after the work of the last one, whatever streams they use."""
+        if os.getpid() != self._process:
+            raise BackendError(
+                "this model was loaded on a GPU before the process forked, and CUDA does not survive a fork: load it "
+                "in the child, or start workers with the 'spawn' method"
+            )
+        with self._lock, self.ops.inference():
+            if self._last is not None:
+                self._device.wait(self._last)
+            try:
+                yield
+            finally:
+                self._last = self._device.mark()
+
+    def _within_memory(self, work: Callable[[Program], T], clips: int, kind: Kind, output: Output) -> T | None:
+        """``work`` with the program for so many clips; None if there is too little memory, and smaller buckets now."""
+        bucket = min(b for b in self.buckets if b >= clips)
+        try:
+            return work(self._program(bucket, kind, output))
+        except torch.OutOfMemoryError as error:
+            message = str(error).splitlines()[0]
+        self._device.synchronize()
+        self._programs = {key: program for key, program in self._programs.items() if key[0] < bucket}
+        self._workspaces = {key: buffers for key, buffers in self._workspaces.items() if key < bucket}
+        self._device.release()
+        if bucket == self.buckets[0]:
+            raise BackendError(f"{self.hardware}: not enough memory even for {bucket} clip at a time: {message}")
+        self.buckets = tuple(b for b in self.buckets if b < bucket)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.hardware}: not enough memory for {bucket} clips at a time, going on with {self.buckets[-1]}: "
+                "free some, or pass batch_size=",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return None
+
+    def _program(self, bucket: int, kind: Kind, output: Output) -> Program:
+        key = (bucket, kind, output)
+        if key not in self._programs:
+            self._programs[key] = self._captured(bucket, kind, output)
+        return self._programs[key]
+
+    def _captured(self, bucket: int, kind: Kind, output: Output) -> Program:
+        if bucket not in self._workspaces:
+            spec = ast.workspace_spec(self.config)
+            self._workspaces[bucket] = {
+                name: self.ops.empty((bucket, *shape), buffer) for name, (shape, buffer) in spec.items()
+            }
+        ws = self._workspaces[bucket]
+        inputs = self._noise(bucket, kind)
+
+        def compute() -> None:
+            spectrogram = inputs[0]
+            if kind != "spectrogram":
+                waves, lengths = inputs
+                spectrogram = self.ops.log_mel_of_batch(waves, lengths, self.config.front_end, ws["spectrogram"])
+            self._model(spectrogram, ws, output)
+
+        try:
+            replay = self._device.capture(compute)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            warnings.warn(
+                f"{self.hardware}: no graph of the model can be captured, so that every kernel is launched from the "
+                f"host: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            replay = compute
+        return Program(self._device, inputs, ws[BUFFERS[output]], replay)
+
+    def _noise(self, bucket: int, kind: Kind) -> tuple[torch.Tensor, ...]:
+        """Inputs of a program, filled with what kernels can be checked on; the caller's random numbers stay his."""
+        front_end = self.config.front_end
+        device = self.ops.device
+        shape: tuple[int, ...] = (bucket, front_end.input_samples)
+        if kind == "spectrogram":
+            shape = (bucket, front_end.max_length, front_end.num_mel_bins)
+        noise = torch.randn(shape, generator=torch.Generator(device).manual_seed(0), device=device)
+        if kind == "spectrogram":
+            return (0.5 * noise,)
+        lengths = torch.full((bucket,), front_end.input_samples, dtype=torch.int32, device=device)
+        return (3000 * noise).to(torch.int16) if kind == "int16" else 0.1 * noise, lengths
+
+    def __del__(self) -> None:
+        """Buffers are freed only when the device has done with them."""
+        last: Event | None = getattr(self, "_last", None)
+        if last is not None and os.getpid() == self._process:
+            last.synchronize()
+
+
+def buckets_up_to(largest: int) -> tuple[int, ...]:
+    """1, 2, 4, .. below ``largest``, and ``largest`` itself."""
+    return (*itertools.takewhile(lambda bucket: bucket < largest, (1 << i for i in itertools.count())), largest)
+
+
+def next_bucket(clips: int, buckets: tuple[int, ...]) -> int:
+    """The bucket for the first of so many clips: the largest that they fill, or a larger one that they nearly fill."""
+    filled = max(bucket for bucket in buckets if bucket <= clips)
+    above = [bucket for bucket in buckets if bucket > clips >= PADDED * bucket]
+    return min(above, default=filled)
