@@ -35,18 +35,7 @@ struct HeadLayout {
 };
 
 template <class G>
-std::size_t packed_head_bytes(std::int64_t keys, std::int64_t head_dim) {
-    return static_cast<std::size_t>(HeadLayout<G>(keys, head_dim).packed_bytes());
-}
-
-template <class G>
-std::size_t attend_bytes(std::int64_t keys, std::int64_t head_dim) {
-    const HeadLayout<G> layout(keys, head_dim);
-    return static_cast<std::size_t>(G::kQueryTile * (layout.query_stride + layout.score_stride * 4));
-}
-
-template <class G>
-void pack_head(const Head& head, std::byte* packed) {
+void pack_head_panels(const Head& head, std::byte* packed) {
     using V = typename G::V;
     using Activation = typename G::Activation;
     const HeadLayout<G> layout(head.keys, head.head_dim);
@@ -57,8 +46,8 @@ void pack_head(const Head& head, std::byte* packed) {
             return reinterpret_cast<std::uint32_t*>(rows + j * layout.query_stride);
         };
         for (std::int64_t j = 0; j < count; ++j) {
-            copy_row<G>(static_cast<const Activation*>(head.k) + (key + j) * head.kv_stride, head.head_dim,
-                        reinterpret_cast<typename G::Operand*>(row(j)));
+            copy_row<G>(LinearRow<G>(rows + j * layout.query_stride),
+                        static_cast<const Activation*>(head.k) + (key + j) * head.kv_stride, head.head_dim);
         }
         std::byte* panel = packed + key / G::kPanel * layout.key_panel_bytes();
         transpose_to_panel<G>(row, count, layout.key_units, V::kLanes, G::kPanel,
@@ -117,17 +106,17 @@ inline float softmax_row(float* scores, std::int64_t keys, std::int64_t padded, 
 }
 
 template <class G>
-void attend(const Head& head, const std::byte* packed, std::int64_t query, std::int64_t queries, std::byte* scratch) {
+void attend_block(const Head& head, const std::byte* packed, std::int64_t query, std::int64_t queries,
+                  std::byte* scratch) {
     using V = typename G::V;
     using Activation = typename G::Activation;
-    const typename G::Session session;
     const HeadLayout<G> layout(head.keys, head.head_dim);
     std::byte* const q = scratch;
     auto* const scores = reinterpret_cast<float*>(scratch + G::kQueryTile * layout.query_stride);
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head.head_dim));
     for (std::int64_t r = 0; r < queries; ++r) {
-        copy_row<G>(static_cast<const Activation*>(head.q) + (query + r) * head.q_stride, head.head_dim,
-                    reinterpret_cast<typename G::Operand*>(q + r * layout.query_stride));
+        copy_row<G>(LinearRow<G>(q + r * layout.query_stride),
+                    static_cast<const Activation*>(head.q) + (query + r) * head.q_stride, head.head_dim);
     }
 
     alignas(64) float c[G::kQueryTile * G::kMaxWidth];
@@ -158,6 +147,24 @@ void attend(const Head& head, const std::byte* packed, std::int64_t query, std::
         }
     }
 }
+
+template <class G>
+struct DotAttention {
+    static constexpr std::int64_t kQueryTile = G::kQueryTile;
+
+    static std::size_t packed_bytes(std::int64_t keys, std::int64_t head_dim) {
+        return static_cast<std::size_t>(HeadLayout<G>(keys, head_dim).packed_bytes());
+    }
+    static std::size_t scratch_bytes(std::int64_t keys, std::int64_t head_dim) {
+        const HeadLayout<G> layout(keys, head_dim);
+        return static_cast<std::size_t>(kQueryTile * (layout.query_stride + layout.score_stride * 4));
+    }
+    static void pack(const Head& head, std::byte* packed) { pack_head_panels<G>(head, packed); }
+    static void attend(const Head& head, const std::byte* packed, std::int64_t query, std::int64_t queries,
+                       std::byte* scratch) {
+        attend_block<G>(head, packed, query, queries, scratch);
+    }
+};
 
 }  // namespace
 }  // namespace astfast

@@ -14,7 +14,8 @@ struct Bf16Operands {
     using V = Avx512Bf16;
     using Activation = std::uint16_t;
     using Operand = std::uint16_t;
-    static constexpr bool kRounds = false;  // storing rounds
+    using Sum = V::F;
+    static constexpr bool kRounds = false, kQuantised = false;  // storing rounds
     static constexpr int kUnit = 2;
 
     // Columns [d, d + width) of v -> a panel of `units` pairs of keys; keys and columns that there are not are zero.

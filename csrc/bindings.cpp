@@ -110,12 +110,18 @@ struct PyEmbed {
     std::int64_t tokens, patch_size, frequency_stride, time_stride;
 };
 
+Precision precision_named(const std::string& name) {
+    if (name == "float32") return Precision::kFloat32;
+    if (name == "bfloat16") return Precision::kBfloat16;
+    if (name == "int8") return Precision::kInt8;
+    refuse("precision", name + " is unknown");
+}
+
 class PyEngine {
   public:
     PyEngine(const std::string& tier, const std::string& precision, int threads) {
-        if (precision != "float32" && precision != "bfloat16") refuse("precision", precision + " is unknown");
         if (threads < 1) refuse("threads", "is " + std::to_string(threads));
-        const Kernels* kernels = kernels_for(tier, precision == "float32" ? Precision::kFloat32 : Precision::kBfloat16);
+        const Kernels* kernels = kernels_for(tier, precision_named(precision));
         if (kernels == nullptr) refuse("tier", tier + " can't run on this machine");
         engine_ = {kernels, kernels_for(tier, Precision::kFloat32), threads};
     }

@@ -1,31 +1,34 @@
-// The multiplier that every tier has: float32 by fused multiply-add. With kRoundTo16 its operands are rounded to
-// bfloat16 first, which is how bfloat16 runs where there is no instruction for it.
+// The multiplier that every tier has: float32 by fused multiply-add. For bfloat16 its operands are rounded to that
+// first, for int8 quantised to whole numbers: how those precisions run where there is no instruction for them.
 
 namespace astfast {
 namespace {
 
-struct NoSession {  // a tile needs nothing set up
-    NoSession() {}
-};
-
 // VectorType's shape of tiles: kMaxVectors wide, kAccumulators in registers.
-template <class VectorType, int kVectorsOfTile, int kRegisters, int kWeightVectors, bool kRoundTo16>
-struct FloatGemm : DotTiles<FloatGemm<VectorType, kVectorsOfTile, kRegisters, kWeightVectors, kRoundTo16>> {
+template <class VectorType, int kVectorsOfTile, int kRegisters, int kWeightVectors, Precision kPrecision>
+struct FloatGemm : DotTiles<FloatGemm<VectorType, kVectorsOfTile, kRegisters, kWeightVectors, kPrecision>> {
     using V = VectorType;
-    using Activation = std::conditional_t<kRoundTo16, std::uint16_t, float>;
+    using Activation = std::conditional_t<kPrecision == Precision::kFloat32, float, std::uint16_t>;
     using Operand = float;
     using Vector = typename V::F;
-    using Session = NoSession;
-    static constexpr bool kRounds = kRoundTo16;
+    using Sum = typename V::F;
+    static constexpr bool kRounds = kPrecision == Precision::kBfloat16, kQuantised = kPrecision == Precision::kInt8;
     static constexpr int kUnit = 1, kUnits = 1;
     static constexpr int kMaxVectors = kVectorsOfTile, kAccumulators = kRegisters;
     static constexpr int kPanel = kWeightVectors * V::kLanes, kMaxWidth = kMaxVectors * V::kLanes;
-    static constexpr int kRowTile = kAccumulators / kWeightVectors;
+    static constexpr int kRowTile = kAccumulators / kWeightVectors, kRowsTogether = 1, kColumnsTogether = kPanel;
     static constexpr int kQueryTile = 24;
 
     static Vector load(const std::byte* b) { return V::load(reinterpret_cast<const float*>(b)); }
     static Vector broadcast(const std::byte* a) { return V::set(*reinterpret_cast<const float*>(a)); }
-    static Vector dot(Vector acc, Vector a, Vector b) { return V::fma(a, b, acc); }
+    static Sum first(const std::byte*, int) { return V::zero(); }
+    static typename V::F as_float(Sum sum) { return sum; }
+    static typename V::F load_sum(const float* c) { return V::load(c); }
+    template <class Row>
+    static std::int32_t make_weights(const Row&, std::int64_t) {
+        return 0;
+    }
+    static Sum dot(Sum acc, Vector a, Vector b) { return V::fma(a, b, acc); }
 
     static void pack_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel) {
         const std::int64_t columns = std::min(width, head.head_dim - d);

@@ -25,10 +25,12 @@
 
 namespace astfast {
 
-template <bool kRoundTo16>
-using Gemm = FloatGemm<Avx2, 2, 12, 2, kRoundTo16>;
+template <Precision kPrecision>
+using Gemm = FloatGemm<Avx2, 2, 12, 2, kPrecision>;
 
-const Kernels avx2_float32 = kernels_of<Gemm<false>>("avx2", Precision::kFloat32);
-const Kernels avx2_bfloat16 = kernels_of<Gemm<true>>("avx2", Precision::kBfloat16);
+const Kernels avx2_float32 = kernels_of<Gemm<Precision::kFloat32>>("avx2", Precision::kFloat32);
+const Kernels avx2_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("avx2", Precision::kBfloat16);
+const Kernels avx2_int8 =
+    kernels_of<Gemm<Precision::kInt8>, DotAttention<Gemm<Precision::kBfloat16>>>("avx2", Precision::kInt8);
 
 }  // namespace astfast

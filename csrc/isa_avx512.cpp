@@ -27,10 +27,12 @@
 
 namespace astfast {
 
-template <bool kRoundTo16>
-using Gemm = FloatGemm<Avx512, 4, 24, 3, kRoundTo16>;
+template <Precision kPrecision>
+using Gemm = FloatGemm<Avx512, 4, 24, 3, kPrecision>;
 
-const Kernels avx512_float32 = kernels_of<Gemm<false>>("avx512", Precision::kFloat32);
-const Kernels avx512_bfloat16 = kernels_of<Gemm<true>>("avx512", Precision::kBfloat16);
+const Kernels avx512_float32 = kernels_of<Gemm<Precision::kFloat32>>("avx512", Precision::kFloat32);
+const Kernels avx512_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("avx512", Precision::kBfloat16);
+const Kernels avx512_int8 =
+    kernels_of<Gemm<Precision::kInt8>, DotAttention<Gemm<Precision::kBfloat16>>>("avx512", Precision::kInt8);
 
 }  // namespace astfast

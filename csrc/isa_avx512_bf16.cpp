@@ -23,6 +23,7 @@
 #include "attention-inl.h"
 #include "float_gemm-inl.h"
 #include "bf16_vector-inl.h"
+#include "vnni_gemm-inl.h"
 #include "tier-inl.h"
 // clang-format on
 
@@ -31,11 +32,14 @@ namespace {
 
 struct Bf16Gemm : Bf16Operands, DotTiles<Bf16Gemm> {
     using Vector = __m512i;
-    using Session = NoSession;
     static constexpr int kUnits = 1;
     static constexpr int kMaxVectors = 4, kAccumulators = 24;
-    static constexpr int kPanel = 48, kMaxWidth = 64;
-    static constexpr int kRowTile = 8, kQueryTile = 24;
+    static constexpr int kPanel = 48, kMaxWidth = 64, kColumnsTogether = kPanel;
+    static constexpr int kRowTile = 8, kQueryTile = 24, kRowsTogether = 1;
+
+    static Sum first(const std::byte*, int) { return V::zero(); }
+    static V::F as_float(Sum sum) { return sum; }
+    static V::F load_sum(const float* c) { return V::load(c); }
 
     static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }
     static Vector broadcast(const std::byte* a) {
@@ -43,7 +47,7 @@ struct Bf16Gemm : Bf16Operands, DotTiles<Bf16Gemm> {
         std::memcpy(&pair, a, sizeof pair);
         return _mm512_set1_epi32(pair);
     }
-    static V::F dot(V::F acc, Vector a, Vector b) {
+    static Sum dot(Sum acc, Vector a, Vector b) {
         return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
     }
     static void pack_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel) {
@@ -54,5 +58,6 @@ struct Bf16Gemm : Bf16Operands, DotTiles<Bf16Gemm> {
 }  // namespace
 
 const Kernels avx512_bf16_bfloat16 = kernels_of<Bf16Gemm>("avx512_bf16", Precision::kBfloat16);
+const Kernels avx512_bf16_int8 = kernels_of<VnniGemm, DotAttention<Bf16Gemm>>("avx512_bf16", Precision::kInt8);
 
 }  // namespace astfast

@@ -21,11 +21,13 @@
 
 namespace astfast {
 
-template <bool kRoundTo16>
+template <Precision kPrecision>
 using Gemm =
-    FloatGemm<Portable, 2, 8, 2, kRoundTo16>;  // 4 x 8: 8 of 16 registers, since there is no fused multiply-add
+    FloatGemm<Portable, 2, 8, 2, kPrecision>;  // 4 x 8: 8 of 16 registers, since there is no fused multiply-add
 
-const Kernels scalar_float32 = kernels_of<Gemm<false>>("scalar", Precision::kFloat32);
-const Kernels scalar_bfloat16 = kernels_of<Gemm<true>>("scalar", Precision::kBfloat16);
+const Kernels scalar_float32 = kernels_of<Gemm<Precision::kFloat32>>("scalar", Precision::kFloat32);
+const Kernels scalar_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("scalar", Precision::kBfloat16);
+const Kernels scalar_int8 =
+    kernels_of<Gemm<Precision::kInt8>, DotAttention<Gemm<Precision::kBfloat16>>>("scalar", Precision::kInt8);
 
 }  // namespace astfast

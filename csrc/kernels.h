@@ -1,10 +1,13 @@
 // What a tier gives: single-threaded kernels over a few rows or one panel of columns, and the layouts they work on.
-// The drivers (linear.cpp, attention.cpp) split an op into calls of these and run them on the pool.
+// The drivers (ops.cpp) split an op into calls of these and run them on the pool.
 //
-// Operands. A product C = A B reads A as rows of `units` of four bytes (1 float32, 2 bfloat16 or 4 int8 along K) and B
-// as panels of `panel` columns, [units, panel] units each, so that one unit of a row of A multiplies a contiguous row
-// of a panel. K is padded with zeros to whole units, N to whole panels. Every element of C is one sum over K in
-// ascending order, whatever tile it falls into: a row's result depends on nothing but the row.
+// Operands. A product C = A B reads A as rows of units of four bytes (1 float32, 2 bfloat16 or 4 int8 along K) and B as
+// panels of `panel` columns, [units, panel] units each, so that one unit of a row of A multiplies a contiguous row of a
+// panel. K is padded with zeros to whole units, N to whole panels. Every element of C is one sum over K in ascending
+// order, whatever tile it falls into: a row's result depends on nothing but the row.
+//
+// int8: a column of B is the weight's row times 127 / its largest magnitude, rounded; a row of A likewise, when it is
+// packed. Products are summed exactly; the epilogue multiplies by both scales.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +15,7 @@
 
 namespace astfast {
 
-enum class Precision { kFloat32, kBfloat16 };
+enum class Precision { kFloat32, kBfloat16, kInt8 };
 
 // Rows of a [clips, per_clip, columns] array whose last dimension is contiguous, counted through: row r is row
 // r % per_clip of clip r / per_clip. Strides are in elements.

@@ -15,13 +15,18 @@ inline typename V::F polynomial(typename V::F x, float c0, Rest... rest) {
     return V::fma(polynomial<V>(x, rest...), x, V::set(c0));
 }
 
-// 2^t for t <= 0, relative error 2^-13.7.
+// 2^f for f in [-1/2, 1/2], relative error 2^-13.7.
+template <class V>
+inline typename V::F fast_exp2_fraction(typename V::F f) {
+    return polynomial<V>(f, 0x1.fff692p-1f, 0x1.62f31ap-1f, 0x1.f0de1ap-3f, 0x1.c3f760p-5f);
+}
+
+// 2^t for t <= 0.
 template <class V>
 inline typename V::F fast_exp2(typename V::F t) {
     const auto clamped = V::max(V::set(-150.0f), t);
     const auto n = V::nearest(clamped);
-    const auto f = clamped - n;  // [-1/2, 1/2]
-    return V::scale(polynomial<V>(f, 0x1.fff692p-1f, 0x1.62f31ap-1f, 0x1.f0de1ap-3f, 0x1.c3f760p-5f), n);
+    return V::scale(fast_exp2_fraction<V>(clamped - n), n);
 }
 
 // e^(x - low) = 2^n (1 + s) for x <= 0 and a tiny `low`; n is whole. x - n ln 2 is taken in two steps, the first exact.

@@ -1,7 +1,9 @@
 // Rows of A and panels of B: the operands of a product, in the layout that kernels.h describes.
 //
 // G, the way a tier multiplies, gives: V, its vectors; Activation, float or uint16_t (bfloat16), what ops exchange;
-// Operand, float or uint16_t, what it multiplies; kUnit, operands in a unit; kUnits, what K is padded to, in units.
+// Operand, float, uint16_t, int8_t or uint8_t (int8 offset by 128), what it multiplies; kUnit, operands in a unit;
+// kUnits, what K is padded to, in units; kQuantised; kRounds, float operands to bfloat16; kRowsTogether, rows of A
+// whose lines of 64 bytes alternate: 1, or 16 where A is made of AMX tiles.
 
 namespace astfast {
 namespace {
@@ -12,10 +14,59 @@ constexpr std::int64_t units_of(std::int64_t k) {
     return (units + G::kUnits - 1) / G::kUnits * G::kUnits;
 }
 
-// Rows of A are an odd number of cache lines apart, so that a column of them doesn't fall into one cache set.
+// Bytes of the operands of a row of A.
+template <class G>
+constexpr std::int64_t operand_bytes(std::int64_t k) {
+    return (units_of<G>(k) * 4 + 63) / 64 * 64;
+}
+
+// Bytes from one row of A to the next, counted as if all of a row's lines were together. A quantised row has one more
+// line, for its scale. Rows are an odd number of cache lines apart, so that a column of them doesn't fall into one
+// cache set, unless lines of several rows alternate anyway.
 template <class G>
 constexpr std::int64_t row_bytes(std::int64_t k) {
-    return ((units_of<G>(k) * 4 + 63) / 64 | 1) * 64;
+    const std::int64_t lines = operand_bytes<G>(k) / 64 + (G::kQuantised ? 1 : 0);
+    return (G::kRowsTogether == 1 ? lines | 1 : lines) * 64;
+}
+
+// One row's operands: lines of 64 bytes, kRowsTogether lines apart.
+template <class T, std::int64_t kRowsTogether>
+class OperandRow {
+  public:
+    explicit OperandRow(std::byte* start) : start_(start) {}
+
+    T* at(std::int64_t i) const {
+        const std::int64_t byte = i * static_cast<std::int64_t>(sizeof(T));
+        if constexpr (kRowsTogether == 1) return reinterpret_cast<T*>(start_ + byte);
+        return reinterpret_cast<T*>(start_ + byte / 64 * 64 * kRowsTogether + byte % 64);
+    }
+
+  private:
+    std::byte* start_;
+};
+
+// Row r of A.
+template <class G>
+inline OperandRow<typename G::Operand, G::kRowsTogether> row_of(std::byte* a, std::int64_t r, std::int64_t k) {
+    return OperandRow<typename G::Operand, G::kRowsTogether>(
+        a + r / G::kRowsTogether * (G::kRowsTogether * row_bytes<G>(k)) + r % G::kRowsTogether * 64);
+}
+
+// A row whose lines lie one after the other, whatever those of A do.
+template <class G>
+using LinearRow = OperandRow<typename G::Operand, 1>;
+
+// Where the scale of a quantised row of A lies: what its products are to be multiplied by.
+template <class G>
+inline float* scale_of(std::byte* a, std::int64_t r, std::int64_t k) {
+    constexpr auto kPerLine = static_cast<std::int64_t>(64 / sizeof(typename G::Operand));
+    return reinterpret_cast<float*>(row_of<G>(a, r, k).at(operand_bytes<G>(k) / 64 * kPerLine));
+}
+
+template <class G>
+inline float row_scale(const std::byte* a, std::int64_t r, std::int64_t k) {
+    if constexpr (G::kQuantised) return *scale_of<G>(const_cast<std::byte*>(a), r, k);
+    return 1.0f;
 }
 
 template <class V>
@@ -38,6 +89,16 @@ inline void store_from_float(std::uint16_t* p, typename V::F x, int n) {
     n == V::kLanes ? V::store_bf16(p, x) : V::store_partial_bf16(p, x, n);
 }
 
+template <class V>
+inline void store_from_float(std::int8_t* p, typename V::F x, int n) {
+    V::store_int8(p, x, n);
+}
+
+template <class V>
+inline void store_from_float(std::uint8_t* p, typename V::F x, int n) {  // offset by 128
+    V::store_int8(reinterpret_cast<std::int8_t*>(p), x + V::set(128.0f), n);
+}
+
 template <class G>
 inline void store_operand(typename G::Operand* p, typename G::V::F x, int n = G::V::kLanes) {
     if constexpr (G::kRounds) x = G::V::round_bf16(x);
@@ -52,10 +113,37 @@ inline void for_vectors(std::int64_t size, const Fn& fn) {
     if (i < size) fn(i, static_cast<int>(size - i));
 }
 
-template <class G>
-inline void zero_tail(typename G::Operand* row, std::int64_t k) {
-    const std::int64_t padded = units_of<G>(k) * G::kUnit;
-    std::memset(row + k, 0, static_cast<std::size_t>(padded - k) * sizeof *row);
+// Columns from k on, which share a line with the one before them, or lines lie one after the other.
+template <class G, class Row>
+inline void zero_tail(const Row& row, std::int64_t k) {
+    const std::int64_t tail = units_of<G>(k) * G::kUnit - k;
+    if (tail > 0) std::memset(row.at(k), 0, static_cast<std::size_t>(tail) * sizeof(typename G::Operand));
+}
+
+// Writes one row of operands and its padding; each(fn) calls fn(i, n, x) for its elements. Returns the scale of a
+// quantised row. Vectors never cross a line: i is a multiple of kLanes, and lines hold whole vectors.
+template <class G, class Row, class Each>
+inline float write_row(const Row& row, std::int64_t k, const Each& each) {
+    using V = typename G::V;
+    float scale = 1.0f;
+    if constexpr (G::kQuantised) {
+        auto largest = V::zero();
+        each([&](std::int64_t, int, typename V::F x) { largest = V::max(largest, V::max(x, -x)); });
+        const float magnitude = V::largest(largest);
+        const auto inverse = V::set(magnitude > 0.0f ? 127.0f / magnitude : 0.0f);
+        each([&](std::int64_t i, int n, typename V::F x) { store_operand<G>(row.at(i), V::nearest(x * inverse), n); });
+        scale = magnitude / 127.0f;
+    } else {
+        each([&](std::int64_t i, int n, typename V::F x) { store_operand<G>(row.at(i), x, n); });
+    }
+    zero_tail<G>(row, k);
+    return scale;
+}
+
+template <class G, class Each>
+inline void write_row_of_a(std::byte* a, std::int64_t r, std::int64_t k, const Each& each) {
+    const float scale = write_row<G>(row_of<G>(a, r, k), k, each);
+    if constexpr (G::kQuantised) *scale_of<G>(a, r, k) = scale;
 }
 
 // Mean and 1 / sqrt(variance + eps) of [width], the variance about the mean in a second pass.
@@ -99,9 +187,8 @@ inline std::pair<float, float> moments(const float* x, std::int64_t width, float
 
 // fn(start, n, LN(x)[start .. start + n)) over the row.
 template <class V, class Fn>
-inline void normalise(const float* x, const Norm& norm, const Fn& fn) {
-    const auto [mean, rstd] = moments<V>(x, norm.width, norm.eps);
-    const auto centre = V::set(mean), scale = V::set(rstd);
+inline void normalise(const float* x, const Norm& norm, std::pair<float, float> moments, const Fn& fn) {
+    const auto centre = V::set(moments.first), scale = V::set(moments.second);
     for_vectors<V>(norm.width, [&](std::int64_t i, int n) {
         const auto centred = (load_as_float<V>(x + i, n) - centre) * scale;
         fn(i, n, V::fma(centred, load_as_float<V>(norm.weight + i, n), load_as_float<V>(norm.bias + i, n)));
@@ -110,58 +197,80 @@ inline void normalise(const float* x, const Norm& norm, const Fn& fn) {
 
 template <class V>
 void norm_row(const float* x, const Norm& norm, float* out) {
-    normalise<V>(x, norm, [&](std::int64_t i, int n, typename V::F y) { store_from_float<V>(out + i, y, n); });
+    normalise<V>(x, norm, moments<V>(x, norm.width, norm.eps),
+                 [&](std::int64_t i, int n, typename V::F y) { store_from_float<V>(out + i, y, n); });
 }
 
 template <class G>
 void norm_rows(const Rows<const float>& x, std::int64_t row, std::int64_t rows, const Norm& norm, std::byte* a) {
-    for (std::int64_t r = row; r < row + rows; ++r, a += row_bytes<G>(norm.width)) {
-        auto* operands = reinterpret_cast<typename G::Operand*>(a);
-        normalise<typename G::V>(
-            x.at(r), norm, [&](std::int64_t i, int n, typename G::V::F y) { store_operand<G>(operands + i, y, n); });
-        zero_tail<G>(operands, norm.width);
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const float* source = x.at(row + r);
+        const auto statistics = moments<typename G::V>(source, norm.width, norm.eps);
+        write_row_of_a<G>(a, r, norm.width,
+                          [&](const auto& fn) { normalise<typename G::V>(source, norm, statistics, fn); });
     }
 }
 
-template <class G>
-inline void copy_row(const typename G::Activation* x, std::int64_t k, typename G::Operand* operands) {
-    if constexpr (std::is_same_v<typename G::Activation, typename G::Operand>) {
-        std::memcpy(operands, x, static_cast<std::size_t>(k) * sizeof *x);
+// fn(i, n, x[i .. i + n)) over [0, k).
+template <class V, class T, class Fn>
+inline void for_elements(const T* x, std::int64_t k, const Fn& fn) {
+    for_vectors<V>(k, [&](std::int64_t i, int n) { fn(i, n, load_as_float<V>(x + i, n)); });
+}
+
+// One row of activations as operands that are not quantised.
+template <class G, class Row>
+inline void copy_row(const Row& row, const typename G::Activation* x, std::int64_t k) {
+    using Operand = typename G::Operand;
+    if constexpr (std::is_same_v<typename G::Activation, Operand>) {
+        constexpr auto kLine = static_cast<std::int64_t>(64 / sizeof(Operand));
+        std::int64_t i = 0;
+        for (; i + kLine <= k; i += kLine) std::memcpy(row.at(i), x + i, 64);
+        if (i < k) std::memcpy(row.at(i), x + i, static_cast<std::size_t>(k - i) * sizeof(Operand));
+        zero_tail<G>(row, k);
     } else {
-        using V = typename G::V;
-        for_vectors<V>(k,
-                       [&](std::int64_t i, int n) { store_operand<G>(operands + i, load_as_float<V>(x + i, n), n); });
+        write_row<G>(row, k, [&](const auto& fn) { for_elements<typename G::V>(x, k, fn); });
     }
-    zero_tail<G>(operands, k);
 }
 
 template <class G>
 void copy_rows(const Rows<const void>& x, std::int64_t row, std::int64_t rows, std::int64_t k, std::byte* a) {
     using Activation = typename G::Activation;
     const Rows<const Activation> typed{static_cast<const Activation*>(x.data), x.per_clip, x.clip_stride, x.row_stride};
-    for (std::int64_t r = row; r < row + rows; ++r, a += row_bytes<G>(k)) {
-        copy_row<G>(typed.at(r), k, reinterpret_cast<typename G::Operand*>(a));
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const Activation* source = typed.at(row + r);
+        if constexpr (G::kQuantised) {
+            write_row_of_a<G>(a, r, k, [&](const auto& fn) { for_elements<typename G::V>(source, k, fn); });
+        } else {
+            copy_row<G>(row_of<G>(a, r, k), source, k);
+        }
     }
 }
 
 // Column j * size + i of a patch's row is frame j, mel bin i of the patch: mel bins are contiguous in the spectrogram.
 template <class G>
 void patch_rows(const Patches& p, std::int64_t row, std::int64_t rows, std::byte* a) {
-    const std::int64_t k = p.size * p.size;
-    for (std::int64_t r = row; r < row + rows; ++r, a += row_bytes<G>(k)) {
-        auto* operands = reinterpret_cast<typename G::Operand*>(a);
-        const std::int64_t clip = r / p.patches, patch = r % p.patches;
+    using V = typename G::V;
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t clip = (row + r) / p.patches, patch = (row + r) % p.patches;
         const std::int64_t f = patch / p.time_patches, t = patch % p.time_patches;
         const float* corner = p.frames.data + clip * p.frames.clip_stride + t * p.time_stride * p.frames.row_stride +
                               f * p.frequency_stride;
-        for (std::int64_t j = 0; j < p.size; ++j) {
-            using V = typename G::V;
-            for_vectors<V>(p.size, [&](std::int64_t i, int n) {
-                store_operand<G>(operands + j * p.size + i, load_as_float<V>(corner + j * p.frames.row_stride + i, n),
-                                 n);
+        write_row_of_a<G>(a, r, p.size * p.size, [&](const auto& fn) {
+            if (p.size % V::kLanes == 0) {
+                for (std::int64_t j = 0; j < p.size; ++j) {
+                    for_elements<V>(corner + j * p.frames.row_stride, p.size,
+                                    [&](std::int64_t i, int n, auto y) { fn(j * p.size + i, n, y); });
+                }
+                return;
+            }
+            for_vectors<V>(p.size * p.size, [&](std::int64_t i, int n) {  // vectors go over the ends of frames
+                float elements[V::kLanes] = {};
+                for (int l = 0; l < n; ++l) {
+                    elements[l] = corner[(i + l) / p.size * p.frames.row_stride + (i + l) % p.size];
+                }
+                fn(i, n, V::load(elements));
             });
-        }
-        zero_tail<G>(operands, k);
+        });
     }
 }
 

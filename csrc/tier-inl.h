@@ -1,9 +1,9 @@
-// The table of a tier's kernels for one way to multiply, G. Included last by each tier's file.
+// The table of a tier's kernels for one way to multiply, G, and one of attention. Included last by each tier's file.
 
 namespace astfast {
 namespace {
 
-template <class G>
+template <class G, class Attention = DotAttention<G>>
 constexpr Kernels kernels_of(const char* tier, Precision precision) {
     using V = typename G::V;
     constexpr bool kFast = sizeof(typename G::Activation) == 2;
@@ -14,17 +14,17 @@ constexpr Kernels kernels_of(const char* tier, Precision precision) {
     k.panel = G::kPanel;
     k.row_tile = G::kRowTile;
     k.row_bytes = [](std::int64_t width) { return static_cast<std::size_t>(row_bytes<G>(width)); };
-    k.panel_bytes = [](std::int64_t width) { return static_cast<std::size_t>(units_of<G>(width) * G::kPanel * 4); };
+    k.panel_bytes = [](std::int64_t width) { return static_cast<std::size_t>(panel_bytes<G>(width)); };
     k.pack_weight = pack_weight<G>;
     k.norm_rows = norm_rows<G>;
     k.copy_rows = copy_rows<G>;
     k.patch_rows = patch_rows<G>;
     k.gemm_panel = gemm_panel<G>;
-    k.query_tile = G::kQueryTile;
-    k.packed_head_bytes = packed_head_bytes<G>;
-    k.attend_bytes = attend_bytes<G>;
-    k.pack_head = pack_head<G>;
-    k.attend = attend<G>;
+    k.query_tile = Attention::kQueryTile;
+    k.packed_head_bytes = Attention::packed_bytes;
+    k.attend_bytes = Attention::scratch_bytes;
+    k.pack_head = Attention::pack;
+    k.attend = Attention::attend;
     k.norm_row = norm_row<V>;
     k.exp = [](const float* x, std::int64_t n, float* out) {
         for_vectors<V>(n, [&](std::int64_t i, int lanes) {

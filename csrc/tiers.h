@@ -8,12 +8,13 @@
 
 namespace astfast {
 
-extern const Kernels scalar_float32, scalar_bfloat16;
+extern const Kernels scalar_float32, scalar_bfloat16, scalar_int8;
 #if defined(__x86_64__)
-extern const Kernels avx2_float32, avx2_bfloat16;
-extern const Kernels avx512_float32, avx512_bfloat16;
-extern const Kernels avx512_bf16_bfloat16;
-extern const Kernels amx_bfloat16;
+extern const Kernels avx2_float32, avx2_bfloat16, avx2_int8;
+extern const Kernels avx512_float32, avx512_bfloat16, avx512_int8;
+extern const Kernels avx512_vnni_int8;
+extern const Kernels avx512_bf16_bfloat16, avx512_bf16_int8;
+extern const Kernels amx_bfloat16, amx_int8;
 #endif
 
 struct Tier {

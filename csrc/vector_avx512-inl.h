@@ -52,6 +52,11 @@ struct Avx512 {
     static void store_bf16(std::uint16_t* p, F x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(x)); }
     static void store_partial_bf16(std::uint16_t* p, F x, int n) { _mm256_mask_storeu_epi16(p, mask(n), to_bf16(x)); }
 
+    // Whole numbers from -128 to 255, as their lowest byte.
+    static void store_int8(std::int8_t* p, F x, int n) {
+        _mm512_mask_cvtepi32_storeu_epi8(p, mask(n), _mm512_cvtps_epi32(x));
+    }
+
     static void transpose(const std::uint32_t* const* src, std::uint32_t* dst, std::int64_t stride, int n) {
         __m512i r[16], s[16];
         for (int j = 0; j < 16; ++j) r[j] = _mm512_maskz_loadu_epi32(mask(n), src[j]);

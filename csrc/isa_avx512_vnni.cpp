@@ -1,0 +1,34 @@
+// AVX-512 VNNI: int8; attention as the tier below does it for bfloat16.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "kernels.h"
+#include "tiers.h"
+
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12, on its own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+
+// clang-format off
+#include "vector_avx512-inl.h"
+#include "math-inl.h"
+#include "pack-inl.h"
+#include "gemm-inl.h"
+#include "attention-inl.h"
+#include "float_gemm-inl.h"
+#include "vnni_gemm-inl.h"
+#include "tier-inl.h"
+// clang-format on
+
+namespace astfast {
+
+const Kernels avx512_vnni_int8 = kernels_of<VnniGemm, DotAttention<FloatGemm<Avx512, 4, 24, 3, Precision::kBfloat16>>>(
+    "avx512_vnni", Precision::kInt8);
+
+}  // namespace astfast

@@ -1,0 +1,45 @@
+// int8 by VPDPBUSD, which multiplies unsigned by signed bytes: rows of A are offset by 128, and every sum starts from
+// -128 times its column's sum. Sums are exact. Tiles of 8 x 48.
+
+namespace astfast {
+namespace {
+
+struct VnniGemm : DotTiles<VnniGemm> {
+    using V = Avx512;
+    using Activation = std::uint16_t;
+    using Operand = std::uint8_t;
+    using Vector = __m512i;
+    using Sum = __m512i;
+    static constexpr bool kRounds = false, kQuantised = true;
+    static constexpr int kUnit = 4, kUnits = 1;
+    static constexpr int kMaxVectors = 3, kAccumulators = 24;
+    static constexpr int kPanel = 48, kColumnsTogether = kPanel;
+    static constexpr int kRowTile = 8, kRowsTogether = 1;
+
+    static Sum first(const std::byte* end, int vector) { return _mm512_loadu_si512(end + kPanel * 4 + vector * 64); }
+    static V::F as_float(Sum sum) { return _mm512_cvtepi32_ps(sum); }
+    static V::F load_sum(const float* c) { return V::load(c); }
+
+    static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }
+    static Vector broadcast(const std::byte* a) {
+        std::int32_t quad;
+        std::memcpy(&quad, a, sizeof quad);
+        return _mm512_set1_epi32(quad);
+    }
+    static Sum dot(Sum acc, Vector a, Vector b) { return _mm512_dpbusd_epi32(acc, a, b); }
+
+    // A row of weights, quantised like a row of A, becomes signed; what sums of its column start from.
+    template <class Row>
+    static std::int32_t make_weights(const Row& row, std::int64_t k) {
+        std::int32_t sum = 0;
+        for (std::int64_t i = 0; i < k; ++i) {
+            const int w = *row.at(i) - 128;
+            *row.at(i) = static_cast<std::uint8_t>(w);
+            sum += w;
+        }
+        return -128 * sum;
+    }
+};
+
+}  // namespace
+}  // namespace astfast
