@@ -27,10 +27,11 @@ std::int32_t digit_reversed(int k, int length) {
 }
 
 // exp(-2 pi i k / n) as (re, im).
-void push_root(std::vector<double>& roots, int k, int n) {
+template <class Real>
+void push_root(std::vector<Real>& roots, int k, int n) {
     const double angle = -6.283185307179586476925286766559 * k / n;
-    roots.push_back(std::cos(angle));
-    roots.push_back(std::sin(angle));
+    roots.push_back(static_cast<Real>(std::cos(angle)));
+    roots.push_back(static_cast<Real>(std::sin(angle)));
 }
 
 }  // namespace
@@ -62,6 +63,13 @@ LogMel::LogMel(const LogMelOptions& options, const double* window, const double*
         add_filters(rows, points);
     }
 
+    for (int i = 0; i < options.frame_length; ++i) float_window_.push_back(static_cast<float>(window[i]));
+    for (int c = 1; c < 16; ++c) {
+        for (const int k : {4 * c, c, c + 32, c + 64, c + 96}) {
+            for (const int power : {1, 2}) push_root(outer_twiddles_, k * power, 512);
+        }
+    }
+
     tables_ = {options.frame_length,
                options.frame_shift,
                points,
@@ -75,16 +83,19 @@ LogMel::LogMel(const LogMelOptions& options, const double* window, const double*
                split_.data(),
                position_.data(),
                filters_.data(),
-               weights_.data()};
+               weights_.data(),
+               float_window_.data(),
+               outer_twiddles_.data()};
 }
 
 void LogMel::add_filters(const double* const* rows, int points) {
-    MelFilters filters{{}, 0, static_cast<std::int32_t>(weights_.size())};
+    MelFilters filters{{}, {}, 0, static_cast<std::int32_t>(weights_.size())};
     for (int k = 0; k < 4; ++k) {
         int first = 0, end = points;
         while (end > 0 && rows[k][end - 1] == 0.0) --end;
         while (first < end && rows[k][first] == 0.0) ++first;
         filters.first_bin[k] = first;
+        filters.empty[k] = first == end;
         filters.bins = std::max(filters.bins, end - first);
     }
     for (int k = 0; k < 4; ++k) filters.first_bin[k] = std::min(filters.first_bin[k], points - filters.bins);

@@ -15,6 +15,7 @@ namespace astfast {
 // filter. The last four of a front end may include some of no weight, that no mel bin belongs to.
 struct MelFilters {
     std::int32_t first_bin[4];
+    bool empty[4];
     std::int32_t bins;
     std::int32_t first_weight;  // of [bins, 4]
 };
@@ -34,20 +35,29 @@ struct LogMelTables {
     const std::int32_t* position;  // [N]: where the in-place FFT leaves output k
     const MelFilters* filters;     // [num_mel_bins / 4, rounded up]
     const float* weights;          // of all filters
+    // For frames of 16 kHz only.
+    const float* float_window;    // [400]
+    const float* outer_twiddles;  // [15, 5, 4]: w, w^2 as (re, im) for the sums of spectrum_400-inl.h
 };
 
-// What a kernel keeps in its scratch memory, each part at an offset in floats. The FFT is at its beginning.
+// Frames that have a transform of their own.
+inline bool is_16_khz(const LogMelTables& t) {
+    return t.frame_length == 400 && t.frame_shift == 160 && t.points == 256;
+}
+
+// What a kernel keeps in its scratch memory, each part at an offset in floats. The transform is at its beginning.
 struct Scratch {
-    std::size_t sums, power, signal, floats;
+    std::size_t sums, doubtful, power, signal, floats;
 };
 
 inline Scratch scratch_of(const LogMelTables& t, int lanes, std::int64_t frames) {
-    const auto width = static_cast<std::size_t>(lanes);
+    const auto width = static_cast<std::size_t>(lanes), points = static_cast<std::size_t>(t.points);
     const int steps = static_cast<int>((frames + lanes - 1) / lanes);
-    const std::size_t sums = width * 2 * static_cast<std::size_t>(t.points);
-    const std::size_t power = sums + width * 4 * static_cast<std::size_t>(steps + t.frame_length / t.frame_shift);
-    const std::size_t signal = power + width * static_cast<std::size_t>(t.points);
-    return {sums, power, signal,
+    const std::size_t sums = width * (2 * points + 16);
+    const std::size_t doubtful = sums + width * 4 * static_cast<std::size_t>(steps + t.frame_length / t.frame_shift);
+    const std::size_t power = doubtful + width * static_cast<std::size_t>(steps);
+    const std::size_t signal = power + width * points;
+    return {sums, doubtful, power, signal,
             signal + width * static_cast<std::size_t>((steps - 1) * t.frame_shift + t.frame_length)};
 }
 
@@ -89,7 +99,7 @@ class LogMel {
     void add_filters(const double* const* rows, int points);
 
     std::vector<double> window_, twiddles_, split_;
-    std::vector<float> weights_;
+    std::vector<float> weights_, float_window_, outer_twiddles_;
     std::vector<std::int32_t> position_;
     std::vector<MelFilters> filters_;
     LogMelTables tables_;

@@ -1,5 +1,6 @@
 // Log-mel on vectors of eight: AVX2 and FMA.
 #include <cstdint>
+#include <cstring>
 
 #include "log_mel.h"
 

@@ -1,5 +1,6 @@
 // Log-mel on vectors of sixteen: AVX-512F.
 #include <cstdint>
+#include <cstring>
 
 #include "log_mel.h"
 

@@ -1,6 +1,7 @@
 // Log-mel on vectors of four: what every x86-64 (SSE2) and every Arm (NEON) has.
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "log_mel.h"
 
