@@ -71,10 +71,10 @@ class TorchOps:
         cls, dist, position = (_tensor(x) for x in (w.cls, w.dist, w.position))
         return Embed(self.pack_linear(w.projection), cls, dist, position, *geometry_of(w))
 
-    def pack_norm_linear(self, w: NormLinear) -> NormLinear:
+    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> NormLinear:
         return NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
-    def pack_linear(self, w: Linear) -> Linear:
+    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Linear:
         return Linear(_tensor(w.weight).to(self.dtype), _tensor(w.bias))
 
     def pack_norm(self, w: LayerNorm) -> LayerNorm:

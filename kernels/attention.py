@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from astfast.kernels.launch import Launch, Work
-from astfast.kernels.linear import row_strides
+from astfast.kernels.linear import as_type, row_strides
 from astfast.kernels.tuning import Tile
 
 MINIMUM_TILE = 16  # the smallest side of a matrix instruction
@@ -115,7 +115,7 @@ def attention_kernel(
         keys += TAIL * stride
     out = out_ptr + clip * out_clip_stride + head * HEAD_DIM + m[:, None] * out_row_stride + d[None, :]
     mask = (m < queries)[:, None] & (d < HEAD_DIM)[None, :]
-    tl.store(out, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=mask)
+    tl.store(out, as_type(acc / total[:, None], out_ptr.dtype.element_ty), mask=mask)
 
 
 def attention(q: Any, kv: Any, out: Any, *, heads: int, precision: str, tile: Tile) -> Launch:

@@ -4,10 +4,16 @@ The stream is zero-mean by construction (every weight that writes it is centred 
 its gamma and beta are folded into the next weight: all that is left of it is one factor a row, ``rstd``, applied to the
 accumulator. Who writes the stream also leaves sums of squares of every 64 columns, from which the next reader makes
 ``rstd``: no kernel ever makes a pass over the stream for its statistics.
+
+float8 (e4m3): weights have a power of two a channel, ``w_scale``. A row of the stream is multiplied by the power of two
+below its rstd as it is read, and by what is left of rstd behind the product: |x| rstd <= sqrt(K), so that nothing
+saturates, no maximum is searched for, and a 16-bit x is rounded exactly once. Outputs that only a product reads are
+written in float8 with one power of two, ``gain``, that a bound of theirs gives (``backends/cuda_packing.py``).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import triton
@@ -18,6 +24,7 @@ from astfast.kernels.tuning import Tile
 
 STATISTICS_TILE = 64  # columns of the stream that share one sum of squares
 GROUP = 8  # row tiles whose weights are shared through the L2 cache
+FLOAT8_MAX = 448.0  # of e4m3
 
 
 @triton.jit
@@ -40,8 +47,23 @@ def tile_position(rows, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.cons
 
 
 @triton.jit
+def as_type(y, TYPE: tl.constexpr):
+    """y rounded to a type; to float8 by way of float16, as compute capability 8.9 does it whatever one asks for."""
+    if tl.float8e4nv == TYPE:
+        return y.to(tl.float16).to(TYPE)
+    return y.to(TYPE)
+
+
+@triton.jit
+def power_of_two_below(x):
+    """2^floor(log2 x), x positive and normal float32: x without its mantissa."""
+    return (x.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def tile_product(
     x_rows,  # pointers to the first element of each row of x, [BLOCK_M]
+    x_scale,  # of x where it is quantised to the type of w, [BLOCK_M]; unused where they are of one type
     w_rows,  # pointers to the first element of each row of w, [BLOCK_N]
     k_tiles,  # cdiv(K, BLOCK_K); not a constant, so that the loop stays a loop
     K: tl.constexpr,
@@ -62,6 +84,8 @@ def tile_product(
         else:
             x = tl.load(x_tile, mask=(k < K - i * BLOCK_K)[None, :], other=0.0)
             w = tl.load(w_tile, mask=(k < K - i * BLOCK_K)[:, None], other=0.0)
+        if x.dtype != w.dtype:
+            x = as_type(x.to(tl.float32) * x_scale[:, None], w.dtype)
         acc = tl.dot(x, w, acc, input_precision=PRECISION)
         x_tile += BLOCK_K
         w_tile += BLOCK_K
@@ -121,9 +145,11 @@ def norm_linear_kernel(
     x_ptr,  # [clips, rows_per_clip, K], zero-mean rows
     sumsq_ptr,  # [clips, rows_per_clip, PARTS] float32
     w_ptr,  # [N, K], gamma folded in
+    w_scale_ptr,  # [N] float32 of float8 weights, else None
     bias_ptr,  # [N] float32, beta folded in
     out_ptr,  # [clips, rows_per_clip, N]
     eps,
+    gain,  # of a float8 output
     rows,  # clips * rows_per_clip
     rows_per_clip,
     k_tiles,
@@ -139,12 +165,13 @@ def norm_linear_kernel(
     PRECISION: tl.constexpr,
     STATISTICS: tl.constexpr,
     PADDED_PARTS: tl.constexpr,  # K / STATISTICS, rounded up to a power of two
+    ROOM: tl.constexpr,  # the largest power of two that sqrt(K) can be multiplied by in float8
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """out = act(rstd(x) * (x w^T) + bias), rstd = 1 / sqrt(sum of squares / K + eps)."""
+    """out = gain * act(rstd(x) * w_scale * (x w^T) + bias), rstd = 1 / sqrt(sum of squares / K + eps)."""
     tile_m, tile_n = tile_position(rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -157,8 +184,10 @@ def norm_linear_kernel(
     rstd = 1.0 / tl.sqrt(tl.sum(sums, axis=1) / K + eps)  # [BLOCK_M]
 
     column = n if N % BLOCK_N == 0 else tl.minimum(n, N - 1)
+    x_scale = power_of_two_below(rstd) * ROOM
     acc = tile_product(
         x_ptr + row_offset(row, rows_per_clip, x_clip_stride, x_row_stride),
+        x_scale,
         w_ptr + column * K,
         k_tiles,
         K,
@@ -167,17 +196,24 @@ def norm_linear_kernel(
         BLOCK_K,
         PRECISION,
     )
-    y = acc * rstd[:, None] + tl.load(bias_ptr + column)[None, :]
+    if w_scale_ptr is not None:
+        y = acc * (rstd / x_scale)[:, None] * tl.load(w_scale_ptr + column)[None, :]
+    else:
+        y = acc * rstd[:, None]
+    y += tl.load(bias_ptr + column)[None, :]
     if GELU:
         y = gelu(y, out_ptr.dtype.element_ty == tl.float32)
+    if out_ptr.dtype.element_ty == tl.float8e4nv:
+        y *= gain
     out = out_ptr + row_offset(row, rows_per_clip, out_clip_stride, out_row_stride)[:, None] + n[None, :]
-    tl.store(out, y.to(out_ptr.dtype.element_ty), mask=(m < rows)[:, None] & (n < N)[None, :])
+    tl.store(out, as_type(y, out_ptr.dtype.element_ty), mask=(m < rows)[:, None] & (n < N)[None, :])
 
 
 @triton.jit(do_not_specialize=["rows", "rows_per_clip", "k_tiles"])
 def linear_residual_kernel(
     x_ptr,  # [clips, rows_per_clip, K]
     w_ptr,  # [N, K], centred over N
+    w_scale_ptr,  # [N] float32 of float8 weights and x, else None
     bias_ptr,  # [N] float32, centred and scaled
     stream_ptr,  # [clips, rows_per_clip, N], read and written
     sumsq_ptr,  # [clips, rows_per_clip, PARTS] float32
@@ -200,7 +236,7 @@ def linear_residual_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """stream += scale * (x w^T) + bias, and the sums of squares of the new rows."""
+    """stream += scale * w_scale * (x w^T) + bias, and the sums of squares of the new rows."""
     tile_m, tile_n = tile_position(rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -208,6 +244,7 @@ def linear_residual_kernel(
     column = n if N % BLOCK_N == 0 else tl.minimum(n, N - 1)
     acc = tile_product(
         x_ptr + row_offset(row, rows_per_clip, x_clip_stride, x_row_stride),
+        None,
         w_ptr + column * K,
         k_tiles,
         K,
@@ -220,6 +257,8 @@ def linear_residual_kernel(
     sumsq_rows = sumsq_ptr + row_offset(row, rows_per_clip, sumsq_clip_stride, sumsq_row_stride)
     valid = (m < rows)[:, None] & (n < N)[None, :]
     residual = tl.load(stream_rows[:, None] + n[None, :], mask=valid, other=0.0).to(tl.float32)
+    if w_scale_ptr is not None:
+        acc *= tl.load(w_scale_ptr + column)[None, :]
     y = residual + (acc * scale + tl.load(bias_ptr + column)[None, :])
     store_stream(y, stream_rows, sumsq_rows, m < rows, tile_n, N, BLOCK_M, BLOCK_N, STATISTICS)
 
@@ -235,17 +274,24 @@ def norm_linear(
     activation: str | None,
     precision: str,
     tile: Tile,
+    weight_scale: Any = None,
+    gain: float = 1.0,
 ) -> Launch:
-    """x [B, R, K] and its sums of squares [B, R, K / 64] -> out [B, R, N] = act(rstd(x) x weight^T + bias)."""
+    """x [B, R, K] and its sums of squares [B, R, K / 64] -> out [B, R, N] = act(rstd(x) x weight^T + bias).
+
+    A float8 weight has ``weight_scale`` [N]; a float8 output is multiplied by ``gain``.
+    """
     clips, rows_per_clip, k = x.shape
     n = weight.shape[0]
     args = {
         "x_ptr": x,
         "sumsq_ptr": sumsq,
         "w_ptr": weight,
+        "w_scale_ptr": weight_scale,
         "bias_ptr": bias,
         "out_ptr": out,
         "eps": eps,
+        "gain": gain,
         "rows": clips * rows_per_clip,
         "rows_per_clip": rows_per_clip,
         "k_tiles": triton.cdiv(k, tile.k),
@@ -258,20 +304,34 @@ def norm_linear(
         "PRECISION": precision,
         "STATISTICS": STATISTICS_TILE,
         "PADDED_PARTS": triton.next_power_of_2(statistics_parts(k)),
+        "ROOM": float8_room(k),
         **_blocks(tile),
     }
     return _launch(norm_linear_kernel, clips * rows_per_clip, n, k, args, tile, ("out_ptr",), x, weight, out)
 
 
 def linear_residual(
-    x: Any, weight: Any, bias: Any, scale: float, stream: Any, sumsq: Any, *, precision: str, tile: Tile
+    x: Any,
+    weight: Any,
+    bias: Any,
+    scale: float,
+    stream: Any,
+    sumsq: Any,
+    *,
+    precision: str,
+    tile: Tile,
+    weight_scale: Any = None,
 ) -> Launch:
-    """stream [B, R, N] += scale * (x [B, R, K] weight^T) + bias; sumsq [B, R, N / 64] of the result."""
+    """stream [B, R, N] += scale * (x [B, R, K] weight^T) + bias; sumsq [B, R, N / 64] of the result.
+
+    Where x and weight are float8, ``weight_scale`` [N] multiplies the product.
+    """
     clips, rows_per_clip, k = x.shape
     n = weight.shape[0]
     args = {
         "x_ptr": x,
         "w_ptr": weight,
+        "w_scale_ptr": weight_scale,
         "bias_ptr": bias,
         "stream_ptr": stream,
         "sumsq_ptr": sumsq,
@@ -291,6 +351,11 @@ def linear_residual(
     return _launch(
         linear_residual_kernel, clips * rows_per_clip, n, k, args, tile, ("sumsq_ptr",), x, weight, stream, stream
     )
+
+
+def float8_room(k: int) -> float:
+    """The largest power of two by which numbers up to sqrt(k) can be multiplied in e4m3."""
+    return 2.0 ** math.floor(math.log2(FLOAT8_MAX / math.sqrt(k)))
 
 
 def statistics_parts(columns: int) -> int:

@@ -100,13 +100,36 @@ SIXTEEN_BIT[89] = SIXTEEN_BIT[86]
 SIXTEEN_BIT[120] = replace(SIXTEEN_BIT[86], attention=Tile(128, 64, 0, 8, 2))
 
 
+# Products of float8 weights, with tiles of x that come in as 16 bits in norm_linear; attention stays in 16 bits.
+EIGHT_BIT: dict[Arch, Tiles] = {
+    89: replace(
+        SIXTEEN_BIT[89],
+        norm_linear=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 3), Tile(64, 64, 64, 4, 4)),
+        residual=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
+    ),
+    90: replace(
+        SIXTEEN_BIT[90],
+        norm_linear=(Tile(128, 128, 128, 8, 3), Tile(64, 128, 128, 4, 3), Tile(64, 64, 128, 4, 4)),
+        residual=(
+            Tile(128, 256, 128, 8, 3),
+            Tile(128, 128, 128, 8, 4),
+            Tile(64, 128, 128, 4, 4),
+            Tile(64, 64, 128, 4, 4),
+        ),
+    ),
+}
+EIGHT_BIT[100] = replace(SIXTEEN_BIT[100], norm_linear=EIGHT_BIT[90].norm_linear, residual=EIGHT_BIT[90].residual)
+EIGHT_BIT[120] = replace(SIXTEEN_BIT[120], norm_linear=EIGHT_BIT[89].norm_linear, residual=EIGHT_BIT[89].residual)
+
+
 def tiles_for(arch: Arch, element_size: int) -> Tiles:
-    """The tiles of a GPU, or of the nearest older one that has a table."""
+    """The tiles of a GPU for operands of so many bytes, or of the nearest older one that has a table."""
     if element_size == 4:
         return FLOAT32
     if isinstance(arch, str):
         return SIXTEEN_BIT["gfx942"]
-    return SIXTEEN_BIT[max((a for a in SIXTEEN_BIT if isinstance(a, int) and a <= arch), default=80)]
+    table = SIXTEEN_BIT if element_size == 2 else EIGHT_BIT
+    return table[max((a for a in table if isinstance(a, int) and a <= arch), default=80)]
 
 
 def linear_tile(table: tuple[Tile, ...], rows: int, n: int, multiprocessors: int) -> Tile:

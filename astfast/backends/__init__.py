@@ -18,8 +18,8 @@ from astfast.errors import BackendError
 
 BACKENDS = ("cpu", "cuda", "reference")
 PRECISIONS = {
-    "cpu": ("float32", "bfloat16"),
-    "cuda": ("float32", "float16", "bfloat16"),
+    "cpu": ("float32", "bfloat16", "int8"),
+    "cuda": ("float32", "float16", "bfloat16", "float8"),
     "reference": ("float32",),
 }
 NEEDED = {"cpu": {}, "cuda": {"torch": "PyTorch", "triton": "Triton"}, "reference": {"torch": "PyTorch"}}
@@ -100,6 +100,8 @@ def choose(backend: str = "auto", device: str | list[str] = "auto", threads: int
         raise BackendError(f"backend {backend!r} is unknown: use auto, {', '.join(BACKENDS)}")
     if {"cpu": "cuda", "cuda": "cpu"}.get(backend) == kind:
         raise BackendError(f"the {backend} backend does not run on device {device!r}: leave one of the two at auto")
+    if len(names) > 1 and backend not in ("auto", "cuda"):
+        raise BackendError(f"the {backend} backend runs on one device, not on {len(names)}: only cuda shares a batch")
     if threads is not None and threads < 1:
         raise BackendError(f"threads is {threads}: it must be at least 1, or None for all cores")
 

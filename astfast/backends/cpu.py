@@ -118,10 +118,10 @@ class CpuOps:
         strides = w.frequency_stride, w.time_stride
         return self._engine.pack_embed(kernel, bias, cls_and_dist, position, p, *strides)
 
-    def pack_norm_linear(self, w: NormLinear) -> Any:
+    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> Any:
         return _NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
-    def pack_linear(self, w: Linear) -> Any:
+    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Any:
         return self._engine.pack_linear(_float32(w.weight), _float32(w.bias))
 
     def pack_norm(self, w: LayerNorm) -> Any:
@@ -132,7 +132,7 @@ class CpuOps:
         return _NormLinear(self.pack_norm(w.norm), linear)
 
     def empty(self, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
-        return np.empty(shape, self._activation if kind == "activation" else np.float32)
+        return np.empty(shape, self._activation if kind in ("activation", "operand") else np.float32)
 
     def micro_batch(self, num_tokens: int) -> int:
         return max(1, MICRO_BATCH_TOKENS // num_tokens)

@@ -20,7 +20,7 @@ from astfast.backends.cuda_calls import Call
 from astfast.backends.cuda_chooser import Chooser, machine_of
 from astfast.backends.cuda_packing import DTYPES, PackedEmbed, PackedFrontEnd, PackedLinear, Packing, Stream
 from astfast.backends.cuda_streams import Device, device_of, inference
-from astfast.backends.cuda_target import Target, driver_version, target_of, unavailable
+from astfast.backends.cuda_target import Target, driver_version, has_float8, target_of, unavailable
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, FrontEnd
 from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, tuning
@@ -62,12 +62,16 @@ class CudaOps:
         self.device = torch.device(device)
         self.streams = streams or device_of(self.device)
         self.target = target or target_of(self.device)
+        if precision == "float8" and not has_float8(self.target.arch):
+            raise BackendError(
+                f"{self.target.name} has no float8 products, which came with compute capability 8.9: use bfloat16"
+            )
         self.hardware = self.target.name
         self.deterministic = deterministic
         self._packing = Packing(precision, self.device, stream_scale)
         self._launch = launcher
         self._chooser = chooser
-        self._tiles = tiles or tuning.tiles_for(self.target.arch, self._packing.dtype.itemsize)
+        self._tiles = tiles or tuning.tiles_for(self.target.arch, self._packing.operand_dtype.itemsize)
         # float32 products run on tensor cores where there are any, as three TF32 products.
         nvidia = isinstance(self.target.arch, int)
         self._products = "tf32x3" if nvidia and precision == "float32" else "ieee"
@@ -76,11 +80,11 @@ class CudaOps:
     def pack_embed(self, w: Embed) -> PackedEmbed:
         return self._packing.embed(w)
 
-    def pack_norm_linear(self, w: NormLinear) -> PackedLinear:
-        return self._packing.norm_linear(w)
+    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> PackedLinear:
+        return self._packing.norm_linear(w, values)
 
-    def pack_linear(self, w: Linear) -> PackedLinear:
-        return self._packing.linear(w)
+    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> PackedLinear:
+        return self._packing.linear(w, source)
 
     def pack_norm(self, w: LayerNorm) -> PackedLinear:
         return self._packing.norm(w)
@@ -92,7 +96,8 @@ class CudaOps:
         if kind == "stream":
             parts = linear.statistics_parts(shape[-1])
             return Stream(self._empty(shape, self._packing.dtype), self._empty((*shape[:-1], parts), torch.float32))
-        return self._empty(shape, self._packing.dtype if kind == "activation" else torch.float32)
+        types = {"activation": self._packing.dtype, "operand": self._packing.operand_dtype}
+        return self._empty(shape, types.get(kind, torch.float32))
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
@@ -182,8 +187,8 @@ class CudaOps:
             linear.norm_linear,
             torch_ops.norm_linear,
             clips={"x": x.x, "sumsq": x.sumsq, "out": out},
-            weights={"weight": w.weight, "bias": w.bias},
-            settings={"eps": w.eps, "activation": activation},
+            weights=_linear_weights(w),
+            settings={"eps": w.eps, "activation": activation, "gain": w.gain if out.element_size() == 1 else 1.0},
             result="out",
             written=("out",),
             tuning={"precision": self._products, "tile": self._tile(self._tiles.norm_linear, x, w)},
@@ -213,7 +218,7 @@ class CudaOps:
             linear.linear_residual,
             torch_ops.linear_residual,
             clips={"x": x, "stream": residual.x, "sumsq": residual.sumsq},
-            weights={"weight": w.weight, "bias": w.bias},
+            weights=_linear_weights(w),
             settings={"scale": self._packing.scale},
             result="stream",
             written=("sumsq",),
@@ -250,6 +255,11 @@ class CudaOps:
             tuning={"precision": "ieee", "tile": self._tiles.head},
         )
         return self._run(call)
+
+
+def _linear_weights(w: PackedLinear) -> dict[str, torch.Tensor]:
+    weights = {"weight": w.weight, "bias": w.bias}
+    return weights if w.weight_scale is None else {**weights, "weight_scale": w.weight_scale}
 
 
 def open_gpu(

@@ -34,7 +34,9 @@ class Call:
         """What a verdict is remembered under: op, types, shapes (result, input, weights), words and whole numbers."""
         words = [f"{name}={value}" for name, value in self.settings.items() if isinstance(value, str | int)]
         source = next(iter(self.clips.values()))
-        types = dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in (source, self.clips[self.result]))
+        matrices = [x for x in self.weights.values() if x.dim() > 1 and x.element_size() == 1]
+        typed = (source, *matrices, self.clips[self.result])
+        types = dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in typed)
         shapes = (self.clips[self.result].shape, source.shape, *(x.shape for x in self.weights.values() if x.dim() > 1))
         return " ".join([self.op, *types, *("x".join(map(str, shape)) for shape in shapes), *words])
 

@@ -12,8 +12,12 @@ from astfast.backends import folding
 from astfast.backends.base import Embed, Head, LayerNorm, Linear, NormLinear
 from astfast.front_end import FrontEnd, mel_filters
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-STREAM_SCALE = {"float32": 1.0, "float16": 2.0**-5, "bfloat16": 1.0}  # keeps massive activations below 65,504
+FLOAT8_MAX = 448.0  # of e4m3
+
+# Of the residual stream and the activations; in float8 the operands of the layers' products are of 8 bits.
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float8": torch.bfloat16}
+STREAM_SCALE = {"float32": 1.0, "float16": 2.0**-5, "bfloat16": 1.0, "float8": 1.0}  # massive activations below 65,504
+QUANTISED_LONGER = 1.25  # a vector in e4m3, whose elements are off by 1/16 of themselves, and one more of them
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,10 @@ class PackedLinear:
 
     weight: torch.Tensor
     bias: torch.Tensor
-    rounded_bias: torch.Tensor  # [N] in the type of the weight: torch's own product takes no other
+    rounded_bias: torch.Tensor  # [N] in the type of the activations: torch's own product takes no other
     eps: float = 0.0
+    weight_scale: torch.Tensor | None = None  # [N] float32 of a float8 weight
+    gain: float = 1.0  # of its output where that is float8
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,34 @@ class Packing:
         self.dtype = DTYPES[precision]
         self.scale = STREAM_SCALE[precision] if scale is None else scale
         self.device = device
+        self.float8 = precision == "float8"
+        self.operand_dtype = torch.float8_e4m3fn if self.float8 else self.dtype  # of the layers' products
 
     def embed(self, w: Embed) -> PackedEmbed:
         weight, table = folding.embedding(w, self.scale)
         return PackedEmbed(self._constant(weight, self.dtype), self._constant(table), w)
 
-    def norm_linear(self, w: NormLinear) -> PackedLinear:
-        return self._linear(*folding.rms_linear(w), self.dtype, w.norm.eps * self.scale**2)
+    def norm_linear(self, w: NormLinear, values: int = 0) -> PackedLinear:
+        """``values``: so many of the last outputs are averaged by attention, and their average is quantised."""
+        weight, bias = folding.rms_linear(w)
+        eps = w.norm.eps * self.scale**2
+        if not self.float8:
+            return self._linear(weight, bias, self.dtype, eps)
+        if values:
+            gain = float8_gain(weight[-values:], bias[-values:])
+            weight[-values:] *= gain
+            bias[-values:] *= gain
+        return self._float8_linear(weight, bias, 1.0, eps, float8_gain(weight, bias))
 
-    def linear(self, w: Linear) -> PackedLinear:
-        return self._linear(*folding.residual_linear(w, self.scale), self.dtype)
+    def linear(self, w: Linear, source: NormLinear | None = None) -> PackedLinear:
+        """``source``: the layer whose last outputs, averaged or through the GELU, this one multiplies."""
+        weight, bias = folding.residual_linear(w, self.scale)
+        if not self.float8:
+            return self._linear(weight, bias, self.dtype)
+        assert source is not None, "a float8 layer has to know the range of its input"
+        width = weight.shape[1]
+        writer, writers_bias = folding.rms_linear(source)
+        return self._float8_linear(weight, bias, float8_gain(writer[-width:], writers_bias[-width:]))
 
     def norm(self, w: LayerNorm) -> PackedLinear:
         """gamma and beta of the final norm, which no product follows, as weight and bias."""
@@ -93,6 +117,24 @@ class Packing:
         filters = np.pad(filters, ((0, 0), (0, padded - front_end.num_mel_bins)))
         return PackedFrontEnd(self._constant(folding.spectral_matrix(front_end)), self._constant(filters))
 
+    def _float8_linear(
+        self,
+        weight: folding.Matrix,
+        bias: folding.Matrix,
+        input_gain: float = 1.0,
+        eps: float = 0.0,
+        gain: float = 1.0,
+    ) -> PackedLinear:
+        quantised, scale = float8_weight(torch.from_numpy(weight))
+        return PackedLinear(
+            quantised.to(self.device),
+            self._constant(bias),
+            self._constant(bias, self.dtype),
+            eps,
+            (scale / input_gain).to(self.device),
+            gain,
+        )
+
     def _linear(
         self, weight: folding.Matrix, bias: folding.Matrix, dtype: torch.dtype, eps: float = 0.0
     ) -> PackedLinear:
@@ -100,3 +142,23 @@ class Packing:
 
     def _constant(self, x: folding.Matrix, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(x)).to(dtype).to(self.device)
+
+
+def float8_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """weight [N, K] -> (e4m3 [N, K], scale [N] float32): row n is about scale[n] * quantised[n], scale a power of two
+    that brings its largest element into (224, 448]."""
+    largest = weight.abs().amax(1).double()  # [N]
+    scale = torch.where(largest > 0, torch.exp2(torch.ceil(torch.log2(largest / FLOAT8_MAX))), 1.0)
+    return (weight.double() / scale[:, None]).float().to(torch.float8_e4m3fn), scale.float()
+
+
+def float8_gain(weight: folding.Matrix, bias: folding.Matrix) -> float:
+    """The power of two that keeps every output of a norm_linear with these (folded) weights within e4m3.
+
+    A normalised row is no longer than sqrt(K), so that |y_n| <= sqrt(K) |w_n| + |b_n|, and neither the GELU nor an
+    average makes it larger. A typical row is so much smaller as chance has it, sqrt(K) = 28 times for K = 768: of the
+    17 binades of e4m3 that costs five.
+    """
+    longest = QUANTISED_LONGER * np.sqrt(weight.shape[1]) * np.linalg.norm(weight, axis=1) + np.abs(bias)
+    largest = float(longest.max())
+    return float(2.0 ** np.floor(np.log2(FLOAT8_MAX / largest))) if largest > 0 else 1.0

@@ -50,6 +50,11 @@ def unavailable(device: str | list[str] = "auto") -> str | None:
     return None
 
 
+def has_float8(arch: Arch) -> bool:
+    """Whether a GPU multiplies e4m3 matrices; AMD's gfx942 has another float8."""
+    return isinstance(arch, int) and arch >= 89
+
+
 def driver_version() -> str:
     """The version of NVIDIA's kernel driver, or "unknown"."""
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from astfast.kernels.linear import STATISTICS_TILE
+from astfast.kernels.linear import STATISTICS_TILE, float8_room
 
 
 def log_mel(
@@ -70,18 +70,26 @@ def norm_linear(
     eps: float,
     out: torch.Tensor,  # [B, R, N]
     activation: str | None,
+    weight_scale: torch.Tensor | None = None,  # [N] of a float8 weight
+    gain: float = 1.0,
 ) -> torch.Tensor:
-    """out = act(rstd(x) x weight^T + bias), rstd = 1 / sqrt(sum of squares / K + eps)."""
-    rstd = torch.rsqrt(sumsq.sum(-1, keepdim=True) / x.shape[-1] + eps)  # [B, R, 1]
+    """out = gain act(rstd(x) weight_scale (x weight^T) + bias), rstd = 1 / sqrt(sum of squares / K + eps)."""
+    if weight_scale is not None:
+        quantised, left = quantised_rows(x, sumsq, eps) if weight.itemsize == 1 else (x, row_rstd(x, sumsq, eps))
+        y = (quantised.to(x.dtype) @ weight.to(x.dtype).T) * left * weight_scale + bias
+        out.copy_(gain * (F.gelu(y) if activation == "gelu" else y))
+        return out
+    rstd = row_rstd(x, sumsq, eps)
     normed = torch.mul(x, rstd, out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
     torch.addmm(bias, normed.flatten(0, 1), weight.T, out=out.view(-1, len(weight)))
     return torch.ops.aten.gelu_(out) if activation == "gelu" else out
 
 
-def attention(q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int) -> torch.Tensor:  # noqa: ARG001
+def attention(q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int) -> torch.Tensor:
     """q [B, R, D], kv [B, T, 2D] = [k, v] -> [B, R, D], in memory of its own: a copy to ``out`` costs time."""
+    dtype = out.dtype
     q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, *kv.chunk(2, -1)))  # [B, H, .., head_dim]
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).to(dtype)
 
 
 def linear_residual(
@@ -91,8 +99,14 @@ def linear_residual(
     scale: float,
     stream: torch.Tensor,  # [B, R, N]
     sumsq: torch.Tensor,  # [B, R, ceil(N / 64)]
+    weight_scale: torch.Tensor | None = None,  # [N] of a float8 weight
 ) -> torch.Tensor:
-    """stream += scale * (x weight^T) + bias, and the new rows' sums of squares."""
+    """stream += scale * weight_scale * (x weight^T) + bias, and the new rows' sums of squares."""
+    if weight_scale is not None:
+        product = x.to(stream.dtype) @ weight.to(stream.dtype).T
+        stream += (scale * weight_scale * product + bias).to(stream.dtype)
+        sums_of_squares(stream, sumsq)
+        return stream
     stream += torch.addmm(bias, x.flatten(0, 1), weight.T, alpha=scale).view(stream.shape)
     sums_of_squares(stream, sumsq)
     return stream
@@ -118,6 +132,19 @@ def head(
 ) -> torch.Tensor:
     """out = LN(x) weight^T + bias, gamma and beta in weight and bias."""
     return torch.addmm(bias, F.layer_norm(x, x.shape[1:], eps=eps), weight.T, out=out)
+
+
+def row_rstd(x: torch.Tensor, sumsq: torch.Tensor, eps: float) -> torch.Tensor:
+    """1 / sqrt(sum of squares / K + eps) of each row of x [B, R, K], [B, R, 1]."""
+    return torch.rsqrt(sumsq.sum(-1, keepdim=True) / x.shape[-1] + eps)
+
+
+def quantised_rows(x: torch.Tensor, sumsq: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """x times a power of two a row, in float8, and the factor that is left of its rstd, [B, R, 1]: see
+    ``kernels/linear.py``."""
+    rstd = row_rstd(x, sumsq, eps)
+    scale = torch.ldexp(torch.ones_like(rstd), torch.frexp(rstd).exponent - 1) * float8_room(x.shape[-1])
+    return (x.float() * scale).half().to(torch.float8_e4m3fn), rstd / scale
 
 
 def sums_of_squares(x: torch.Tensor, out: torch.Tensor) -> None:

@@ -48,10 +48,10 @@ class ReferenceOps:
     def pack_embed(self, w: Embed) -> Embed:
         return self._pack(w)
 
-    def pack_norm_linear(self, w: NormLinear) -> NormLinear:
+    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> NormLinear:
         return self._pack(w)
 
-    def pack_linear(self, w: Linear) -> Linear:
+    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Linear:
         return self._pack(w)
 
     def pack_norm(self, w: LayerNorm) -> LayerNorm:

@@ -50,21 +50,22 @@ class AstWeights:
 
 def pack(ops: Ops, w: AstWeights) -> AstWeights:
     """The same weights with every leaf in the backend's own layout; reads each leaf once, one at a time."""
+    d = w.last.proj.weight.shape[1]
     layers = tuple(
         Layer(
-            qkv=ops.pack_norm_linear(layer.qkv),
-            proj=ops.pack_linear(layer.proj),
+            qkv=ops.pack_norm_linear(layer.qkv, values=d),
+            proj=ops.pack_linear(layer.proj, source=layer.qkv),
             fc1=ops.pack_norm_linear(layer.fc1),
-            fc2=ops.pack_linear(layer.fc2),
+            fc2=ops.pack_linear(layer.fc2, source=layer.fc1),
         )
         for layer in w.layers
     )
     last = LastLayer(
         q=ops.pack_norm_linear(w.last.q),
-        kv=ops.pack_norm_linear(w.last.kv),
-        proj=ops.pack_linear(w.last.proj),
+        kv=ops.pack_norm_linear(w.last.kv, values=d),
+        proj=ops.pack_linear(w.last.proj, source=w.last.kv),
         fc1=ops.pack_norm_linear(w.last.fc1),
-        fc2=ops.pack_linear(w.last.fc2),
+        fc2=ops.pack_linear(w.last.fc2, source=w.last.fc1),
     )
     head = None if w.head is None else ops.pack_head(w.head)
     return AstWeights(ops.pack_embed(w.embed), layers, last, ops.pack_norm(w.norm), head)
@@ -105,19 +106,20 @@ def last_layer(ops: Ops, w: LastLayer, x: Any, ws: Mapping[str, Any]) -> Any:
 def workspace_spec(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], str]]:
     """Every buffer of the forward pass: name -> (shape after the batch dimension, kind).
 
-    Kinds: "stream" (the residual stream), "activation" (the backend's compute type), "output" (float32).
+    Kinds: "stream" (the residual stream), "activation" (the backend's compute type), "operand" (an activation that only
+    linear_residual reads), "output" (float32).
     """
     t, d, m = config.num_tokens, config.hidden_size, config.intermediate_size
     return {
         "spectrogram": ((config.max_length, config.num_mel_bins), "output"),
         "tokens": ((t, d), "stream"),
         "qkv": ((t, 3 * d), "activation"),
-        "context": ((t, d), "activation"),
-        "hidden": ((t, m), "activation"),
+        "context": ((t, d), "operand"),
+        "hidden": ((t, m), "operand"),
         "last_q": ((CLS_AND_DIST, d), "activation"),
         "last_kv": ((t, 2 * d), "activation"),
-        "last_context": ((CLS_AND_DIST, d), "activation"),
-        "last_hidden": ((CLS_AND_DIST, m), "activation"),
+        "last_context": ((CLS_AND_DIST, d), "operand"),
+        "last_hidden": ((CLS_AND_DIST, m), "operand"),
         "embedding": ((d,), "output"),
         "logits": ((config.num_labels,), "output"),
     }
