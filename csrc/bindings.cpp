@@ -121,20 +121,17 @@ class PyEngine {
   public:
     PyEngine(const std::string& tier, const std::string& precision, int threads) {
         if (threads < 1) refuse("threads", "is " + std::to_string(threads));
-        const Kernels* kernels = kernels_for(tier, precision_named(precision));
+        const Precision model = precision_named(precision);
+        const Kernels* kernels = kernels_for(tier, model);
         if (kernels == nullptr) refuse("tier", tier + " can't run on this machine");
-        engine_ = {kernels, kernels_for(tier, Precision::kFloat32), threads};
+        engine_ = {kernels, model == Precision::kInt8 ? kernels_for(tier, Precision::kBfloat16) : kernels,
+                   kernels_for(tier, Precision::kFloat32), threads};
     }
 
     std::string tier() const { return engine_.kernels->tier; }
 
     PackedLinear pack(const py::array& weight, const py::array& bias, bool exact) const {
-        const auto* w = static_cast<const float*>(checked_data("weight", weight, 2, 'f', sizeof(float), false));
-        const float* b = float_vector("bias", bias, weight.shape(0));
-        const std::int64_t n = weight.shape(0), k = weight.shape(1);
-        const auto stride = static_cast<std::int64_t>(weight.strides(0) / static_cast<py::ssize_t>(sizeof(float)));
-        const py::gil_scoped_release release;
-        return pack_linear(engine_, exact ? *engine_.exact : *engine_.kernels, w, stride, b, n, k);
+        return pack_for(exact ? *engine_.exact : *engine_.kernels, weight, bias);
     }
 
     PyEmbed pack_embedding(const py::array& weight, const py::array& bias, const py::array& cls_and_dist,
@@ -144,7 +141,8 @@ class PyEngine {
             static_cast<const float*>(checked_data("cls_and_dist", cls_and_dist, 2, 'f', sizeof(float), false));
         const auto* pos = static_cast<const float*>(checked_data("position", position, 2, 'f', sizeof(float), false));
         if (size < 1 || frequency_stride < 1 || time_stride < 1) refuse("patch size or stride", "is below 1");
-        PyEmbed embed{pack(weight, bias, false), {}, {}, position.shape(0), size, frequency_stride, time_stride};
+        PyEmbed embed{
+            pack_for(*engine_.embedding, weight, bias), {}, {}, position.shape(0), size, frequency_stride, time_stride};
         const std::int64_t n = embed.projection.n;
         if (embed.projection.k != size * size)
             refuse("weight", "has " + std::to_string(embed.projection.k) + " columns");
@@ -261,6 +259,15 @@ class PyEngine {
     }
 
   private:
+    PackedLinear pack_for(const Kernels& kernels, const py::array& weight, const py::array& bias) const {
+        const auto* w = static_cast<const float*>(checked_data("weight", weight, 2, 'f', sizeof(float), false));
+        const float* b = float_vector("bias", bias, weight.shape(0));
+        const std::int64_t n = weight.shape(0), k = weight.shape(1);
+        const auto stride = static_cast<std::int64_t>(weight.strides(0) / static_cast<py::ssize_t>(sizeof(float)));
+        const py::gil_scoped_release release;
+        return pack_linear(engine_, kernels, w, stride, b, n, k);
+    }
+
     static void expect_width(const std::string& name, const PyNorm& norm, std::int64_t width) {
         const auto size = static_cast<std::int64_t>(norm.weight.size());
         if (size != width) refuse(name, "is over " + std::to_string(size) + " columns, not " + std::to_string(width));

@@ -25,12 +25,13 @@ struct PackedLinear {
 
 // What is fixed for a model: how to compute, and on how many threads.
 struct Engine {
-    const Kernels* kernels;  // of the model's precision
-    const Kernels* exact;    // float32, for the head
+    const Kernels* kernels;    // of the model's precision
+    const Kernels* embedding;  // the same, but bfloat16 where that is int8: spectrograms are not quantised
+    const Kernels* exact;      // float32, for the head
     int threads;
 };
 
-// weight [n, k], rows `row_stride` elements apart; bias [n].
+// weight [n, k], rows `row_stride` elements apart; bias [n]. The op computes with these kernels.
 PackedLinear pack_linear(const Engine& engine, const Kernels& kernels, const float* weight, std::int64_t row_stride,
                          const float* bias, std::int64_t n, std::int64_t k);
 

@@ -92,6 +92,47 @@ def result_of(case: OpCase, geometry: Geometry, dtype: torch.dtype) -> np.ndarra
         return case.call(ReferenceOps(geometry.heads, dtype), on_torch(dtype)).double().numpy()
 
 
+class QuantisedOps(ReferenceOps):
+    """What int8 means, in float64: weights by output channel and activations by token as 127 steps of their largest
+    magnitude, products exact; attention, LayerNorms, embeddings and the residual stream as they are. Activations
+    between ops are bfloat16."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__(heads, torch.float64)
+
+    def norm_linear(self, x: Any, w: NormLinear, out: Any = None, activation: Any = None) -> torch.Tensor:
+        y = _quantised_linear(self._norm(x, w.norm), w.linear)
+        return _as_bfloat16(torch.nn.functional.gelu(y) if activation == "gelu" else y)
+
+    def attention(self, q: Any, kv: Any, out: Any = None) -> torch.Tensor:
+        return _as_bfloat16(super().attention(q, kv))
+
+    def linear_residual(self, x: Any, w: Linear, residual: Any) -> torch.Tensor:
+        return residual + _quantised_linear(x, w)
+
+
+def _as_bfloat16(x: torch.Tensor) -> torch.Tensor:
+    return x.bfloat16().double()
+
+
+def _quantised_linear(x: torch.Tensor, w: Linear) -> torch.Tensor:
+    def quantised(rows: torch.Tensor) -> torch.Tensor:
+        step = rows.abs().amax(-1, keepdim=True) / 127
+        return (rows / step).round() * step
+
+    return torch.nn.functional.linear(quantised(x), quantised(w.weight), w.bias)
+
+
+def at_precision(case: OpCase, geometry: Geometry, precision: str) -> np.ndarray:
+    """The case by torch in this precision, as float64; int8 as ``QuantisedOps`` has it."""
+    if precision != "int8":
+        return result_of(case, geometry, getattr(torch, precision))
+    if case.name == "patch_embed":
+        return result_of(case, geometry, torch.bfloat16)
+    with torch.inference_mode():
+        return case.call(QuantisedOps(geometry.heads), on_torch(torch.float64)).double().numpy()
+
+
 def cases(g: Geometry, precision: str, seed: int = 0) -> list[OpCase]:
     """Every op at this geometry. Inputs have outlier channels; activations hold values of the precision."""
     rng = np.random.default_rng(seed)

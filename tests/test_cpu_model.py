@@ -1,4 +1,4 @@
-"""The whole model on the native engine against transformers: every geometry, every tier, float32 and bfloat16."""
+"""The whole model on the native engine against transformers: every geometry, every tier, every precision."""
 
 from pathlib import Path
 
@@ -6,9 +6,10 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+from op_cases import QuantisedOps
 
 from astfast import checkpoint
-from astfast.backends.cpu import CpuOps, native
+from astfast.backends.cpu import PRECISIONS, CpuOps, native
 from astfast.engine import Engine
 
 TIERS = [name for name, missing in native().tiers() if not missing]
@@ -33,6 +34,9 @@ def compare(folder: Path, config: dict[str, int], tiers: list[str], precision: s
         exact = model(torch.from_numpy(spectrograms)).logits
         if precision == "float32":
             bound = 2e-4 * max(1.0, float(exact.abs().max()))
+        elif precision == "int8":  # what the quantisation itself costs, computed in float64
+            quantised = Engine(QuantisedOps(loaded.config.num_attention_heads), loaded.config, loaded.weights)
+            bound = 2.0 * float(np.abs(quantised.logits(spectrograms) - exact.numpy()).max())
         else:
             theirs = model.to(torch.bfloat16)(torch.from_numpy(spectrograms).bfloat16()).logits.float()
             bound = 2.0 * float((theirs - exact).abs().max())
@@ -43,7 +47,7 @@ def compare(folder: Path, config: dict[str, int], tiers: list[str], precision: s
         assert error <= bound, f"{tier}: {error:.2e} off, {bound:.2e} allowed"
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_logits_are_those_of_transformers(tmp_path: Path, geometry: str, precision: str) -> None:
     size = ODD if geometry == "odd" else SMALL
@@ -51,13 +55,13 @@ def test_logits_are_those_of_transformers(tmp_path: Path, geometry: str, precisi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("geometry", [name for name in GEOMETRIES if name != "odd"])
 def test_logits_of_the_published_size(tmp_path: Path, geometry: str, precision: str) -> None:
     compare(tmp_path, {**BASE, **GEOMETRIES[geometry]}, TIERS, precision)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_logits_of_the_distilled_size(tmp_path: Path, precision: str) -> None:
     compare(tmp_path, {**BASE, "num_hidden_layers": 6, **GEOMETRIES["10-10"]}, TIERS[-1:], precision)

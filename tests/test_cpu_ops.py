@@ -11,11 +11,10 @@ import pytest
 import torch
 from op_cases import BASE, ODD, QUICK, SPEECH_COMMANDS, TINY, Geometry, OpCase
 
-from astfast.backends.cpu import CpuOps, choose_tier, describe, native, unavailable
+from astfast.backends.cpu import PRECISIONS, CpuOps, choose_tier, describe, native, unavailable
 from astfast.errors import BackendError
 
 TIERS = [name for name, missing in native().tiers() if not missing]
-PRECISIONS = ("float32", "bfloat16")
 
 
 def on_cpu(precision: str) -> Any:
@@ -31,10 +30,9 @@ def run(case: OpCase, ops: CpuOps) -> np.ndarray:
 
 @cache
 def expected(geometry: Geometry, precision: str) -> list[tuple[OpCase, np.ndarray, np.ndarray]]:
-    """(case, exact result, torch's result in the same dtype) for each op."""
-    dtype = getattr(torch, precision)
+    """(case, exact result, torch's result in the same precision) for each op."""
     return [
-        (case, op_cases.result_of(case, geometry, torch.float64), op_cases.result_of(case, geometry, dtype))
+        (case, op_cases.result_of(case, geometry, torch.float64), op_cases.at_precision(case, geometry, precision))
         for case in op_cases.cases(geometry, precision)
     ]
 
@@ -119,14 +117,14 @@ def test_attention_at_every_edge_of_a_panel(tokens: int, precision: str, tier: s
     x = rng.standard_normal((1, tokens, 96)).astype(np.float32)
     x[0, -1] *= 4  # the last key matters
     bits = on_cpu(precision)(x, "activation")
-    exact = op_cases.from_bfloat16_bits(bits) if precision == "bfloat16" else x
+    exact = op_cases.from_bfloat16_bits(bits) if precision != "float32" else x
     q, kv = torch.from_numpy(exact[..., :32].copy()).double(), torch.from_numpy(exact[..., 32:].copy()).double()
     reference = op_cases.ReferenceOps(1, torch.float64).attention(q, kv).numpy()
     ops = CpuOps(1, precision, 2, isa=tier)
     y = ops.attention(bits[..., :32], bits[..., 32:], ops.empty((1, tokens, 32), "activation"))
-    y = op_cases.from_bfloat16_bits(y) if precision == "bfloat16" else y
+    y = op_cases.from_bfloat16_bits(y) if precision != "float32" else y
     # A convex combination of values: one rounding of the weights and one of the result.
-    tolerance = (2 * 2.0**-8 if precision == "bfloat16" else 16 * 2.0**-24) * np.abs(exact).max()
+    tolerance = (2 * 2.0**-8 if precision != "float32" else 16 * 2.0**-24) * np.abs(exact).max()
     np.testing.assert_allclose(y, reference, atol=tolerance, rtol=0)
 
 
@@ -141,7 +139,7 @@ def test_scores_of_any_size(precision: str, tier: str) -> None:
     kv[0, :, 16] = np.arange(40)
     put = on_cpu(precision)
     y = ops.attention(put(q, "activation"), put(kv, "activation"), ops.empty((1, 1, 16), "activation"))
-    y = op_cases.from_bfloat16_bits(y) if precision == "bfloat16" else y
+    y = op_cases.from_bfloat16_bits(y) if precision != "float32" else y
     assert y[0, 0, 0] == 39.0
     assert np.isfinite(y).all()
 

@@ -23,6 +23,7 @@ from astfast.backends.base import Array, Embed, Head, LayerNorm, Linear, NormLin
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, mel_filters
 
+PRECISIONS = ("float32", "bfloat16", "int8")
 MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more only push one another out of the caches
 
 
@@ -95,8 +96,8 @@ class CpuOps:
     def __init__(
         self, heads: int, precision: str = "float32", threads: int | None = None, isa: str | None = None
     ) -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise BackendError(f"the cpu backend has no precision {precision!r}: use float32 or bfloat16")
+        if precision not in PRECISIONS:
+            raise BackendError(f"the cpu backend has no precision {precision!r}: use one of {', '.join(PRECISIONS)}")
         self.heads = heads
         self.precision = precision
         self.threads = threads or environment.num_threads() or int(native().available_threads())
