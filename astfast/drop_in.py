@@ -6,7 +6,6 @@ this module.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from typing import Any
 
@@ -17,6 +16,7 @@ from astfast import backends, checkpoint
 from astfast.checkpoint_files import CheckpointFiles
 from astfast.engine import Engine
 from astfast.errors import AstfastError, AudioError, BackendError, CheckpointError
+from astfast.loading import engine_on
 from astfast.tensors import LazyTensor
 
 SOURCE = "the model given to astfast.accelerate"
@@ -62,8 +62,6 @@ class Forward:
 
     def _forget(self) -> None:
         self._packed: tuple[Any, Engine] | None = None  # an engine, and the ``weights_state`` that it was packed from
-        self._cuda = threading.Lock()
-        self._stream: Any = None  # the CUDA stream that the engine's buffers were last used on
         self._warned = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,16 +127,11 @@ class Forward:
         """input_values [B, max_length, num_mel_bins] -> logits [B, L], of the model's dtype, on its device."""
         engine = self.engine()
         features = x.detach().to(torch.float32).contiguous()
-        if x.device.type != "cuda":
-            logits = engine.logits(features.numpy()) if len(x) else np.empty((0, engine.config.num_labels), np.float32)
-            return torch.from_numpy(logits).to(self.model.dtype)
-        with self._cuda, torch.cuda.device(x.device):
-            stream = torch.cuda.current_stream()
-            if self._stream is not None:
-                stream.wait_stream(self._stream)  # the last call may still be using the engine's buffers
-            self._stream = stream
-            logits_on_device: torch.Tensor = engine.forward(features)
-            return logits_on_device.to(self.model.dtype)
+        if x.device.type == "cuda":
+            on_device: torch.Tensor = engine.forward(features)
+            return on_device.to(self.model.dtype)
+        logits = engine.logits(features.numpy()) if len(x) else np.empty((0, engine.config.num_labels), np.float32)
+        return torch.from_numpy(logits).to(self.model.dtype)
 
     def engine(self) -> Engine:
         """The engine of the model's weights as they are now: packed anew where they have changed or moved."""
@@ -177,7 +170,8 @@ def _pack(model: Any, precision: str, threads: int | None, batch_size: int | Non
         own = str(model.dtype).removeprefix("torch.")
         precision = own if own in backends.PRECISIONS[choice.backend] else "float32"
     loaded = checkpoint.from_files(files_of(model))
-    return Engine(choice.make(loaded.config.num_attention_heads, precision), loaded.config, loaded.weights, batch_size)
+    ops = choice.make(loaded.config.num_attention_heads, precision)
+    return engine_on(ops, loaded.config, loaded.weights, batch_size)
 
 
 def files_of(model: Any) -> CheckpointFiles:

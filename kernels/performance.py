@@ -35,6 +35,7 @@ class Gpu:
 
 GPUS = {
     "H100": Gpu(132, 989e12, 67e12, 3.35e12, 132 * 16 * 1.75e9, 0.70, 382e12),
+    "H200": Gpu(132, 989e12, 67e12, 4.8e12, 132 * 16 * 1.75e9, 0.70, 382e12),
     "A100": Gpu(108, 312e12, 19.5e12, 2.04e12, 108 * 16 * 1.41e9, 0.72, 175e12),
     "RTX 4090": Gpu(128, 165e12, 82e12, 1.0e12, 128 * 16 * 2.5e9, 0.80, 150e12),
 }
@@ -55,10 +56,13 @@ def predict(launch: Launch, gpu: Gpu, in_graph: bool = True) -> Prediction:
     attention = launch.name == "attention_kernel"
     matrix = launch.name in ("norm_linear_kernel", "linear_residual_kernel", "patch_embed_kernel", "attention_kernel")
     peak = gpu.matrix_flops if matrix else gpu.float32_flops
+    weight = launch.args.get("w_ptr")
+    speed = 2.0 if matrix and not attention and weight.element_size() == 1 else 1.0  # of float8 products
+    peak *= speed
     if attention:
         rate = gpu.attention_flops
     else:
-        rate = gpu.gemm_share * gpu.matrix_flops if matrix else FLOAT32_SHARE * gpu.float32_flops
+        rate = gpu.gemm_share * speed * gpu.matrix_flops if matrix else FLOAT32_SHARE * gpu.float32_flops
     arithmetic = work.flops / rate / occupancy_of_waves(launch.programs, gpu.multiprocessors)
     memory = work.bytes / (BANDWIDTH_SHARE * gpu.bandwidth)
     special = work.exponentials / gpu.exponentials

@@ -110,12 +110,7 @@ EIGHT_BIT: dict[Arch, Tiles] = {
     90: replace(
         SIXTEEN_BIT[90],
         norm_linear=(Tile(128, 128, 128, 8, 3), Tile(64, 128, 128, 4, 3), Tile(64, 64, 128, 4, 4)),
-        residual=(
-            Tile(128, 256, 128, 8, 3),
-            Tile(128, 128, 128, 8, 4),
-            Tile(64, 128, 128, 4, 4),
-            Tile(64, 64, 128, 4, 4),
-        ),
+        residual=(Tile(128, 128, 128, 8, 4), Tile(64, 128, 128, 4, 4), Tile(64, 64, 128, 4, 4)),
     ),
 }
 EIGHT_BIT[100] = replace(SIXTEEN_BIT[100], norm_linear=EIGHT_BIT[90].norm_linear, residual=EIGHT_BIT[90].residual)
