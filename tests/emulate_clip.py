@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import gpu_docs
 import numpy as np
 import torch
 from emulator import Emulator, ptxemu
@@ -19,7 +20,7 @@ from emulator import Emulator, ptxemu
 from astfast import checkpoint
 from astfast.backends.cuda import DTYPES, CudaOps, Target
 from astfast.backends.reference import ReferenceOps
-from astfast.engine import Engine
+from astfast.device_engine import DeviceEngine
 
 BASE = {
     "hidden_size": 768,
@@ -46,20 +47,20 @@ class Outcome:
 
 
 def run(arch: int, precision: str, layers: int = 12, races: bool = True) -> Outcome:
-    """Waveform to logits of one 10.24 s clip of noise with a tone, on the PTX of compute capability ``arch``."""
+    """int16 waveform to logits of one 10.24 s clip, noise and a tone, on the PTX of compute capability ``arch``."""
     model = checkpoints.random_model(seed=5, **{**BASE, "num_hidden_layers": layers})
     emulator = Emulator(arch, races)
     target = Target(arch, MULTIPROCESSORS[arch], f"emulated sm_{arch}")
     ops = CudaOps(BASE["num_attention_heads"], precision, "cpu", launcher=emulator, target=target)
     with tempfile.TemporaryDirectory() as folder:
         loaded = checkpoint.load(checkpoints.write_v4(model, Path(folder)))
-        engine = Engine(ops, loaded.config, loaded.weights)
+        engine = DeviceEngine(ops, loaded.config, loaded.weights, batch_size=1)
     front_end = loaded.config.front_end
     samples = np.arange(front_end.input_samples)
     noise = np.random.default_rng(0).standard_normal(len(samples))
-    wave = (0.05 * noise + 0.1 * np.sin(samples * 0.2)).astype(np.float32)
+    wave = (32768 * (0.05 * noise + 0.1 * np.sin(samples * 0.2))).astype(np.int16)
 
-    features = ReferenceOps(BASE["num_attention_heads"]).log_mel([wave], front_end)
+    features = ReferenceOps(BASE["num_attention_heads"]).log_mel([wave.astype(np.float32) / 32768], front_end)
     with torch.inference_mode():
         exact = model(features).logits
         peer = model.to(DTYPES[precision])(features.to(DTYPES[precision])).logits.float()
@@ -72,23 +73,21 @@ def run(arch: int, precision: str, layers: int = 12, races: bool = True) -> Outc
     )
 
 
-def table(results: list[tuple[str, Any]]) -> str:
-    """Statistics by kernel: launches, warp instructions, global bytes and coalescing, shared-memory bank conflicts."""
-    lines = [
-        f"{'kernel':<24}{'launches':>9}{'warp instr':>13}{'global bytes':>14}{'coalescing':>12}{'bank conflicts':>16}"
+def table(outcome: Outcome) -> str:
+    """Statistics by kernel as Markdown: launches, instructions of all warps, bytes that threads asked of global memory,
+    the same over the bytes of the sectors moved, and cycles of shared memory over those without bank conflicts."""
+    rows: list[tuple[object, ...]] = [
+        ("kernel", "launches", "warp instructions", "global MB", "bytes asked over moved", "bank cycles over ideal")
     ]
-    for name in dict.fromkeys(name for name, _ in results):
-        stats = [result.stats for kernel, result in results if kernel == name]
+    for name in dict.fromkeys(name for name, _ in outcome.results):
+        stats = [result.stats for kernel, result in outcome.results if kernel == name]
         instructions = sum(sum(s.warp_ops.values()) for s in stats)
         moved = sum(s.sum("global", "bytes") for s in stats)
         sectors = sum(s.sum("global", "total") * 32 for s in stats)
-        cycles = sum(s.sum("shared", "total") for s in stats)
         ideal = sum(s.ideal_bank_cycles() for s in stats)
-        conflicts = f"{cycles / ideal:.2f}" if ideal else "-"
-        lines.append(
-            f"{name:<24}{len(stats):>16}{instructions:>16.3g}{moved:>16.3g}{moved / sectors:>16.2f}{conflicts:>16}"
-        )
-    return "\n".join(lines)
+        conflicts = f"{sum(s.sum('shared', 'total') for s in stats) / ideal:.2f}" if ideal else "-"
+        rows.append((name, len(stats), f"{instructions:,}", f"{moved / 1e6:,.1f}", f"{moved / sectors:.2f}", conflicts))
+    return gpu_docs.markdown(rows)
 
 
 if __name__ == "__main__":
@@ -97,12 +96,19 @@ if __name__ == "__main__":
     parser.add_argument("--precision", default="bfloat16", choices=DTYPES)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--no-races", action="store_true", help="without the race detectors")
+    parser.add_argument("--docs", action="store_true", help="write it into docs/gpu.md as well")
     options = parser.parse_args()
     ptxemu()
     start = time.perf_counter()
     outcome = run(options.arch, options.precision, options.layers, not options.no_races)
-    print(table(outcome.results))
-    print(
-        f"sm_{options.arch} {options.precision}: error {outcome.error:.2e}, transformers' own "
-        f"{outcome.peer_error:.2e}, largest logit {outcome.largest:.2f}, {time.perf_counter() - start:.0f} s"
+    name = f"sm_{options.arch} {options.precision}"
+    races = "off" if options.no_races else "on"
+    summary = (
+        f"**{name}, {options.layers} layers**: largest error of a logit {outcome.error:.2e}, transformers' own in "
+        f"{options.precision} {outcome.peer_error:.2e}, largest logit {outcome.largest:.2f}; race detectors {races}, "
+        f"{time.perf_counter() - start:.0f} s."
     )
+    report = f"{summary}\n\n{table(outcome)}"
+    print(report)
+    if options.docs:
+        gpu_docs.write(f"clip {name}", report)

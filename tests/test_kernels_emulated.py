@@ -137,8 +137,10 @@ def test_planted_bugs_are_caught(arch: int, rows: int, edit: Callable[[str], str
 
 
 @pytest.mark.slow
-def test_a_clip_through_two_layers_waveform_to_logits() -> None:
-    """All twelve layers, and sm_90: ``python tests/emulate_clip.py``."""
+@pytest.mark.parametrize(("precision", "layers"), [("bfloat16", 12), ("float16", 2)])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_clip_of_ast_base_waveform_to_logits(arch: int, precision: str, layers: int) -> None:
+    """With the race detectors, and all layers in float16: ``python tests/emulate_clip.py``."""
     ptxemu()
-    outcome = emulate_clip.run(80, "bfloat16", layers=2, races=False)
+    outcome = emulate_clip.run(arch, precision, layers, races=False)
     assert outcome.error <= 2 * outcome.peer_error

@@ -1,0 +1,69 @@
+"""The tables of docs/gpu.md, none of them typed: ``python tests/gpu_docs.py`` makes those of resources and predictions.
+
+The tables of an emulated clip come from ``python tests/emulate_clip.py --docs``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gpu_model
+import test_kernels_compiled as compiled
+
+from astfast.backends.cuda import Target
+from astfast.config import ModelConfig
+from astfast.kernels import performance
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"
+BATCHES = (1, 8, 32)
+PREDICTED = {"H100": ("H100 SXM", 90), "A100": ("A100", 80), "RTX 4090": ("RTX 4090", 89)}
+
+
+def write(section: str, text: str) -> None:
+    """Replaces what stands between the markers of a section of docs/gpu.md. Raises ValueError where it has none."""
+    begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
+    before, found, rest = PAGE.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{PAGE.name} has no lines {begin} and {end}: add them where the table belongs")
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+def markdown(rows: Sequence[Sequence[object]]) -> str:
+    """A table; the first row is its head."""
+    head, *body = [" | ".join(map(str, row)) for row in rows]
+    return "\n".join(f"| {line} |" for line in (head, " | ".join("---" for _ in rows[0]), *body))
+
+
+def resources() -> str:
+    """Every configuration of AST-base on every GPU, as the compiler made it."""
+    parts = []
+    for arch, target in compiled.GPUS.items():
+        rows = [("kernel", "type", "tile, warps, stages", "registers", "shared KiB", "spills", "matrix instructions")]
+        for precision in ("bfloat16", "float32"):
+            for name, launch in compiled.configurations(arch, precision).items():
+                made = compiled.compiled(launch, arch)
+                kernel, tile = name.rstrip(")").split(" (")
+                kinds = ", ".join(f"{count} {kind}" for kind, count in compiled.matrix_instructions(made.code).items())
+                rows.append((kernel, precision, tile, made.registers, made.shared // 1024, made.spills, kinds or "-"))
+        label = arch if isinstance(arch, str) else f"sm_{arch}"
+        parts.append(f"<details><summary>{label} ({target.name})</summary>\n\n{markdown(rows)}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def predictions() -> str:
+    """Clips/s of AST-base in bfloat16 by GPU and batch."""
+    model = ModelConfig(labels=tuple(map(str, range(527))))
+    rows: list[Sequence[object]] = [("GPU", *(f"batch {clips}" for clips in BATCHES))]
+    for name, (label, arch) in PREDICTED.items():
+        gpu = performance.GPUS[name]
+        target = Target(arch, gpu.multiprocessors, name)
+        rates = [
+            clips / performance.total(gpu_model.record(model, clips, "bfloat16", target), gpu) for clips in BATCHES
+        ]
+        rows.append((label, *(f"{rate:,.0f}" for rate in rates)))
+    return markdown(rows)
+
+
+if __name__ == "__main__":
+    write("predictions", predictions())
+    write("resources", resources())
