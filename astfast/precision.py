@@ -6,19 +6,17 @@ in the user's cache folder, under the checkpoint's fingerprint, the backend and 
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast import cache_file
 from astfast.config import ModelConfig
-from astfast.environment import cache_folder
 from astfast.scores import activate, activation_of
 
 TOLERANCE = 0.01  # of a score
+FILE = "precision.json"
 
 
 def check_clips(config: ModelConfig) -> list[NDArray[np.float32]]:
@@ -41,28 +39,9 @@ def within_tolerance(config: ModelConfig, fast: NDArray[np.float32], exact: NDAr
 
 def remembered(key: str, check: Callable[[], bool]) -> bool:
     """The verdict of ``check`` under this key, from the cache where it is, else computed and kept."""
-    path = cache_folder() / "precision.json"
-    verdicts = _read(path)
-    if key not in verdicts:
-        verdicts[key] = check()
-        _write(path, _read(path) | verdicts)
-    return verdicts[key]
-
-
-def _read(path: Path) -> dict[str, bool]:
-    try:
-        verdicts = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return {str(k): v for k, v in verdicts.items() if isinstance(v, bool)} if isinstance(verdicts, dict) else {}
-
-
-def _write(path: Path, verdicts: dict[str, bool]) -> None:
-    """Atomic, and never in the way: a cache folder that can't be written only costs the check again."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(verdicts, file, indent=1, sort_keys=True)
-        Path(file.name).replace(path)
-    except OSError:
-        return
+    known = cache_file.read(FILE).get(key)
+    if isinstance(known, bool):
+        return known
+    verdict = check()
+    cache_file.update(FILE, lambda verdicts: verdicts.update({key: verdict}))
+    return verdict

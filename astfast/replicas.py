@@ -56,7 +56,8 @@ class Replicas:
         return scores, labels
 
     def warmup(self) -> None:
-        list(self._threads.map(Engine.warmup, self.engines))
+        for warmed in [self._threads.submit(engine.warmup) for engine in self.engines]:
+            warmed.result()
 
     def _split(self, batch: Batch, run: Callable[[Engine, Batch], tuple[NDArray[Any], ...]]) -> list[NDArray[Any]]:
         """Parts that differ by one clip at most; no thread for an engine without clips."""

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import astfast
 from astfast import checkpoint
+from astfast.backends import cuda
 from astfast.backends.cuda import CudaOps, Target
 from astfast.backends.cuda_chooser import NO_COMPILER, Chooser
 from astfast.backends.cuda_streams import HostDevice
@@ -400,3 +402,35 @@ def test_an_error_of_one_device_reaches_the_caller(loaded: checkpoint.Checkpoint
     engines[1]._process = -1
     with pytest.raises(BackendError, match="fork"):
         Replicas(engines).logits(waves(4))
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[NotedDevice]:
+    """``astfast.load`` on a machine that seems to have two GPUs."""
+    devices: list[NotedDevice] = []
+
+    def open_gpu(heads: int, precision: str, name: str, deterministic: bool) -> CudaOps:
+        assert (precision, name, deterministic) == ("float32", f"cuda:{len(devices)}", True)
+        devices.append(NotedDevice())
+        chooser = Chooser(devices[-1], no_compiler, "test", deterministic)
+        chooser._no_compiler = True
+        return CudaOps(heads, precision, "cpu", target=GPU, streams=devices[-1], chooser=chooser)
+
+    monkeypatch.setattr(cuda, "unavailable", lambda _: None)
+    monkeypatch.setattr(cuda, "open_gpu", open_gpu)
+    return devices
+
+
+def test_a_list_of_gpus_shares_the_batches_of_a_tagger(tiny_model: Path, two_gpus: list[NotedDevice]) -> None:
+    how = {"precision": "float32", "batch_size": 2, "deterministic": True}
+    tagger = astfast.load(tiny_model, device=["cuda:0", "cuda:1"], **how).warmup()
+    expected = astfast.load(tiny_model, device="cpu", precision="float32").scores(waves(7), sampling_rate=16000)
+    np.testing.assert_allclose(tagger.scores(waves(7), sampling_rate=16000), expected, atol=1e-4)
+    assert tagger.hardware == f"{GPU.name} + {GPU.name}"
+    assert all(device.captures == 2 for device in two_gpus)
+    assert all(device.log.count("replay") > 2 for device in two_gpus)
+
+
+def test_only_gpus_share_a_batch(tiny_model: Path) -> None:
+    with pytest.raises(BackendError, match="runs on one device, not on 2"):
+        astfast.load(tiny_model, device=["cuda:0", "cuda:1"], backend="reference")
