@@ -42,10 +42,10 @@ test: lint typecheck ## the tests of every day, under 15 minutes with the instal
 test-slow: setup ## the rest: every kernel and configuration, real sizes, soak
 	$(BIN)/python -m pytest -q -m 'slow and not gpu and not network' --durations=15
 
-gpu: ## on a machine with a GPU, offline: kernel tests, then throughput against the peers
-	$(PYTHON) -m venv --system-site-packages .venv-gpu
-	ASTFAST_REQUIRE_NATIVE=0 .venv-gpu/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
-	.venv-gpu/bin/python benchmarks/run_gpu.py
+# Links in the place of an installation: it needs the machine's own Python with torch and transformers, and no pip.
+gpu: ## on a machine with a GPU, offline: kernel checks, then throughput against the peers
+	rm -rf .gpu && mkdir .gpu && cp -rs $(CURDIR)/astfast .gpu/ && ln -s $(CURDIR)/kernels .gpu/astfast/kernels
+	PYTHONPATH=.gpu $(PYTHON) benchmarks/run_gpu.py
 
 bench: setup ## CPU benchmarks against every peer; run nothing beside it
 	$(BIN)/pip install --quiet -e '.[bench]'
@@ -61,4 +61,4 @@ wheel: setup ## a wheel under dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## everything that can be made again
-	rm -rf build dist $(VENV) $(DEMO) .venv-gpu *.egg-info astfast/_native*.so
+	rm -rf build dist $(VENV) $(DEMO) .gpu *.egg-info astfast/_native*.so
