@@ -165,9 +165,7 @@ def _open(x: Any, sampling_rate: float | None) -> tuple[DecodedFile, str]:
                 f"{name}: shape {samples.shape}: one clip is 1-D; pass {{'array': x, 'sampling_rate': ...}} for "
                 "(channels, samples)"
             )
-        if sampling_rate is None:
-            _warn_of_assumed_rate()
-        return _open_array(samples, ASSUMED_RATE if sampling_rate is None else sampling_rate, name), name
+        return _open_array(samples, rate_of_array(sampling_rate, name), name), name
     hint = " (samples go into a NumPy array)" if isinstance(x, int | float | complex | list | tuple) else ""
     raise AudioError(
         f"<{type(x).__name__}>: not an audio input{hint}: pass a path, the bytes of a file, a binary file object, a "
@@ -229,6 +227,13 @@ def _scaled(block: NDArray[Any]) -> FloatArray:
     offset, scale = INTEGER_PCM[block.dtype.name]
     scaled: FloatArray = (block.astype(np.float32) - np.float32(offset)) / np.float32(scale)
     return scaled
+
+
+def rate_of_array(sampling_rate: float | None, name: str) -> int:
+    """The rate in Hz of a bare array that came with this ``sampling_rate``; warns once where it came without."""
+    if sampling_rate is None:
+        _warn_of_assumed_rate()
+    return _checked_rate(ASSUMED_RATE if sampling_rate is None else sampling_rate, name)
 
 
 def _checked_rate(rate: Any, name: str) -> int:

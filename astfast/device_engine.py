@@ -20,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from astfast.backends.cuda import CudaOps
+from astfast.backends.cuda_resample import Resampler
 from astfast.backends.cuda_streams import Event
 from astfast.config import ModelConfig
 from astfast.device_program import SLOTS, Finish, Kind, Program, Running, kind_of
 from astfast.engine import Batch, Engine, Output
-from astfast.errors import BackendError
+from astfast.errors import AudioError, BackendError
 from astfast.models import ast
 
 LARGEST_BUCKET = 64
@@ -57,6 +58,7 @@ class DeviceEngine(Engine):
         self._device = ops.streams
         self._programs: dict[tuple[int, Kind, Output], Program] = {}
         self._workspaces: dict[int, Mapping[str, Any]] = {}
+        self._resamplers: dict[int, Resampler] = {}
         self._last: Event | None = None  # the end of the last call's work, on whatever stream that was
         self._process = os.getpid()
         self._warned = False
@@ -77,19 +79,61 @@ class DeviceEngine(Engine):
 
         On the caller's current stream; the host waits for nothing.
         """
-        logits = torch.empty((len(spectrograms), self.config.num_labels), device=self.ops.device)
+
+        def enter(program: Program, rows: torch.Tensor) -> None:
+            program.inputs[0][: len(rows)].copy_(rows)
+
+        return self._on_device(spectrograms, "spectrogram", enter)
+
+    def hear(self, waves: torch.Tensor, rate: int) -> torch.Tensor:
+        """Waveforms [B, samples] on this device, float32 in [-1, 1] or int16, at ``rate`` Hz -> logits [B, L] there.
+
+        On the caller's current stream; the host waits for nothing. Raises AudioError for a rate that can't be resampled
+        on a device.
+        """
+        samples, target = self.config.front_end.input_samples, self.config.front_end.sampling_rate
+        resampler: Resampler | None = None
+        if rate != target:
+            if rate not in self._resamplers:
+                self._resamplers[rate] = Resampler(rate, target, self.ops.device)
+            resampler = self._resamplers[rate]
+            waves = waves[:, : resampler.needed(samples)]
+
+        def enter(program: Program, rows: torch.Tensor) -> None:
+            rows = (rows if resampler is None else resampler(rows))[:, :samples]
+            program.inputs[0][: len(rows), : rows.shape[1]].copy_(rows)
+            program.inputs[1][: len(rows)].fill_(rows.shape[1])
+
+        as_it_is = waves.dtype == torch.int16 and resampler is None
+        return self._on_device(waves, "int16" if as_it_is else "float32", enter)
+
+    def holds(self, batch: Any) -> bool:
+        return (
+            isinstance(batch, torch.Tensor)
+            and batch.device == self.ops.device
+            and batch.dtype in (torch.float32, torch.int16)
+            and batch.ndim == 2
+            and 0 not in batch.shape
+        )
+
+    def _on_device(
+        self, batch: torch.Tensor, kind: Kind, enter: Callable[[Program, torch.Tensor], None]
+    ) -> torch.Tensor:
+        """Logits [B, L] of what ``enter`` puts into the inputs of programs, some rows of the batch at a time."""
+        logits = torch.empty((len(batch), self.config.num_labels), device=self.ops.device)
 
         def run(program: Program, start: int, clips: int) -> bool:
-            program.inputs[0][:clips].copy_(spectrograms[start : start + clips])
+            enter(program, batch[start : start + clips])
             program.replay()
             logits[start : start + clips] = program.output[:clips]
             return True
 
         with self._turn():
             start = 0
-            while start < len(spectrograms):
-                clips = min(next_bucket(len(spectrograms) - start, self.buckets), len(spectrograms) - start)
-                if self._within_memory(partial(run, start=start, clips=clips), clips, "spectrogram", "logits"):
+            while start < len(batch):
+                bucket = next_bucket(len(batch) - start, self.buckets)
+                clips = min(bucket, len(batch) - start)
+                if self._within_memory(partial(run, start=start, clips=clips), bucket, kind, "logits"):
                     start += clips
         return logits
 
@@ -144,9 +188,8 @@ class DeviceEngine(Engine):
             finally:
                 self._last = self._device.mark()
 
-    def _within_memory(self, work: Callable[[Program], T], clips: int, kind: Kind, output: Output) -> T | None:
-        """``work`` with the program for so many clips; None if there is too little memory, and smaller buckets now."""
-        bucket = min(b for b in self.buckets if b >= clips)
+    def _within_memory(self, work: Callable[[Program], T], bucket: int, kind: Kind, output: Output) -> T | None:
+        """``work`` with the program of a bucket; None if there is too little memory, and smaller buckets now."""
         try:
             return work(self._program(bucket, kind, output))
         except torch.OutOfMemoryError as error:
@@ -234,3 +277,23 @@ def next_bucket(clips: int, buckets: tuple[int, ...]) -> int:
     filled = max(bucket for bucket in buckets if bucket <= clips)
     above = [bucket for bucket in buckets if bucket > clips >= PADDED * bucket]
     return min(above, default=filled)
+
+
+def heard(engine: Any, waves: torch.Tensor, rate: int) -> NDArray[np.float32]:
+    """``DeviceEngine.hear`` for a caller on the host, with the warning and the error that clips from there get."""
+    front_end = engine.config.front_end
+    seconds = front_end.input_samples / front_end.sampling_rate
+    if waves.shape[1] / rate > seconds + 1 / rate:
+        warnings.warn(
+            f"the clips are {waves.shape[1] / rate:.1f} s long and only their first {seconds:.2f} s are heard: to tag "
+            "all of it, pass window= (in seconds) and the clips in host memory",
+            stacklevel=4,
+        )
+    logits: NDArray[np.float32] = engine.hear(waves, rate).cpu().numpy()
+    if waves.is_floating_point():
+        finite = waves.isfinite().all(1).cpu()
+        if not finite.all():
+            raise AudioError(
+                f"input {int(finite.int().argmin())}, <tensor>: not finite: find out where NaN or infinity come from"
+            )
+    return logits

@@ -63,6 +63,10 @@ class Engine:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, 1), best
 
+    def holds(self, batch: Any) -> bool:  # noqa: ARG002
+        """Whether a batch lies on the engine's own GPU, as a 2-D tensor of clips that a DeviceEngine can ``hear``."""
+        return False
+
     def warmup(self) -> None:
         """Runs the model once on silence, at its full batch size."""
         silence = np.zeros(self.config.front_end.frame_length, np.float32)

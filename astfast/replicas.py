@@ -42,6 +42,10 @@ class Replicas:
     def hardware(self) -> str:
         return " + ".join(engine.hardware for engine in self.engines)
 
+    def holds(self, batch: Any) -> bool:  # noqa: ARG002
+        """Never: no tensor lies on several devices."""
+        return False
+
     def features(self, waves: Waves) -> NDArray[np.float32]:
         return self._split(waves, lambda engine, part: (engine.features(list(part)),))[0]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio import expand_batch
+from astfast.audio import expand_batch, rate_of_array
 from astfast.config import ModelConfig
 from astfast.errors import AstfastError, AudioError
 from astfast.front_end import FrontEnd
@@ -77,6 +77,10 @@ class Tagger:
         (default: the window) are scored and their scores aggregated, by "mean" or "max". With ``on_error="return"`` a
         bad input gives ``{"error": message}`` and the others are tagged as if alone.
         """
+        if window is None and hop is None and (there := self._on_device(batch, sampling_rate)) is not None:
+            tagging = Tagging(self.labels, top_k, threshold, aggregate)
+            scores = activate(there, activation_of(self._only("tensors").config, activation))
+            return [tagging.tags(clip) for clip in scores]
         inputs, single = expand_batch(batch)
         results = self.stream(
             inputs,
@@ -149,12 +153,16 @@ class Tagger:
     def scores(self, batch: Any, *, sampling_rate: float | None = None, activation: str = "auto") -> FloatArray:
         """Scores of every label, [B, L] float32 (B = 1 for one input); an ensemble's are its members' mean."""
         self._labelled()
+        if (there := self._on_device(batch, sampling_rate)) is not None:
+            return activate(there, activation_of(self._only("tensors").config, activation))
         return self._arrays(batch, sampling_rate, lambda waves: self._scores_of(waves, activation), len(self.labels))
 
     def logits(self, batch: Any, *, sampling_rate: float | None = None) -> FloatArray:
         """What the classifier gives before any activation, [B, L] float32."""
         engine = self._only("logits")
         self._labelled()
+        if (there := self._on_device(batch, sampling_rate)) is not None:
+            return there
         return self._arrays(batch, sampling_rate, engine.logits, len(self.labels))
 
     def embed(self, batch: Any, *, sampling_rate: float | None = None) -> FloatArray:
@@ -326,6 +334,15 @@ class Tagger:
                 waves.append(window.wave)
             parts.append(run(waves))
         return np.concatenate(parts) if parts else np.empty((0, *empty), np.float32)
+
+    def _on_device(self, batch: Any, sampling_rate: float | None) -> FloatArray | None:
+        """Logits [B, L] of a 2-D tensor of clips on the model's own GPU, which it never leaves; None for any other."""
+        engine = self._loaded()[0]
+        if len(self._loaded()) > 1 or not engine.holds(batch):
+            return None
+        from astfast.device_engine import heard
+
+        return heard(engine, batch, rate_of_array(sampling_rate, "<tensor>"))
 
     @property
     def _batch_size(self) -> int:

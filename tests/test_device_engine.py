@@ -15,14 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import astfast
 from astfast import checkpoint
+from astfast.audio import load_audio
 from astfast.backends import cuda
 from astfast.backends.cuda import CudaOps, Target
 from astfast.backends.cuda_chooser import NO_COMPILER, Chooser
+from astfast.backends.cuda_resample import Resampler
 from astfast.backends.cuda_streams import HostDevice
 from astfast.backends.reference import ReferenceOps
 from astfast.device_engine import DeviceEngine, buckets_up_to, next_bucket
 from astfast.engine import Engine
-from astfast.errors import BackendError
+from astfast.errors import AudioError, BackendError
 from astfast.kernels import launch
 from astfast.replicas import Replicas
 
@@ -434,3 +436,78 @@ def test_a_list_of_gpus_shares_the_batches_of_a_tagger(tiny_model: Path, two_gpu
 def test_only_gpus_share_a_batch(tiny_model: Path) -> None:
     with pytest.raises(BackendError, match="runs on one device, not on 2"):
         astfast.load(tiny_model, device=["cuda:0", "cuda:1"], backend="reference")
+
+
+def at_rate(rate: int, count: int = 5, seconds: float = 0.7) -> torch.Tensor:
+    """[count, samples] tones and noise, louder from clip to clip."""
+    t = np.arange(int(seconds * rate)) / rate
+    rng = np.random.default_rng(2)
+    clips = [np.sin(6000 * (i + 1) ** 0.5 * t) + 0.3 * rng.standard_normal(len(t)) for i in range(count)]
+    return torch.from_numpy(np.stack([0.02 * (i + 1) * clip for i, clip in enumerate(clips)]).astype(np.float32))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 12000, 22050, 32000, 44100, 48000, 96000])
+@pytest.mark.parametrize("samples", [3, 1000, 30001])
+def test_resampling_on_the_device_is_that_of_the_cpu(rate: int, samples: int) -> None:
+    wave = at_rate(rate, 1, 4.0)[0, :samples].numpy()
+    expected = load_audio(wave, rate).wave
+    got = Resampler(rate, 16000, torch.device("cpu"))(torch.from_numpy(wave)[None])[0].numpy()
+    assert len(got) == len(expected)
+    error, peak = np.abs(got - expected), np.abs(wave).max()
+    assert error[32:].max(initial=0) <= 1e-5 * peak
+    assert error[:32].max() <= 0.05 * peak  # the first two milliseconds, where soxr settles
+
+
+def test_what_is_heard_depends_on_no_more_of_a_clip_than_is_taken() -> None:
+    resampler = Resampler(44100, 16000, torch.device("cpu"))
+    wave = at_rate(44100, 1)
+    needed = resampler.needed(5000)
+    assert torch.equal(resampler(wave[:, :needed])[:, :5000], resampler(wave)[:, :5000])
+    assert not torch.equal(resampler(wave[:, : needed - 700])[:, :5000], resampler(wave)[:, :5000])
+
+
+def test_rates_without_a_short_period_are_refused() -> None:
+    Resampler(3200 * 5, 16000 - 5, torch.device("cpu"))  # a period of 3,200
+    with pytest.raises(AudioError, match="16001 Hz is resampled to 16000 Hz on the CPU only"):
+        Resampler(16001, 16000, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_tensors_on_the_device_are_heard_there(
+    engine: DeviceEngine, device: NotedDevice, reference: Engine, rate: int, dtype: torch.dtype
+) -> None:
+    clips = at_rate(rate)
+    if dtype == torch.int16:
+        clips = (32768 * clips).to(torch.int16)
+    expected = reference.logits([load_audio(clip, rate).wave for clip in clips])
+    np.testing.assert_allclose(engine.hear(clips, rate).numpy(), expected, atol=1e-3)
+    assert "upload" not in device.log
+    assert "host waits" not in device.log
+    assert {kind for _, kind, _ in engine._programs} == {
+        "int16" if (rate, dtype) == (16000, torch.int16) else "float32"
+    }
+
+
+def test_a_tagger_hears_tensors_where_they_are(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = NotedDevice()
+    monkeypatch.setattr(cuda, "unavailable", lambda _: None)
+    monkeypatch.setattr(cuda, "open_gpu", lambda *_: torch_ops(checkpoint.load(tiny_model), device))
+    tagger = astfast.load(tiny_model, device="cuda", precision="float32")
+    clips = at_rate(44100)
+    there = tagger.logits(clips, sampling_rate=44100), tagger.scores(clips, sampling_rate=44100)
+    tags = tagger.classify(clips, sampling_rate=44100, top_k=2)
+    assert "upload" not in device.log
+    here = [clip.numpy() for clip in clips]
+    np.testing.assert_allclose(there[0], tagger.logits(here, sampling_rate=44100), atol=1e-3)
+    np.testing.assert_allclose(there[1], tagger.scores(here, sampling_rate=44100), atol=1e-4)
+    expected = tagger.classify(here, sampling_rate=44100, top_k=2)
+    assert [[tag["label"] for tag in clip] for clip in tags] == [[tag["label"] for tag in clip] for clip in expected]
+    assert "upload" in device.log
+    with pytest.warns(UserWarning, match=r"the clips are 0\.8 s long and only their first 0\.78 s are heard"):
+        tagger.classify(torch.zeros(2, 12800), sampling_rate=16000)
+    clips[3, 7] = float("nan")
+    with pytest.raises(AudioError, match="input 3, <tensor>: not finite"):
+        tagger.scores(clips, sampling_rate=44100)
+    with pytest.raises(AudioError, match="a sampling rate of -1 Hz is not possible"):
+        tagger.scores(clips, sampling_rate=-1)
