@@ -52,9 +52,9 @@ def load(
     ensemble: the mean of the members' probabilities), or None for the built-in model (50 everyday sounds).
     ``device``: "auto", "cpu", "cuda", "cuda:N", or a list of GPUs that share every batch. ``backend``: "auto", "cpu",
     "cuda", "reference".
-    ``precision``: "float32", "bfloat16", "float16" (GPU), "float8" (GPU of compute capability 8.9 or newer; coarse, and
-    never taken unasked) or "auto", the fastest 16-bit type that the hardware has if scores stay within 0.01 of
-    float32's on check inputs.
+    ``precision``: "float32", "bfloat16", "float16" (GPU), "int8" (CPU), "float8" (GPU of compute capability 8.9 or
+    newer), or "auto": the fastest 16-bit type that the hardware has if scores stay within 0.01 of float32's on check
+    inputs. The 8-bit ones are coarser and never taken unasked.
     ``threads``: of the CPU engine (default: all cores). ``batch_size``: clips that go through the model together.
     ``deterministic``: on a GPU, nothing is chosen by how fast it was, and the batch size changes no bit of a score.
     ``revision``, ``cache_dir``, ``local_files_only``: as in huggingface_hub. ``labels``: names for the outputs, in

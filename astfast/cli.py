@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     tag.add_argument("--hop", type=_positive, metavar="S", help="seconds from window to window (default: the window)")
     tag.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="output (default: text)")
     tag.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    tag.add_argument("--precision", default="auto", help="auto, float32, bfloat16 or float16 (GPU)")
+    tag.add_argument("--precision", default="auto", help="auto, float32, bfloat16, int8 (CPU) or float16 (GPU)")
     tag.set_defaults(run=_tag)
 
     bench = commands.add_parser(
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--precision",
         action="append",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "int8"),
         help="repeatable (default: all that run here)",
     )
     bench.add_argument(

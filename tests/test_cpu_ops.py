@@ -11,7 +11,7 @@ import pytest
 import torch
 from op_cases import BASE, ODD, QUICK, SPEECH_COMMANDS, TINY, Geometry, OpCase
 
-from astfast.backends.cpu import PRECISIONS, CpuOps, choose_tier, describe, native, unavailable
+from astfast.backends.cpu import PRECISIONS, CpuOps, choose_tier, describe, native, spread_outliers, unavailable
 from astfast.errors import BackendError
 
 TIERS = [name for name, missing in native().tiers() if not missing]
@@ -142,6 +142,30 @@ def test_scores_of_any_size(precision: str, tier: str) -> None:
     y = op_cases.from_bfloat16_bits(y) if precision != "float32" else y
     assert y[0, 0, 0] == 39.0
     assert np.isfinite(y).all()
+
+
+def test_outlier_channels_are_spread_exactly_and_to_effect() -> None:
+    g = ODD
+    rng = np.random.default_rng(6)
+    gamma, beta = 1 + 0.3 * rng.standard_normal(g.hidden), 0.3 * rng.standard_normal(g.hidden)
+    gamma[[3, 50]] *= 25
+    weight = rng.standard_normal((g.mlp, g.hidden)).astype(np.float32)
+    w = op_cases.NormLinear(
+        op_cases.LayerNorm(gamma.astype(np.float32), beta.astype(np.float32), 1e-12),
+        op_cases.Linear(weight, np.zeros(g.mlp, np.float32)),
+    )
+    x = torch.from_numpy(rng.standard_normal((2, 40, g.hidden)))
+    exactly = op_cases.ReferenceOps(g.heads, torch.float64)
+    exact = exactly.norm_linear(x, exactly.pack_norm_linear(w)).numpy()
+    spread = exactly.norm_linear(x, exactly.pack_norm_linear(spread_outliers(w))).numpy()
+    np.testing.assert_allclose(spread, exact, rtol=0, atol=2.0**-22 * np.abs(exact).max())
+    assert spread_outliers(spread_outliers(w)).norm.weight.max() < gamma.max() / 5
+
+    plainly = op_cases.QuantisedOps(g.heads)
+    plain = plainly.norm_linear(x, plainly.pack_norm_linear(w)).numpy()
+    ops = CpuOps(g.heads, "int8", 2)
+    y = ops.norm_linear(x.float().numpy(), ops.pack_norm_linear(w), ops.empty((2, 40, g.mlp), "activation"))
+    assert np.std(op_cases.from_bfloat16_bits(y) - exact) < 0.7 * np.std(plain - exact)
 
 
 @pytest.mark.parametrize("argument", ["x", "out", "norm", "dtype", "stride", "readonly", "empty"])

@@ -2,9 +2,11 @@
 
 Tiers, each with all that the ones before it have: scalar (any machine), avx2 (AVX2, FMA, F16C), avx512 (F, DQ, BW, VL),
 avx512_vnni, avx512_bf16, amx. The fastest that the machine has is taken unless ASTFAST_CPU_ISA names another. bfloat16
-runs on every tier: where there is no instruction for it, operands are rounded to it and multiplied in float32.
+and int8 run on every tier: where there is no instruction for one, operands are rounded to it and multiplied in float32.
 
-Activations in bfloat16 are numpy uint16 arrays: the upper halves of float32 values.
+int8 quantises what linear layers multiply: weights by output channel, activations by token, when they are needed.
+Attention is in bfloat16 then, LayerNorms, embeddings and the residual stream are in float32. It is never chosen by
+itself. Activations in bfloat16 are numpy uint16 arrays: the upper halves of float32 values.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, mel_filters
 
 PRECISIONS = ("float32", "bfloat16", "int8")
+OUTLIER = 2.0  # times the median channel
+MIGRATION = 0.7  # of an outlier's excess, as an exponent: from activations to weights
 MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more only push one another out of the caches
 
 
@@ -120,6 +124,8 @@ class CpuOps:
         return self._engine.pack_embed(kernel, bias, cls_and_dist, position, p, *strides)
 
     def pack_norm_linear(self, w: NormLinear, values: int = 0) -> Any:
+        if self.precision == "int8":
+            w = spread_outliers(w)
         return _NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
     def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Any:
@@ -185,6 +191,26 @@ class CpuOps:
     def head(self, x: Array, w: Any, out: Array) -> Array:
         self._engine.head(x, w.norm, w.linear, out)
         return out
+
+
+def spread_outliers(w: NormLinear) -> NormLinear:
+    """The same layer, made easier to quantise: outlier channels of its LayerNorm divided, their weights multiplied.
+
+    SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438) without calibration: how large a channel gets is
+    told by gamma and beta, for what was normalised has a standard deviation of 1 and rarely exceeds 3.
+    """
+    gamma, beta, weight = _float32(w.norm.weight), _float32(w.norm.bias), _float32(w.linear.weight)
+    largest = 3.0 * np.abs(gamma) + np.abs(beta)
+    excess = largest / (OUTLIER * max(float(np.median(largest)), np.finfo(np.float32).tiny))
+    outliers = np.flatnonzero(excess > 1.0)
+    if not len(outliers):
+        return w
+    factor = np.ones_like(gamma)
+    factor[outliers] = excess[outliers] ** MIGRATION
+    weight = weight.copy()
+    weight[:, outliers] *= factor[outliers]
+    norm = LayerNorm(gamma / factor, beta / factor, w.norm.eps)
+    return NormLinear(norm, Linear(weight, w.linear.bias))
 
 
 def _float32(x: Array) -> NDArray[np.float32]:
