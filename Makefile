@@ -45,7 +45,7 @@ test-slow: setup ## the rest: every kernel and configuration, real sizes, soak
 # Links in the place of an installation: it needs the machine's own Python with torch and transformers, and no pip.
 gpu: ## on a machine with a GPU, offline: kernel checks, then throughput against the peers
 	rm -rf .gpu && mkdir .gpu && cp -rs $(CURDIR)/astfast .gpu/ && ln -s $(CURDIR)/kernels .gpu/astfast/kernels
-	PYTHONPATH=.gpu $(PYTHON) benchmarks/run_gpu.py
+	PYTHONPATH=$(CURDIR)/.gpu $(PYTHON) benchmarks/run_gpu.py
 
 bench: setup ## CPU benchmarks against every peer; run nothing beside it
 	$(BIN)/pip install --quiet -e '.[bench]'

@@ -190,8 +190,9 @@ def gpu_tests(bench: Bench) -> Iterator[dict[str, Any]]:
             if importlib.util.find_spec("pytest") is None:
                 return {"ok": "not run: there is no pytest"}
             how = ["--collect-only"] if bench.dry_run else []
-            command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *how, str(path)]
-            done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False, timeout=120)
+            command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *how, path.name]
+            # Not from the checkout's root, whose ./astfast is no package without its kernels.
+            done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False, timeout=120)
             lines = (done.stdout + done.stderr).strip().splitlines()
             if done.returncode:
                 raise RuntimeError("\n".join(lines[-15:]))
