@@ -30,7 +30,7 @@ class Slot:
 
     pinned: tuple[torch.Tensor, ...]
     staged: tuple[torch.Tensor, ...]
-    consumed: Event | None = None  # the program has taken over what was staged
+    consumed: Event  # the program has taken over what was staged; at first, the memory's last owner is done with it
     results: dict[int, torch.Tensor] = field(default_factory=dict)  # pinned, by place in the sequence
 
 
@@ -65,8 +65,7 @@ class Program:
         slot = self._next_slot()
         fill(slot.pinned, clips)
         with self._device.copying():
-            if slot.consumed is not None:
-                self._device.wait(slot.consumed)
+            self._device.wait(slot.consumed)
             for staged, pinned in zip(slot.staged, slot.pinned, strict=True):
                 staged.copy_(pinned, non_blocking=True)
             uploaded = self._device.mark()
@@ -82,7 +81,8 @@ class Program:
         turn, self._turn = self._turn, (self._turn + 1) % SLOTS
         if turn == len(self._slots):
             pinned = tuple(self._device.pinned(tuple(x.shape), x.dtype) for x in self.inputs)
-            self._slots.append(Slot(pinned, tuple(torch.empty_like(x) for x in self.inputs)))
+            staged = tuple(torch.empty_like(x) for x in self.inputs)
+            self._slots.append(Slot(pinned, staged, self._device.mark()))
         return self._slots[turn]
 
     def _download(self, slot: Slot, place: int, x: torch.Tensor) -> torch.Tensor:

@@ -120,7 +120,16 @@ class CudaDevice:
         return replay
 
     def seconds(self, work: Callable[[], Any]) -> float:
-        replay = self.capture(lambda: [work() for _ in range(CALLS_A_GRAPH)])
+        def calls() -> None:
+            for _ in range(CALLS_A_GRAPH):
+                work()
+
+        try:
+            replay = self.capture(calls)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # what can't be captured is timed with its launches, which it has in use too
+            replay = calls
         replay()
         return median(self._milliseconds(replay) for _ in range(TIMED)) * 1e-3 / CALLS_A_GRAPH
 
