@@ -1,4 +1,5 @@
 // AMX: bfloat16 and int8 on tiles, attention in bfloat16 for both.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
@@ -33,3 +34,5 @@ const Kernels amx_bfloat16 = kernels_of<AmxGemm<AmxBf16>, AmxAttention>("amx", P
 const Kernels amx_int8 = kernels_of<AmxGemm<AmxInt8>, AmxAttention>("amx", Precision::kInt8);
 
 }  // namespace astfast
+
+#endif

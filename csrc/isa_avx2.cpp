@@ -1,4 +1,5 @@
 // AVX2 and FMA: tiles of 6 x 16 float32.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
@@ -34,3 +35,5 @@ const Kernels avx2_int8 =
     kernels_of<Gemm<Precision::kInt8>, DotAttention<Gemm<Precision::kBfloat16>>>("avx2", Precision::kInt8);
 
 }  // namespace astfast
+
+#endif

@@ -1,4 +1,5 @@
 // AVX-512 F, BW, VL, DQ: tiles of 8 x 48 float32.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
@@ -36,3 +37,5 @@ const Kernels avx512_int8 =
     kernels_of<Gemm<Precision::kInt8>, DotAttention<Gemm<Precision::kBfloat16>>>("avx512", Precision::kInt8);
 
 }  // namespace astfast
+
+#endif

@@ -1,4 +1,5 @@
 // AVX-512 BF16: tiles of 8 x 48, two products an accumulator and instruction.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
@@ -61,3 +62,5 @@ const Kernels avx512_bf16_bfloat16 = kernels_of<Bf16Gemm>("avx512_bf16", Precisi
 const Kernels avx512_bf16_int8 = kernels_of<VnniGemm, DotAttention<Bf16Gemm>>("avx512_bf16", Precision::kInt8);
 
 }  // namespace astfast
+
+#endif

@@ -1,4 +1,5 @@
 // AVX-512 VNNI: int8; attention as the tier below does it for bfloat16.
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
@@ -32,3 +33,5 @@ const Kernels avx512_vnni_int8 = kernels_of<VnniGemm, DotAttention<FloatGemm<Avx
     "avx512_vnni", Precision::kInt8);
 
 }  // namespace astfast
+
+#endif
