@@ -49,7 +49,7 @@ class AstWeights:
 
 
 def pack(ops: Ops, w: AstWeights) -> AstWeights:
-    """The same weights with every leaf in the backend's own layout; reads each leaf once, one at a time."""
+    """The same weights with every leaf in the backend's own layout; leaves are read one at a time."""
     d = w.last.proj.weight.shape[1]
     layers = tuple(
         Layer(
