@@ -25,6 +25,7 @@ from astfast.backends.cuda_chooser import CHECKED_CLIPS, NO_COMPILER, Chooser, c
 from astfast.backends.cuda_streams import HostDevice
 from astfast.backends.reference import ReferenceOps
 from astfast.backends.verdicts import Verdict
+from astfast.device_engine import DeviceEngine
 from astfast.engine import Engine
 from astfast.errors import BackendError
 from astfast.kernels import launch
@@ -116,15 +117,16 @@ def test_kernels_and_torchs_ops_agree_on_a_whole_model(precision: str, tmp_path:
     small = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_length": 40, "num_mel_bins": 32}
     folder = checkpoints.write_v4(checkpoints.random_model(seed=0, **small), tmp_path / "model")
     loaded = checkpoint.load(folder)
-    engine, _ = backend(loaded, launch.interpret, precision=precision)
+    ops = backend(loaded, launch.interpret, precision=precision)[0].ops
+    engine = DeviceEngine(ops, loaded.config, loaded.weights, batch_size=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         by_kernels = engine.logits(waves(2))
     table = verdicts.tables()["a machine"]
     assert {key.split()[0] for key in table} == OPS
     assert all(verdict.wrong is None and verdict.timed for verdict in table.values())
-    by_torch = Engine(engine.ops, loaded.config, loaded.weights)
-    engine.ops._chooser._no_compiler = True
+    by_torch = Engine(ops, loaded.config, loaded.weights)
+    ops._chooser._no_compiler = True
     expected = Engine(ReferenceOps(2), loaded.config, loaded.weights).logits(waves(2))
     allowed = 2e-4 if precision == "float32" else 0.05
     np.testing.assert_allclose(by_kernels, expected, atol=allowed)

@@ -148,14 +148,14 @@ def test_buckets_are_powers_of_two_up_to_the_largest(largest: int, buckets: tupl
     assert buckets_up_to(largest) == buckets
 
 
-@pytest.mark.parametrize("clips", range(1, 200))
-def test_a_batch_is_split_with_little_waste(clips: int) -> None:
-    taken, left = [], clips
-    while left > 0:
-        taken.append(next_bucket(left, buckets_up_to(64)))
-        left -= taken[-1]
-    assert sum(taken) * 3 / 4 <= clips <= sum(taken)
-    assert taken == sorted(taken, reverse=True)
+def test_a_batch_is_split_with_little_waste() -> None:
+    for clips in range(1, 300):
+        taken, left = [], clips
+        while left > 0:
+            taken.append(next_bucket(left, buckets_up_to(64)))
+            left -= taken[-1]
+        assert sum(taken) * 3 / 4 <= clips <= sum(taken)
+        assert taken == sorted(taken, reverse=True)
 
 
 def test_a_bucket_is_padded_from_three_quarters_of_it() -> None:
