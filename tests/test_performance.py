@@ -39,7 +39,7 @@ def test_predicts_the_aim_for_an_h100_at_batch_32() -> None:
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("clips", [1, 32])
 def test_no_prediction_beats_the_floor(gpu: str, clips: int) -> None:
-    target = Target({"H100": 90, "A100": 80, "RTX 4090": 89}[gpu], GPUS[gpu].multiprocessors, gpu)
+    target = Target({"H100": 90, "H200": 90, "A100": 80, "RTX 4090": 89}[gpu], GPUS[gpu].multiprocessors, gpu)
     for launch in gpu_model.record(AST_BASE, clips, "bfloat16", target):
         predicted = performance.predict(launch, GPUS[gpu])
         assert predicted.seconds > predicted.floor > 0
