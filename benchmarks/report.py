@@ -61,7 +61,9 @@ def summary(results: Results) -> str:
     versions = next(iter(results.values()))[0]["versions"]
     shown = ", ".join(f"{name} {version}" for name, version in versions.items())
     first = next(iter(results.values()))[0]
-    return f"{first['cpu']}, {first['machine']}. Measured: {', '.join(runs)}. With {shown}."
+    stolen = max(row["stolen"] for found in results.values() for row in found)
+    taken = f" Its host gave up to {stolen:.0%} of its time to others meanwhile." if stolen > BUSY else ""
+    return f"{first['cpu']}, {first['machine']}. Measured: {', '.join(runs)}.{taken} With {shown}."
 
 
 def readme_parts(results: Results) -> list[str]:

@@ -45,35 +45,40 @@ class Rows:
         self._file.close()
 
     def write(self, **fields: Any) -> dict[str, Any]:
-        """Appends a row and returns it. ``background``: the share of the machine that others have used so far."""
-        row = {**self._common, "background": round(self._background.share(), 4), **fields}
+        """Appends a row and returns it. ``background`` and ``stolen``: shares of the machine so far; see Background."""
+        shares = {"background": round(self._background.share(), 4), "stolen": round(self._background.stolen(), 4)}
+        row = {**self._common, **shares, **fields}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         return row
 
 
 class Background:
-    """How much of the machine's CPU time went to other processes, or to other machines (steal), since it was made."""
+    """How much of the machine's CPU time was not this process's, since this was made."""
 
     def __init__(self) -> None:
         self._machine, self._own = _machine_seconds(), _own_seconds()
 
     def share(self) -> float:
-        """Of all CPU time that passed, 0 to 1."""
-        (busy, total), own = _machine_seconds(), _own_seconds()
-        passed = total - self._machine[1]
-        return max(0.0, busy - self._machine[0] - (own - self._own)) / passed if passed > 0 else 0.0
+        """What other processes used, 0 to 1."""
+        busy, _, total = (now - then for now, then in zip(_machine_seconds(), self._machine, strict=True))
+        return max(0.0, busy - (_own_seconds() - self._own)) / total if total > 0 else 0.0
+
+    def stolen(self) -> float:
+        """What a virtual machine's host gave to others, 0 to 1: nothing that is done here changes it."""
+        _, stolen, total = (now - then for now, then in zip(_machine_seconds(), self._machine, strict=True))
+        return stolen / total if total > 0 else 0.0
 
 
-def _machine_seconds() -> tuple[float, float]:
-    """(busy, all) CPU seconds of the machine since it started; (0, 0) where /proc does not tell."""
+def _machine_seconds() -> tuple[float, float, float]:
+    """(busy, stolen, all) CPU seconds of the machine since it started; zeros where /proc does not tell."""
     try:
         ticks = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     except OSError:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     user, nice, system, idle, iowait, irq, softirq, steal = (x / os.sysconf("SC_CLK_TCK") for x in ticks)
-    busy = user + nice + system + irq + softirq + steal
-    return busy, busy + idle + iowait
+    busy = user + nice + system + irq + softirq
+    return busy, steal, busy + steal + idle + iowait
 
 
 def _own_seconds() -> float:

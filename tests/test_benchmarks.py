@@ -32,7 +32,7 @@ from astfast.backends.reference import ReferenceOps
 from astfast.bench import Contender
 from astfast.models import ast
 
-COMMON = {"benchmark", "commit", "date", "machine", "cpu", "versions", "threads", "background"}
+COMMON = {"benchmark", "commit", "date", "machine", "cpu", "versions", "threads", "background", "stolen"}
 QUICK = ["--turns", "1", "--seconds", "0"]
 ALONE = ["--threads", "1", *QUICK]  # other tests may run beside
 
@@ -49,6 +49,7 @@ def run(script: Any, cache: Path, out: Path, *arguments: str) -> list[dict[str, 
     for row in found:
         assert row.keys() >= COMMON
         assert 0 <= row["background"] <= 1
+        assert 0 <= row["stolen"] <= 1
     return found
 
 
@@ -224,6 +225,7 @@ def fake_results(folder: Path, background: float) -> None:
         "versions": {"python": "3.11"},
         "threads": 2,
         "background": background,
+        "stolen": 0.25,
         "geometry": "ast-base",
         "weights": "plain",
         "relative_error": 0.004,
@@ -252,6 +254,7 @@ def test_report_writes_between_the_markers(tmp_path: Path) -> None:
     assert text.endswith(f"{report.END}\nafter\n")
     assert "old" not in text
     assert "| openvino | bfloat16 | 4 (3 to 5) | 4 (3 to 5) | 1.25x (1.10 to 1.30) | 1.25x (1.10 to 1.30) |" in text
+    assert "Its host gave up to 25% of its time to others meanwhile." in text
     assert (tmp_path / "docs" / "clips_per_second_ast_base.svg").stat().st_size > 1000
     report.main(places)
     assert readme.read_text() == text
