@@ -58,7 +58,8 @@ def test_logits_are_those_of_transformers(tmp_path: Path, geometry: str, precisi
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("geometry", [name for name in GEOMETRIES if name != "odd"])
 def test_logits_of_the_published_size(tmp_path: Path, geometry: str, precision: str) -> None:
-    compare(tmp_path, {**BASE, **GEOMETRIES[geometry]}, TIERS, precision)
+    tiers = TIERS if geometry == "speech commands" else TIERS[1:]  # scalar: minutes for 1,214 tokens
+    compare(tmp_path, {**BASE, **GEOMETRIES[geometry]}, tiers, precision)
 
 
 @pytest.mark.slow
