@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import rows
+from pages import markdown, write_section
 
 README = rows.ROOT / "README.md"
 DOCS = rows.ROOT / "docs"
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 BENCHMARKS = ("model", "ops", "pipeline", "process", "scaling")
 BUSY = 0.05  # share of the machine that others may have used
 GEOMETRIES = {"ast-base": "AST-base, 10 s, 1,214 tokens", "speech-commands": "Speech Commands, 1 s, 146 tokens"}
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = [part for part in (*note, summary(results), *tables(results)) if part]
     images = [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in plots]
     (options.docs / "benchmarks.md").write_text("\n\n".join(["# Benchmarks", *parts, *images]) + "\n")
-    write_between_markers(options.readme, "\n\n".join([*note, *readme_parts(results)]))
+    write_section(options.readme, "benchmarks", "\n\n".join([*note, *readme_parts(results)]))
 
 
 def load(folder: Path, machine: str | None) -> Results:
@@ -234,21 +234,6 @@ def _bars(panel: Any, names: Sequence[str], spreads: Sequence[Sequence[float]], 
 def _saved(figure: Any, path: Path) -> Path:
     figure.savefig(path, metadata={"Date": None})
     return path
-
-
-def write_between_markers(path: Path, text: str) -> None:
-    """Replaces what stands between the two markers of a file. Raises ValueError where it lacks them."""
-    before, found_begin, rest = path.read_text().partition(BEGIN)
-    _, found_end, after = rest.partition(END)
-    if not (found_begin and found_end):
-        raise ValueError(f"{path} has no {BEGIN} followed by {END}")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table; the first line is its head."""
-    head, *body = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([head, "|" + "---|" * len(lines[0]), *body])
 
 
 def _spread(value: Sequence[float]) -> str:

@@ -3,6 +3,7 @@
 The tables of an emulated clip come from ``python tests/emulate_clip.py --docs``.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,25 +14,18 @@ from astfast.backends.cuda import Target
 from astfast.config import ModelConfig
 from astfast.kernels import performance
 
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+from pages import markdown, write_section
+
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "gpu.md"
 BATCHES = (1, 8, 32)
 PREDICTED = {"H100": ("H100 SXM", 90), "A100": ("A100", 80), "RTX 4090": ("RTX 4090", 89)}
 
 
 def write(section: str, text: str) -> None:
-    """Replaces what stands between the markers of a section of docs/gpu.md. Raises ValueError where it has none."""
-    begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
-    before, found, rest = PAGE.read_text().partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"{PAGE.name} has no lines {begin} and {end}: add them where the table belongs")
-    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
-
-
-def markdown(rows: Sequence[Sequence[object]]) -> str:
-    """A table; the first row is its head."""
-    head, *body = [" | ".join(map(str, row)) for row in rows]
-    return "\n".join(f"| {line} |" for line in (head, " | ".join("---" for _ in rows[0]), *body))
+    """Replaces a section of docs/gpu.md."""
+    write_section(PAGE, section, text)
 
 
 def resources() -> str:

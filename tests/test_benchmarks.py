@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import models
 import op_calls
+import pages
 import peaks
 import peers
 import report
@@ -246,12 +247,13 @@ def test_report_writes_between_the_markers(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the plots need matplotlib")
     fake_results(tmp_path / "results", background=report.BUSY)
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    begin, end = pages.markers("benchmarks")
+    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     places = ["--results", str(tmp_path / "results"), "--readme", str(readme), "--docs", str(tmp_path / "docs")]
     report.main(places)
     text = readme.read_text()
-    assert text.startswith(f"before\n{report.BEGIN}\n")
-    assert text.endswith(f"{report.END}\nafter\n")
+    assert text.startswith(f"before\n{begin}\n")
+    assert text.endswith(f"{end}\nafter\n")
     assert "old" not in text
     assert "| openvino | bfloat16 | 4 (3 to 5) | 4 (3 to 5) | 1.25x (1.10 to 1.30) | 1.25x (1.10 to 1.30) |" in text
     assert "Its host gave up to 25% of its time to others meanwhile." in text
@@ -267,6 +269,6 @@ def test_report_refuses_results_measured_beside_other_work(tmp_path: Path) -> No
 
 
 def test_report_refuses_a_file_without_markers(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(f"{report.END} {report.BEGIN}")
+    (tmp_path / "README.md").write_text(" ".join(reversed(pages.markers("benchmarks"))))
     with pytest.raises(ValueError, match=r"README\.md has no"):
-        report.write_between_markers(tmp_path / "README.md", "text")
+        pages.write_section(tmp_path / "README.md", "benchmarks", "text")
