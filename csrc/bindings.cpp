@@ -4,11 +4,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 #include "log_mel.h"
+#include "memory.h"
 #include "ops.h"
 #include "parallel.h"
 #include "tiers.h"
@@ -342,6 +344,12 @@ class PyLogMel {
 PYBIND11_MODULE(_native, m) {
     m.doc() = "The CPU engine. astfast.backends.cpu is its only user.";
     m.def("available_threads", &available_threads);
+    m.def("empty", [](std::size_t bytes) {
+        auto memory = std::make_unique<Memory>(allocate(bytes));
+        auto* const start = reinterpret_cast<std::uint8_t*>(memory->get());
+        const py::capsule owner(memory.release(), [](void* p) { delete static_cast<Memory*>(p); });
+        return py::array_t<std::uint8_t>(static_cast<py::ssize_t>(bytes), start, owner);
+    });
     m.def("tiers", [] {
         std::vector<std::pair<std::string, std::string>> names;
         for (const Tier& tier : tiers()) names.emplace_back(tier.name, tier.missing);

@@ -1,7 +1,6 @@
 #include "ops.h"
 
 #include <algorithm>
-#include <new>
 
 #include "cpu_features.h"
 #include "parallel.h"
@@ -52,10 +51,8 @@ PackedLinear pack_linear(const Engine& engine, const Kernels& kernels, const flo
                          const float* bias, std::int64_t n, std::int64_t k) {
     const std::int64_t panels = divide_up(n, kernels.panel);
     const std::size_t panel_bytes = kernels.panel_bytes(k);
-    const std::size_t bytes = (static_cast<std::size_t>(panels) * panel_bytes + 63) / 64 * 64;
-    PackedLinear w{&kernels, n, k, nullptr, std::vector<float>(bias, bias + n)};
-    w.panels.reset(static_cast<std::byte*>(std::aligned_alloc(64, bytes)));
-    if (!w.panels) throw std::bad_alloc();
+    PackedLinear w{&kernels, n, k, allocate(static_cast<std::size_t>(panels) * panel_bytes),
+                   std::vector<float>(bias, bias + n)};
     parallel_for(engine.threads, panels, [&](std::int64_t panel, int) {
         const std::int64_t column = panel * kernels.panel;
         kernels.pack_weight(weight + column * row_stride, row_stride, std::min(kernels.panel, n - column), k,

@@ -3,23 +3,18 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
 #include "kernels.h"
+#include "memory.h"
 
 namespace astfast {
-
-struct FreeMemory {
-    void operator()(std::byte* p) const { std::free(p); }
-};
 
 // y = x W^T + b with W [n, k] in the panels of one tier.
 struct PackedLinear {
     const Kernels* kernels;
     std::int64_t n, k;
-    std::unique_ptr<std::byte[], FreeMemory> panels;
+    Memory panels;
     std::vector<float> bias;  // [n]
 };
 

@@ -7,15 +7,15 @@
 #include <chrono>
 #include <cmath>
 #include <condition_variable>
-#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <mutex>
-#include <new>
 #include <set>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "memory.h"
 
 namespace astfast {
 namespace {
@@ -30,12 +30,8 @@ void relax() {
 #endif
 }
 
-struct FreeBytes {
-    void operator()(std::byte* p) const { std::free(p); }
-};
-
 struct Scratch {
-    std::unique_ptr<std::byte, FreeBytes> bytes;
+    Memory bytes;
     std::size_t size = 0;
 };
 
@@ -206,10 +202,8 @@ void reserve_scratch(int threads, std::size_t bytes) {
         Scratch& s = all[static_cast<std::size_t>(worker)];
         if (s.size >= bytes) continue;
         s = {};
-        const std::size_t size = (bytes + 4095) / 4096 * 4096;
-        s.bytes.reset(static_cast<std::byte*>(std::aligned_alloc(4096, size)));
-        if (!s.bytes) throw std::bad_alloc();
-        s.size = size;
+        s.bytes = allocate((bytes + kHugePage - 1) / kHugePage * kHugePage);
+        s.size = bytes;
     }
 }
 

@@ -130,18 +130,27 @@ def test_attention_at_every_edge_of_a_panel(tokens: int, precision: str, tier: s
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_scores_of_any_size(precision: str, tier: str) -> None:
-    """Scores far apart underflow to zero weights and large ones don't overflow."""
-    ops = CpuOps(1, precision, 1, isa=tier)
-    q = np.full((1, 1, 16), 40.0, np.float32)
-    kv = np.zeros((1, 40, 32), np.float32)
-    kv[0, :, 0] = np.linspace(-200, 200, 40)  # scores -2,000 to 2,000
-    kv[0, :, 16] = np.arange(40)
+@pytest.mark.parametrize("largest", [50, 2000, 1e7])
+@pytest.mark.parametrize("order", ["rising", "falling", "one late"])
+def test_scores_of_any_size(order: str, largest: float, precision: str, tier: str) -> None:
+    """Scores far apart underflow to zero weights and large ones don't overflow, whichever keys come first."""
+    keys, query = 400, 40.0
+    scores = np.linspace(-largest, largest, keys)[:: -1 if order == "falling" else 1].copy()
+    if order == "one late":
+        scores = np.where(np.arange(keys) == 300, largest, -largest)
     put = on_cpu(precision)
-    y = ops.attention(put(q, "activation"), put(kv, "activation"), ops.empty((1, 1, 16), "activation"))
+    q = put(np.full((1, 33, 16), query, np.float32), "activation")
+    kv = np.random.default_rng(3).standard_normal((1, keys, 32)).astype(np.float32)
+    kv[..., :16] = 0
+    kv[0, :, 0] = scores * 4 / query  # sqrt(head_dim) = 4
+    kv = put(kv, "activation")
+    exact = [op_cases.from_bfloat16_bits(x) if precision != "float32" else x for x in (q, kv)]
+    reference = op_cases.ReferenceOps(1, torch.float64).attention(*(torch.from_numpy(x).double() for x in exact))
+    y = CpuOps(1, precision, 1, isa=tier).attention(q, kv, np.empty_like(q))
     y = op_cases.from_bfloat16_bits(y) if precision != "float32" else y
-    assert y[0, 0, 0] == 39.0
-    assert np.isfinite(y).all()
+    # A convex combination of values: one rounding of the weights and one of the result; large scores are far apart.
+    tolerance = (2 * 2.0**-8 if precision != "float32" else 2.0**-20) * np.abs(exact[1][..., 16:]).max()
+    np.testing.assert_allclose(y, reference, rtol=0, atol=tolerance)
 
 
 def test_outlier_channels_are_spread_exactly_and_to_effect() -> None:

@@ -11,6 +11,7 @@ itself. Activations in bfloat16 are numpy uint16 arrays: the upper halves of flo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -139,7 +140,8 @@ class CpuOps:
         return _NormLinear(self.pack_norm(w.norm), linear)
 
     def empty(self, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
-        return np.empty(shape, self._activation if kind in ("activation", "operand") else np.float32)
+        dtype = np.dtype(self._activation if kind in ("activation", "operand") else np.float32)
+        return native().empty(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
     def micro_batch(self, num_tokens: int) -> int:
         return max(1, MICRO_BATCH_TOKENS // num_tokens)
