@@ -138,16 +138,11 @@ class DeviceEngine(Engine):
         return logits
 
     def top_k(self, batch: Batch, k: int, activation: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        def best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            scores = ACTIVATIONS[activation](logits.double()).float()
-            ordered = torch.sort(scores, dim=1, descending=True, stable=True)  # ties by index, which topk leaves open
-            return ordered.values[:, :k], ordered.indices[:, :k]
-
-        scores, labels = self._through(batch, "logits", best)
+        scores, labels = self._through(batch, "logits", best(k, activation))
         return scores, labels
 
     def _run(self, batch: Batch, output: Output) -> NDArray[np.float32]:
-        return self._through(batch, output, lambda x: (x,))[0]
+        return self._through(batch, output, whole)[0]
 
     def _through(self, batch: Batch, output: Output, finish: Finish) -> list[NDArray[Any]]:
         """``finish`` of the output of all clips, in order, on the host."""
@@ -279,8 +274,25 @@ def next_bucket(clips: int, buckets: tuple[int, ...]) -> int:
     return min(above, default=filled)
 
 
-def heard(engine: Any, waves: torch.Tensor, rate: int) -> NDArray[np.float32]:
-    """``DeviceEngine.hear`` for a caller on the host, with the warning and the error that clips from there get."""
+def whole(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The Finish of who asks for all of an output."""
+    return (x,)
+
+
+def best(k: int, activation: str) -> Finish:
+    """The Finish of who asks for the k best scores [B, k] and their labels: logits stay on the device."""
+
+    def finish(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = ACTIVATIONS[activation](logits.double()).float()
+        ordered = torch.sort(scores, dim=1, descending=True, stable=True)  # ties by index, which topk leaves open
+        return ordered.values[:, :k], ordered.indices[:, :k]
+
+    return finish
+
+
+def heard(engine: Any, waves: torch.Tensor, rate: int, most: tuple[int, str] | None = None) -> list[NDArray[Any]]:
+    """``DeviceEngine.hear`` for a caller on the host, with the warning and the error that clips from there get: the
+    logits, or for ``most`` = (k, activation) the k best scores and their labels."""
     front_end = engine.config.front_end
     seconds = front_end.input_samples / front_end.sampling_rate
     if waves.shape[1] / rate > seconds + 1 / rate:
@@ -289,11 +301,12 @@ def heard(engine: Any, waves: torch.Tensor, rate: int) -> NDArray[np.float32]:
             "all of it, pass window= (in seconds) and the clips in host memory",
             stacklevel=4,
         )
-    logits: NDArray[np.float32] = engine.hear(waves, rate).cpu().numpy()
+    finish = best(*most) if most else whole
+    results = [part.cpu().numpy() for part in finish(engine.hear(waves, rate))]
     if waves.is_floating_point():
         finite = waves.isfinite().all(1).cpu()
         if not finite.all():
             raise AudioError(
                 f"input {int(finite.int().argmin())}, <tensor>: not finite: find out where NaN or infinity come from"
             )
-    return logits
+    return results

@@ -63,6 +63,11 @@ class Tagging:
         if self.aggregate not in ("mean", "max"):
             raise ValueError(f"aggregate {self.aggregate!r} is unknown: use 'mean' or 'max'")
 
+    @property
+    def most(self) -> int:
+        """How many tags a clip can have."""
+        return len(self.labels) if self.top_k is None else self.top_k
+
     def aggregated(self, windows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Scores of a clip's windows, each [L] -> of the clip [L]; one window's are kept bit for bit."""
         stacked = np.stack(windows)  # [windows, L]
@@ -72,8 +77,12 @@ class Tagging:
     def tags(self, scores: NDArray[np.float32]) -> list[Tag]:
         """Scores [L] -> the best labels that reach the threshold, best first, ties by index."""
         best = np.argsort(-scores, kind="stable")[: self.top_k]
+        return self.best(scores[best], best)
+
+    def best(self, scores: NDArray[np.float32], labels: NDArray[np.int64]) -> list[Tag]:
+        """The ``most`` best scores, best first, and their labels' indices -> those that reach the threshold."""
         return [
-            {"score": float(scores[i]), "label": self.labels[i]}
-            for i in best
-            if self.threshold is None or scores[i] >= self.threshold
+            {"score": float(score), "label": self.labels[i]}
+            for score, i in zip(scores, labels, strict=True)
+            if self.threshold is None or score >= self.threshold
         ]

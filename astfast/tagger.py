@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
@@ -77,10 +78,10 @@ class Tagger:
         (default: the window) are scored and their scores aggregated, by "mean" or "max". With ``on_error="return"`` a
         bad input gives ``{"error": message}`` and the others are tagged as if alone.
         """
-        if window is None and hop is None and (there := self._on_device(batch, sampling_rate)) is not None:
+        if window is None and hop is None:
             tagging = Tagging(self.labels, top_k, threshold, aggregate)
-            scores = activate(there, activation_of(self._only("tensors").config, activation))
-            return [tagging.tags(clip) for clip in scores]
+            if (there := self._on_device(batch, sampling_rate, (tagging.most, activation))) is not None:
+                return list(map(tagging.best, *there))
         inputs, single = expand_batch(batch)
         results = self.stream(
             inputs,
@@ -116,11 +117,7 @@ class Tagger:
         reading = self._reading(sampling_rate, window, hop)
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error {on_error!r} is unknown: use 'raise' or 'return'")
-        scored = self._scored(inputs, reading, activation, on_error)
-        return (
-            result if isinstance(result, dict) else tagging.tags(tagging.aggregated([scores for _, scores in result]))
-            for result in scored
-        )
+        return self._tagged(inputs, reading, tagging, activation, on_error)
 
     def segments(
         self,
@@ -146,7 +143,7 @@ class Tagger:
             result
             if isinstance(result, dict)
             else [Segment(start=w.start, end=w.end, tags=tagging.tags(scores)) for w, scores in result]
-            for result in self._scored(inputs, reading, activation, on_error)
+            for result in self._results(inputs, reading, partial(self._scores_of, activation=activation), on_error)
         ]
         return results[0] if single else results
 
@@ -154,7 +151,7 @@ class Tagger:
         """Scores of every label, [B, L] float32 (B = 1 for one input); an ensemble's are its members' mean."""
         self._labelled()
         if (there := self._on_device(batch, sampling_rate)) is not None:
-            return activate(there, activation_of(self._only("tensors").config, activation))
+            return activate(there[0], activation_of(self._only("tensors").config, activation))
         return self._arrays(batch, sampling_rate, lambda waves: self._scores_of(waves, activation), len(self.labels))
 
     def logits(self, batch: Any, *, sampling_rate: float | None = None) -> FloatArray:
@@ -162,7 +159,7 @@ class Tagger:
         engine = self._only("logits")
         self._labelled()
         if (there := self._on_device(batch, sampling_rate)) is not None:
-            return there
+            return there[0]
         return self._arrays(batch, sampling_rate, engine.logits, len(self.labels))
 
     def embed(self, batch: Any, *, sampling_rate: float | None = None) -> FloatArray:
@@ -274,37 +271,58 @@ class Tagger:
         needed = max(engine.config.front_end.input_samples for engine in self._loaded())
         return Reading(rate, needed, sampling_rate, window, hop)
 
-    def _scored(
-        self, inputs: Iterable[Any], reading: Reading, activation: str, on_error: OnError
-    ) -> Iterator[list[tuple[Window, FloatArray]] | ErrorRecord]:
-        """For every input its windows, without their samples, and their scores [L]; or its error record."""
-        for _, windows in itertools.groupby(
-            self._scored_windows(inputs, reading, activation), lambda scored: scored[0]
-        ):
-            result: list[tuple[Window, FloatArray]] = []
+    def _tagged(
+        self, inputs: Iterable[Any], reading: Reading, tagging: Tagging, activation: str, on_error: OnError
+    ) -> Iterator[list[Tag] | ErrorRecord]:
+        """The tags of every input, or its error record.
+
+        What one model says about one window of each input is final, so that the best labels are found where the model
+        runs; scores that go into a mean or a maximum, over members or windows, come back whole.
+        """
+        if len(self._loaded()) == 1 and reading.window is None:
+            engine = self._loaded()[0]
+            how = activation_of(engine.config, activation)
+
+            def best_of(waves: list[FloatArray]) -> Iterator[tuple[Any, Any]]:
+                return zip(*engine.top_k(waves, tagging.most, how), strict=True)
+
+            for best in self._results(inputs, reading, best_of, on_error):
+                yield best if isinstance(best, dict) else tagging.best(*best[0][1])
+            return
+        for scored in self._results(inputs, reading, partial(self._scores_of, activation=activation), on_error):
+            if isinstance(scored, dict):
+                yield scored
+            else:
+                yield tagging.tags(tagging.aggregated([scores for _, scores in scored]))
+
+    def _results(
+        self, inputs: Iterable[Any], reading: Reading, run: Callable[[list[FloatArray]], Iterable[T]], on_error: OnError
+    ) -> Iterator[list[tuple[Window, T]] | ErrorRecord]:
+        """For every input its windows, without their samples, and what ``run`` gives for each; or its error record."""
+        for _, windows in itertools.groupby(self._window_results(inputs, reading, run), lambda each: each[0]):
+            result: list[tuple[Window, T]] = []
             error: AudioError | None = None
-            for _, window, scores in windows:
+            for _, window in windows:
                 if isinstance(window, AudioError):
                     error = window
                 else:
-                    result.append((window, scores))
+                    result.append(window)
             if error is not None and on_error == "raise":
                 raise error
             yield result if error is None else ErrorRecord(error=str(error))
 
-    def _scored_windows(
-        self, inputs: Iterable[Any], reading: Reading, activation: str
-    ) -> Iterator[tuple[int, Window | AudioError, FloatArray]]:
-        """(index of the input, window, scores [L]), run in batches that reach across inputs."""
-        no_scores = np.empty(0, np.float32)
+    def _window_results(
+        self, inputs: Iterable[Any], reading: Reading, run: Callable[[list[FloatArray]], Iterable[T]]
+    ) -> Iterator[tuple[int, tuple[Window, T] | AudioError]]:
+        """(index of the input, (window, what ``run`` gives for it)), run in batches that reach across inputs."""
         for batch in _batched(read(inputs, reading), self._batch_size):
             waves = [window.wave for _, window in batch if isinstance(window, Window)]
-            scores = iter(self._scores_of(waves, activation) if waves else ())
+            results = iter(run(waves) if waves else ())
             for item, window in batch:
                 if isinstance(window, AudioError):
-                    yield item, window, no_scores
+                    yield item, window
                 else:
-                    yield item, window.without_wave(), next(scores)
+                    yield item, (window.without_wave(), next(results))
 
     def _scores_of(self, waves: list[FloatArray], activation: str) -> FloatArray:
         """Waveforms -> scores [B, L]; features are computed once for members with the same front end."""
@@ -335,14 +353,18 @@ class Tagger:
             parts.append(run(waves))
         return np.concatenate(parts) if parts else np.empty((0, *empty), np.float32)
 
-    def _on_device(self, batch: Any, sampling_rate: float | None) -> FloatArray | None:
-        """Logits [B, L] of a 2-D tensor of clips on the model's own GPU, which it never leaves; None for any other."""
+    def _on_device(
+        self, batch: Any, sampling_rate: float | None, best: tuple[int, str] | None = None
+    ) -> list[NDArray[Any]] | None:
+        """Of a 2-D tensor of clips on the model's own GPU, which it never leaves, the logits [B, L], or for ``best`` =
+        (k, activation asked for) the k best scores and their labels; None for any other batch."""
         engine = self._loaded()[0]
         if len(self._loaded()) > 1 or not engine.holds(batch):
             return None
         from astfast.device_engine import heard
 
-        return heard(engine, batch, rate_of_array(sampling_rate, "<tensor>"))
+        most = None if best is None else (best[0], activation_of(engine.config, best[1]))
+        return heard(engine, batch, rate_of_array(sampling_rate, "<tensor>"), most)
 
     @property
     def _batch_size(self) -> int:

@@ -488,11 +488,28 @@ def test_tensors_on_the_device_are_heard_there(
     }
 
 
-def test_a_tagger_hears_tensors_where_they_are(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = NotedDevice()
+@pytest.fixture
+def tagger(tiny_model: Path, device: NotedDevice, monkeypatch: pytest.MonkeyPatch) -> astfast.Tagger:
+    """One that takes the noted device for a GPU."""
     monkeypatch.setattr(cuda, "unavailable", lambda _: None)
     monkeypatch.setattr(cuda, "open_gpu", lambda *_: torch_ops(checkpoint.load(tiny_model), device))
-    tagger = astfast.load(tiny_model, device="cuda", precision="float32")
+    return astfast.load(tiny_model, device="cuda", precision="float32")
+
+
+def test_only_the_best_labels_come_back_to_a_tagger(tagger: astfast.Tagger) -> None:
+    (engine,) = tagger._loaded()
+    tags = tagger.classify(waves(3), sampling_rate=16000, top_k=2)
+    (slot,) = (slot for program in engine._programs.values() for slot in program._slots)
+    assert {tuple(result.shape[1:]) for result in slot.results.values()} == {(2,)}
+    scores = tagger.scores(waves(3), sampling_rate=16000)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :2]
+    assert [[tag["label"] for tag in clip] for clip in tags] == [[tagger.labels[i] for i in row] for row in best]
+    np.testing.assert_allclose(
+        [[tag["score"] for tag in clip] for clip in tags], np.take_along_axis(scores, best, 1), rtol=1e-6
+    )
+
+
+def test_a_tagger_hears_tensors_where_they_are(tagger: astfast.Tagger, device: NotedDevice) -> None:
     clips = at_rate(44100)
     there = tagger.logits(clips, sampling_rate=44100), tagger.scores(clips, sampling_rate=44100)
     tags = tagger.classify(clips, sampling_rate=44100, top_k=2)

@@ -4,15 +4,17 @@ import itertools
 import multiprocessing
 import pickle
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 import astfast
-from astfast.scores import activate
+from astfast.scores import Tagging, activate
 
 RATE = 16_000
 
@@ -49,6 +51,60 @@ def test_tags_are_the_best_scores(tagger: astfast.Tagger) -> None:
     )
     threshold = float(np.sort(scores)[-2])
     assert len(tagger.classify(clip, sampling_rate=RATE, threshold=threshold)) == 2
+
+
+@pytest.fixture
+def tied_logits(tagger: astfast.Tagger, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """[3, L] with ties; what the engine then gives for clips of 1,000, 1,001 and 1,002 samples."""
+    (engine,) = tagger._loaded()
+    logits = np.random.default_rng(3).integers(-2, 2, (3, len(tagger.labels))).astype(np.float32)
+    monkeypatch.setattr(engine, "_run", lambda waves, output: logits[[len(wave) - 1000 for wave in waves]])
+    return logits
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax", "none"])
+@pytest.mark.parametrize("top_k", [1, 3, 7, 8, None])
+@pytest.mark.parametrize("threshold", [None, 0.5, 2.0])
+def test_tags_are_those_of_all_scores(
+    tagger: astfast.Tagger, tied_logits: np.ndarray, activation: str, top_k: int | None, threshold: float | None
+) -> None:
+    assert len(tagger.labels) == 7
+    tagging = Tagging(tagger.labels, top_k, threshold)
+    expected = [tagging.tags(scores) for scores in activate(tied_logits, activation)]
+    asked = {"sampling_rate": RATE, "activation": activation, "top_k": top_k, "threshold": threshold}
+    batch = [np.zeros(1000 + i, np.float32) for i in range(3)]
+    assert tagger.classify(batch, **asked) == expected
+    assert tagger.classify(batch[1], **asked) == expected[1]
+    assert tagger.classify(batch, window=1.0, **asked) == expected  # a window that is never full: by way of all scores
+
+
+def test_one_model_and_one_window_a_clip_are_asked_for_the_best_only(
+    tagger: astfast.Tagger, tiny_model: Path, other_tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def note(engine: Any, method: str) -> None:
+        inner = getattr(engine, method)
+        monkeypatch.setattr(engine, method, lambda *args: asked.append(method) or inner(*args))
+
+    def calls(run: Callable[[], Any]) -> set[str]:
+        asked.clear()
+        run()
+        return set(asked)
+
+    both = astfast.load([tiny_model, other_tiny_model], device="cpu", precision="float32")
+    for engine in (*tagger._loaded(), *both._loaded()):
+        note(engine, "top_k")
+        note(engine, "_run")
+    (clip,) = clips(1)
+    alone, all_scores = {"top_k", "_run"}, {"_run"}
+    assert calls(lambda: tagger.classify(clip, sampling_rate=RATE)) == alone
+    assert calls(lambda: tagger.classify([clip, clip[:0]], sampling_rate=RATE, on_error="return")) == alone
+    assert calls(lambda: list(tagger.stream([clip, clip], sampling_rate=RATE))) == alone
+    assert calls(lambda: tagger.classify(clip, sampling_rate=RATE, window=0.2)) == all_scores
+    assert calls(lambda: tagger.segments(clip, sampling_rate=RATE)) == all_scores
+    assert calls(lambda: tagger.scores(clip, sampling_rate=RATE)) == all_scores
+    assert calls(lambda: both.classify(clip, sampling_rate=RATE)) == all_scores
 
 
 def test_arrays_have_a_row_an_input(tagger: astfast.Tagger) -> None:
