@@ -1,8 +1,9 @@
 """Waveform -> normalised log-mel spectrogram in one kernel: frame, DFT as a matrix product, power, mel, log, pad.
 
-Pre-emphasis, window and DFT are one constant matrix, made in float64 (``front_end.spectral_matrix``). The frame's mean
-is subtracted first, on its own: folded into the matrix, a DC offset would cost three digits. Products are float32: the
-logarithm magnifies the error of quiet bins.
+Window and DFT are one constant matrix, made in float64 (``folding.spectral_matrix``). It is half as high as a frame is
+long: the frame is folded at its centre, sums of mirrored samples make the real parts and differences the imaginary
+ones. Mean and pre-emphasis, which have no such symmetry, come before; in the matrix the mean would cost three digits of
+a DC offset besides. Products are float32: the logarithm magnifies the error of quiet bins.
 """
 
 from __future__ import annotations
@@ -16,13 +17,30 @@ from astfast.kernels.launch import Launch, Work
 from astfast.kernels.tuning import Tile
 
 
+@triton.jit
+def emphasised(
+    samples,  # pointers to the first sample of each frame, [BLOCK_M]
+    left,  # samples that count from there on, [BLOCK_M]
+    i,  # places in the frame, [BLOCK_K]
+    mean,  # [BLOCK_M]
+    emphasis,
+):
+    """(x[i] - mean) - emphasis * (x[i - 1] - mean), x zero after the clip's end, [BLOCK_M, BLOCK_K]. What stands before
+    x[0] is not read: the window is zero there."""
+    x = samples[:, None] + i[None, :]
+    here = tl.load(x, mask=i[None, :] < left[:, None], other=0).to(tl.float32)
+    before = tl.load(x - 1, mask=(i > 0)[None, :] & (i[None, :] <= left[:, None]), other=0).to(tl.float32)
+    return (here - mean[:, None]) - emphasis * (before - mean[:, None])
+
+
 @triton.jit(do_not_specialize=["clip_stride"])
 def log_mel_kernel(
     wave_ptr,  # [clips, samples] float32 in [-1, 1] or int16
     length_ptr,  # [clips] int32, samples that count
-    matrix_ptr,  # [FRAME_LENGTH, 2 * BINS] float32: real parts, then imaginary parts
+    matrix_ptr,  # [HALF, 2 * BINS] float32: real parts, then imaginary parts
     mel_ptr,  # [BINS, PADDED_MELS] float32
     out_ptr,  # [clips, FRAMES, MELS] float32
+    emphasis,
     gain,  # waveform units to [-1, 1]
     floor,  # of the energy
     shift,
@@ -31,6 +49,7 @@ def log_mel_kernel(
     out_clip_stride,
     FRAMES: tl.constexpr,
     FRAME_LENGTH: tl.constexpr,
+    HALF: tl.constexpr,  # of it, rounded up
     FRAME_SHIFT: tl.constexpr,
     BINS: tl.constexpr,  # a multiple of BLOCK_N
     MELS: tl.constexpr,
@@ -63,17 +82,17 @@ def log_mel_kernel(
             n = bin + tl.arange(0, BLOCK_N)
             real = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
             imaginary = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-            for start in range(0, FRAME_LENGTH, BLOCK_K):
-                inside = start + k < FRAME_LENGTH
-                valid = inside[None, :] & (first[:, None] + (start + k)[None, :] < length)
-                x = tl.load(samples[:, None] + (start + k)[None, :], mask=valid, other=0).to(tl.float32)
-                x = (x - mean[:, None]) * gain
+            for start in range(0, HALF, BLOCK_K):
+                inside = start + k < HALF
+                i = tl.minimum(start + k, HALF - 1)
+                early = emphasised(samples, length - first, i, mean, emphasis)
+                late = emphasised(samples, length - first, FRAME_LENGTH - 1 - i, mean, emphasis)
                 column = matrix_ptr + (start + k)[:, None] * (2 * BINS) + n[None, :]
                 cosine = tl.load(column, mask=inside[:, None], other=0.0)
                 sine = tl.load(column + BINS, mask=inside[:, None], other=0.0)
-                real = tl.dot(x, cosine, real, input_precision=PRECISION)
-                imaginary = tl.dot(x, sine, imaginary, input_precision=PRECISION)
-            power = real * real + imaginary * imaginary
+                real = tl.dot(late + early, cosine, real, input_precision=PRECISION)
+                imaginary = tl.dot(late - early, sine, imaginary, input_precision=PRECISION)
+            power = (real * real + imaginary * imaginary) * (gain * gain)
             mel = tl.load(mel_ptr + n[:, None] * PADDED_MELS + mel_bin[None, :])
             energy = tl.dot(power, mel, energy, input_precision=PRECISION)
         y = tl.where((frame < frames)[:, None], tl.log(tl.maximum(energy, floor)), 0.0)
@@ -90,6 +109,7 @@ def log_mel(
     *,
     frame_length: int,
     frame_shift: int,
+    emphasis: float,
     gain: float,
     floor: float,
     shift: float,
@@ -97,16 +117,19 @@ def log_mel(
     precision: str,
     tile: Tile,
 ) -> Launch:
-    """waves [B, samples] (float32, or int16 with gain 1 / 32768), lengths [B] -> out [B, frames, mels] float32,
+    """waves [B, samples] (float32, or int16 with gain 1 / 32768), lengths [B], matrix of the folded frame -> out
+    [B, frames, mels] float32,
     log(max(mel . |DFT|^2, floor)), zero frames after the end, then (x - shift) * scale."""
     clips, frames, mels = out.shape
     bins, padded_mels = mel.shape
+    half = matrix.shape[0]
     args = {
         "wave_ptr": waves,
         "length_ptr": lengths,
         "matrix_ptr": matrix,
         "mel_ptr": mel,
         "out_ptr": out,
+        "emphasis": emphasis,
         "gain": gain,
         "floor": floor,
         "shift": shift,
@@ -115,6 +138,7 @@ def log_mel(
         "out_clip_stride": out.stride(0),
         "FRAMES": frames,
         "FRAME_LENGTH": frame_length,
+        "HALF": half,
         "FRAME_SHIFT": frame_shift,
         "BINS": bins,
         "MELS": mels,
@@ -125,7 +149,7 @@ def log_mel(
         "BLOCK_K": tile.k,
     }
     work = Work(
-        flops=2 * clips * frames * bins * (2 * frame_length + mels),
+        flops=2 * clips * frames * (2 * frame_length + bins * (2 * half + mels)),
         bytes=sum(a.numel() * a.element_size() for a in (waves, matrix, mel, out)),
     )
     grid = (triton.cdiv(frames, tile.m), clips, 1)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from astfast.backends import folding
-from astfast.front_end import LOG_FLOOR, FrontEnd, mel_filters
+from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, mel_filters
 from astfast.kernels import attention, head, linear, log_mel, patch_embed
 from astfast.kernels.launch import Launch
 from astfast.kernels.tuning import Tile
@@ -225,6 +225,7 @@ def log_mel_(
     if integers:
         waves = (waves * 32768).to(torch.int16)
     spectral = torch.from_numpy(folding.spectral_matrix(front_end))
+    window = torch.from_numpy(analysis_window(front_end.frame_length))
     mel = torch.from_numpy(mel_filters(front_end)[:, :-1].T.copy())
 
     def spectrogram(dtype: torch.dtype) -> torch.Tensor:
@@ -233,8 +234,12 @@ def log_mel_(
             samples = wave[:length].to(dtype) / (32768 if integers else 1)
             samples = F.pad(samples, (0, max(0, front_end.frame_length - length)))
             frames = samples.unfold(0, front_end.frame_length, front_end.frame_shift)[: front_end.max_length]
-            spectrum = (frames - frames.mean(1, keepdim=True)) @ spectral.to(dtype)
-            energy = (spectrum[:, :bins] ** 2 + spectrum[:, bins:] ** 2) @ mel.to(dtype)
+            frames = frames - frames.mean(1, keepdim=True)
+            frames = (frames - PRE_EMPHASIS * torch.cat([frames[:, :1], frames[:, :-1]], 1)) * window.to(dtype)
+            phase = 2 * torch.pi * torch.outer(torch.arange(front_end.frame_length), torch.arange(bins)).double()
+            phase /= front_end.fft_length
+            parts = frames @ phase.cos().to(dtype), frames @ phase.sin().to(dtype)
+            energy = (parts[0] ** 2 + parts[1] ** 2) @ mel.to(dtype)
             row[: len(frames)] = energy.clamp(min=LOG_FLOOR).log()
         return (out - front_end.shift) * front_end.scale
 
@@ -248,6 +253,7 @@ def log_mel_(
         out,
         frame_length=front_end.frame_length,
         frame_shift=front_end.frame_shift,
+        emphasis=PRE_EMPHASIS,
         gain=1 / 32768 if integers else 1.0,
         floor=LOG_FLOOR,
         shift=front_end.shift,

@@ -85,7 +85,7 @@ def test_float32_products_on_tensor_cores(arch: int) -> None:
 def test_log_mel(arch: int, tones: bool) -> None:
     """int16 noise; float32 tones, whose empty bins show any product in fewer digits."""
     front_end = FrontEnd(max_length=40, num_mel_bins=33)
-    emulate(gpu_cases.log_mel_(front_end, [5000, 399], tuning.Tiles.log_mel, not tones, tones), arch)
+    emulate(gpu_cases.log_mel_(front_end, [5000, 399], tuning.tiles_for(arch, 2).log_mel, not tones, tones), arch)
 
 
 def without(pattern: str) -> Callable[[str], str]:

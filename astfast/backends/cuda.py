@@ -22,7 +22,7 @@ from astfast.backends.cuda_packing import DTYPES, PackedEmbed, PackedFrontEnd, P
 from astfast.backends.cuda_streams import Device, device_of, inference
 from astfast.backends.cuda_target import Target, driver_version, has_float8, target_of, unavailable
 from astfast.errors import BackendError
-from astfast.front_end import LOG_FLOOR, FrontEnd
+from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd
 from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, tuning
 
 __all__ = ["DTYPES", "CudaOps", "Stream", "Target", "fastest_precision", "open_gpu", "unavailable"]
@@ -142,6 +142,7 @@ class CudaOps:
             settings={
                 "frame_length": front_end.frame_length,
                 "frame_shift": front_end.frame_shift,
+                "emphasis": PRE_EMPHASIS,
                 "gain": 1.0 / 32768.0 if waves.dtype == torch.int16 else 1.0,
                 "floor": LOG_FLOOR,
                 "shift": front_end.shift,

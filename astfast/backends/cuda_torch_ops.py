@@ -16,11 +16,12 @@ from astfast.kernels.linear import STATISTICS_TILE, float8_room
 def log_mel(
     waves: torch.Tensor,  # [B, samples] float32 in [-1, 1] or int16
     lengths: torch.Tensor,  # [B] int32, samples that count
-    matrix: torch.Tensor,  # [frame_length, 2 * bins]
+    matrix: torch.Tensor,  # [ceil(frame_length / 2), 2 * bins], of the folded frame
     mel: torch.Tensor,  # [bins, mels or more]
     out: torch.Tensor,  # [B, frames, mels]
     frame_length: int,
     frame_shift: int,
+    emphasis: float,
     gain: float,
     floor: float,
     shift: float,
@@ -32,8 +33,12 @@ def log_mel(
     x = torch.where(inside, waves, 0).to(matrix.dtype)  # [B, samples]
     x = F.pad(x, (0, frame_shift * (frames - 1) + frame_length - x.shape[1]))
     x = x.unfold(1, frame_length, frame_shift)  # [B, frames, frame_length]
-    real, imaginary = ((x - x.mean(-1, keepdim=True)) * gain @ matrix).chunk(2, -1)  # [B, frames, bins]
-    energy = (real.square() + imaginary.square()) @ mel[:, :mels]  # [B, frames, mels]
+    x = (x - x.mean(-1, keepdim=True)) * gain
+    x = x - emphasis * torch.cat([x[..., :1], x[..., :-1]], -1)
+    early, late = (half[..., : len(matrix)] for half in (x, x.flip(-1)))  # [B, frames, ceil(frame_length / 2)]
+    cosines, sines = matrix.chunk(2, -1)
+    power = ((late + early) @ cosines).square() + ((late - early) @ sines).square()  # [B, frames, bins]
+    energy = power @ mel[:, :mels]  # [B, frames, mels]
     full = 1 + (lengths - frame_length).clamp(min=0) // frame_shift  # frames that hold sound, [B]
     heard = torch.arange(frames, device=waves.device) < full[:, None]  # [B, frames]
     y = torch.where(heard[..., None], energy.clamp(min=floor).log(), 0)

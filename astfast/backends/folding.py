@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast.backends.base import Embed, Linear, NormLinear
-from astfast.front_end import PRE_EMPHASIS, FrontEnd, analysis_window
+from astfast.front_end import FrontEnd, analysis_window
 
 Matrix = NDArray[np.float64]
 
@@ -63,12 +63,16 @@ def normalised_linear(w: NormLinear) -> tuple[Matrix, Matrix]:
 
 
 def spectral_matrix(front_end: FrontEnd) -> Matrix:
-    """Pre-emphasis, window and real DFT of a frame as one matrix [frame_length, fft_length]: the real parts of bins 0
-    to fft_length / 2 - 1, then their imaginary parts. The Nyquist bin, which no mel filter reads, is left out."""
+    """Window and real DFT of a frame y that is folded at its centre, [ceil(frame_length / 2), fft_length].
+
+    Counted from its centre the window is even, so that the sums y[n - 1 - i] + y[i] times the first half of the columns
+    are the real parts of bins 0 to fft_length / 2 - 1, and the differences y[n - 1 - i] - y[i] times the second half
+    their imaginary parts, but for a phase that the power spectrum does not see: half the products of the DFT. The
+    Nyquist bin, which no mel filter reads, is left out.
+    """
     n, bins = front_end.frame_length, front_end.fft_length // 2
-    emphasis = np.eye(n) - PRE_EMPHASIS * np.eye(n, k=-1)  # y[i] = x[i] - 0.97 x[i - 1]
-    emphasis[0, 0] -= PRE_EMPHASIS  # x[-1] = x[0]
-    phase = 2.0 * np.pi * np.outer(np.arange(n), np.arange(bins)) / front_end.fft_length
-    windowed = analysis_window(n)[:, None] * np.concatenate([np.cos(phase), -np.sin(phase)], axis=1)
-    matrix: Matrix = emphasis.T @ windowed
+    i = np.arange((n + 1) // 2)
+    phase = 2.0 * np.pi * np.outer(i - (n - 1) / 2, np.arange(bins)) / front_end.fft_length
+    window = np.where(2 * i == n - 1, 0.5, 1.0) * analysis_window(n)[i]  # a sample at the centre meets itself
+    matrix: Matrix = window[:, None] * np.concatenate([np.cos(phase), np.sin(phase)], axis=1)
     return matrix
