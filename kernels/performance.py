@@ -17,6 +17,7 @@ from astfast.kernels.launch import Launch
 BANDWIDTH_SHARE = 0.85
 LAUNCH_SECONDS = 2e-6
 GRAPH_LAUNCH_SECONDS = 0.5e-6
+SORT_PASSES = 8  # of torch's radix sort over 32-bit scores; each is taken to last as long as a launch
 FLOAT32_SHARE = 0.5  # of the peak of float32 multiply-adds, for the front end and the head
 
 
@@ -31,11 +32,12 @@ class Gpu:
     exponentials: float  # ex2 of all multiprocessors
     gemm_share: float
     attention_flops: float  # FlashAttention at head size 64 and about 1,000 tokens
+    host_bandwidth: float = 32e9  # bytes from the host, PCI Express 4.0 x16
 
 
 GPUS = {
-    "H100": Gpu(132, 989e12, 67e12, 3.35e12, 132 * 16 * 1.75e9, 0.70, 382e12),
-    "H200": Gpu(132, 989e12, 67e12, 4.8e12, 132 * 16 * 1.75e9, 0.70, 382e12),
+    "H100": Gpu(132, 989e12, 67e12, 3.35e12, 132 * 16 * 1.75e9, 0.70, 382e12, 64e9),
+    "H200": Gpu(132, 989e12, 67e12, 4.8e12, 132 * 16 * 1.75e9, 0.70, 382e12, 64e9),
     "A100": Gpu(108, 312e12, 19.5e12, 2.04e12, 108 * 16 * 1.41e9, 0.72, 175e12),
     "RTX 4090": Gpu(128, 165e12, 82e12, 1.0e12, 128 * 16 * 2.5e9, 0.80, 150e12),
 }
@@ -74,6 +76,26 @@ def predict(launch: Launch, gpu: Gpu, in_graph: bool = True) -> Prediction:
 def occupancy_of_waves(programs: int, multiprocessors: int) -> float:
     """Share of the multiprocessors' time in which they have a tile, if all tiles take equally long."""
     return programs / (math.ceil(programs / multiprocessors) * multiprocessors)
+
+
+def upload(waves_bytes: int, gpu: Gpu) -> float:
+    """Seconds from pinned memory to the GPU, on a stream of its own: they are hidden behind the batch before, if one
+    there is."""
+    return waves_bytes / (BANDWIDTH_SHARE * gpu.host_bandwidth) + 2 * LAUNCH_SECONDS
+
+
+def around_the_graph(waves_bytes: int, clips: int, labels: int, gpu: Gpu) -> dict[str, float]:
+    """Seconds, by name, of what torch's own ops do before and after a graph, on the stream that it runs on: waveforms
+    and lengths into its inputs, scores in float64 (to it, activation, from it), the sort of them (a copy, the labels'
+    numbers, the sort itself), and the best scores and labels (made dense, copied to the host)."""
+    memory = BANDWIDTH_SHARE * gpu.bandwidth
+    scores = clips * labels
+    return {
+        "inputs": 2 * waves_bytes / memory + 2 * LAUNCH_SECONDS,
+        "activation": scores * (4 + 8 + 8 + 8 + 8 + 4) / memory + 3 * LAUNCH_SECONDS,
+        "sort": scores * (4 + 4 + 8 + 2 * 12) / memory + (3 + SORT_PASSES) * LAUNCH_SECONDS,
+        "best": 4 * LAUNCH_SECONDS,
+    }
 
 
 def total(launches: Iterable[Launch], gpu: Gpu, in_graph: bool = True) -> float:

@@ -1,4 +1,4 @@
-"""Every launch of a model's forward pass, recorded on tensors that have no memory."""
+"""Every launch of a forward pass, recorded on tensors that have no memory, and the time predicted for a batch."""
 
 from dataclasses import replace
 
@@ -8,8 +8,11 @@ import torch
 from astfast.backends.base import Embed, Head, LayerNorm, Linear, NormLinear
 from astfast.backends.cuda import CudaOps, Target
 from astfast.config import ModelConfig
+from astfast.kernels import performance
 from astfast.kernels.launch import Launch, Recorder
 from astfast.models import ast
+
+WAYS = ("waveforms there, to logits there", "waveforms to top-k, in a stream of batches", "waveforms to top-k, alone")
 
 
 def zero_weights(config: ModelConfig) -> ast.AstWeights:
@@ -45,3 +48,12 @@ def record(config: ModelConfig, clips: int, precision: str, target: Target) -> l
     spectrogram = ops.log_mel_of_batch(waves, lengths, config.front_end, ws["spectrogram"])
     ast.forward(ops, weights, spectrogram, ws)
     return recorder.launches
+
+
+def seconds(config: ModelConfig, clips: int, precision: str, target: Target, gpu: performance.Gpu) -> dict[str, float]:
+    """Predicted seconds of a batch of int16 waveforms, by the WAYS that it can go."""
+    waves_bytes = 2 * clips * config.front_end.input_samples
+    forward = performance.total(record(config, clips, precision, target), gpu)
+    around = performance.around_the_graph(waves_bytes, clips, config.num_labels, gpu)
+    to_top_k = forward + sum(around.values())
+    return dict(zip(WAYS, (forward, to_top_k, to_top_k + performance.upload(waves_bytes, gpu)), strict=True))
