@@ -37,7 +37,7 @@ INTEGER_PCM = {"uint8": (128, 128.0), "int8": (0, 128.0), "int16": (0, 32768.0),
 class Clip:
     """The beginning of an input, or all of it."""
 
-    wave: FloatArray  # [samples], mono, at the rate that was asked for
+    wave: NDArray[Any]  # [samples], mono, at the rate that was asked for; float32, or int16 where that may stay
     truncated: bool  # whether the input goes on
     duration: float | None  # seconds of the whole input; None when it is truncated and its header doesn't say
     name: str  # what messages call the input
@@ -61,11 +61,18 @@ def load_audio(
     target_rate: int = ASSUMED_RATE,
     max_samples: int | None = None,
     max_duration: float = MAX_DURATION,
+    int16: bool = False,
 ) -> Clip:
     """One input -> its first ``max_samples`` samples at ``target_rate``, or all; no more of a file is decoded.
 
-    The arguments and errors are those of ``open_audio``.
+    With ``int16`` a 1-D NumPy array of that type and rate stays as it is. The other arguments and errors are those of
+    ``open_audio``.
     """
+    if int16 and isinstance(x, np.ndarray) and x.dtype == np.int16 and x.ndim == 1 and len(x) > 0:
+        rate = rate_of_array(sampling_rate, "<array>")
+        if rate == target_rate and len(x) <= max_duration * rate:
+            wave = x[:max_samples]
+            return Clip(wave, len(wave) < len(x), len(x) / rate, "<array>")
     stream = open_audio(x, sampling_rate, target_rate, max_duration, decode_all=max_samples is None)
     parts: list[FloatArray] = []
     length = 0

@@ -64,6 +64,10 @@ class DeviceEngine(Engine):
         self._warned = False
 
     @property
+    def takes_int16(self) -> bool:
+        return True
+
+    @property
     def clips_a_call(self) -> int:
         return BATCHES_A_CALL * self.buckets[-1]
 

@@ -63,6 +63,11 @@ class Engine:
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, 1), best
 
+    @property
+    def takes_int16(self) -> bool:
+        """Whether waveforms may be int16."""
+        return False
+
     def holds(self, batch: Any) -> bool:  # noqa: ARG002
         """Whether a batch lies on the engine's own GPU, as a 2-D tensor of clips that a DeviceEngine can ``hear``."""
         return False

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from astfast.audio import Clip, load_audio, open_audio
@@ -30,6 +31,7 @@ class Reading:
     sampling_rate: float | None = None  # Hz, of bare arrays
     window: float | None = None  # seconds; None for the beginning only
     hop: float | None = None  # seconds; None for windows side by side
+    int16: bool = False  # whether the model takes such samples as they are
 
     def __post_init__(self) -> None:
         if self.window is not None:
@@ -69,10 +71,11 @@ def _beginnings(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, 
 def _clips(inputs: Iterable[Any], reading: Reading) -> Iterator[Clip | AudioError]:
     """Clips in order, read ahead on other threads."""
     ahead: deque[Future[Clip]] = deque()
+    load = partial(load_audio, int16=reading.int16)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="astfast-read") as pool:
         try:
             for x in inputs:
-                ahead.append(pool.submit(load_audio, x, reading.sampling_rate, reading.rate, reading.samples))
+                ahead.append(pool.submit(load, x, reading.sampling_rate, reading.rate, reading.samples))
                 if len(ahead) == AHEAD:
                     yield _result(ahead.popleft())
             while ahead:

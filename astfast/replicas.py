@@ -39,6 +39,10 @@ class Replicas:
         return sum(engine.clips_a_call for engine in self.engines)
 
     @property
+    def takes_int16(self) -> bool:
+        return self.engines[0].takes_int16
+
+    @property
     def hardware(self) -> str:
         return " + ".join(engine.hardware for engine in self.engines)
 

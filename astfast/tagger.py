@@ -269,7 +269,8 @@ class Tagger:
     def _reading(self, sampling_rate: float | None, window: float | None = None, hop: float | None = None) -> Reading:
         rate = self._loaded()[0].config.front_end.sampling_rate
         needed = max(engine.config.front_end.input_samples for engine in self._loaded())
-        return Reading(rate, needed, sampling_rate, window, hop)
+        int16 = all(engine.takes_int16 for engine in self._loaded())
+        return Reading(rate, needed, sampling_rate, window, hop, int16)
 
     def _tagged(
         self, inputs: Iterable[Any], reading: Reading, tagging: Tagging, activation: str, on_error: OnError

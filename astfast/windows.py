@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ class Window:
 
     start: float
     end: float
-    wave: FloatArray  # [samples]
+    wave: NDArray[Any]  # [samples]; float32, or int16 where the model takes that
 
     def without_wave(self) -> Window:
         """The same times without the samples, which can be large."""

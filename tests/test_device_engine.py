@@ -509,6 +509,34 @@ def test_only_the_best_labels_come_back_to_a_tagger(tagger: astfast.Tagger) -> N
     )
 
 
+def test_int16_arrays_go_up_as_they_are(tagger: astfast.Tagger) -> None:
+    """At the model's own rate; the same tags, to the bit, as of float32 samples."""
+    (engine,) = tagger._loaded()
+    samples = (32768 * at_rate(16000)).to(torch.int16).numpy()
+    exact = samples.astype(np.float32) / 32768
+    expected = tagger.classify(exact, sampling_rate=16000)
+    engine._programs.clear()
+    for batch in (samples, list(samples)):
+        assert tagger.classify(batch, sampling_rate=16000) == expected
+    assert {kind for _, kind, _ in engine._programs} == {"int16"}
+    np.testing.assert_array_equal(
+        tagger.logits(samples, sampling_rate=16000), tagger.logits(exact, sampling_rate=16000)
+    )
+    mixed = tagger.classify([samples[0], exact[1]], sampling_rate=16000)
+    assert mixed == tagger.classify(exact[:2], sampling_rate=16000)
+    engine._programs.clear()
+    tagger.classify(samples, sampling_rate=8000)  # resampled on the host
+    assert {kind for _, kind, _ in engine._programs} == {"float32"}
+    bad = tagger.classify([samples[0], samples[0][:0]], sampling_rate=16000, on_error="return")
+    assert bad[0] == tagger.classify(exact[0], sampling_rate=16000)
+    assert "no samples" in bad[1]["error"]
+    long = np.concatenate([samples[0]] * 2)
+    with pytest.warns(UserWarning, match=r"<array> is 1\.4 s long and only its first 0\.78 s are heard"):
+        assert tagger.classify(long, sampling_rate=16000) == tagger.classify(
+            long[: tagger.config.front_end.input_samples], sampling_rate=16000
+        )
+
+
 def test_a_tagger_hears_tensors_where_they_are(tagger: astfast.Tagger, device: NotedDevice) -> None:
     clips = at_rate(44100)
     there = tagger.logits(clips, sampling_rate=44100), tagger.scores(clips, sampling_rate=44100)
