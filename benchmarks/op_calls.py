@@ -53,7 +53,9 @@ def native_call(case: OpCase, ops: CpuOps) -> Callable[[], Any]:
     as_bits = ops.precision != "float32"
 
     def put(x: np.ndarray, kind: str) -> np.ndarray:
-        return op_cases.bfloat16_bits(x) if as_bits and kind == "activation" else x.copy()
+        array: np.ndarray = ops.empty(x.shape, kind)
+        array[...] = op_cases.bfloat16_bits(x) if as_bits and kind == "activation" else x
+        return array
 
     prepared = Prepared(ops, put)
     return lambda: case.call(prepared, prepared.put)

@@ -94,9 +94,9 @@ template <class Operands, bool kSecondRows, class Beside>
                                                 std::int64_t steps, const Beside& beside) {
     for (std::int64_t step = 0; step < steps; ++step, a += a_step, b += b_step) {
         _tile_stream_loadd(4, a, 64);
-        _tile_stream_loadd(6, b, 64);
+        _tile_loadd(6, b, 64);
         Operands::dot_00();
-        _tile_stream_loadd(7, b + b_second, 64);
+        _tile_loadd(7, b + b_second, 64);
         Operands::dot_01();
         beside();
         if constexpr (kSecondRows) {

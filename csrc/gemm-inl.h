@@ -162,6 +162,7 @@ class PanelEpilogue {
     [[gnu::always_inline]] void next_row(const float* c, float row_scale) {
         using V = typename G::V;
         T* row = reinterpret_cast<T*>(cursor_.get()) + column_;
+        prefetch(reinterpret_cast<const char*>(row) + G::kRowTile * rows_.row_stride);
         const float* position = nullptr;
         if constexpr (kKind == Epilogue::kPosition) position = out_.position + cursor_.index() * out_.n + column_;
         const auto column = [&](std::int64_t i, int lanes) {
@@ -187,6 +188,12 @@ class PanelEpilogue {
     }
 
   private:
+    // Where a row of the next tile will be written: rows lie too far apart for the processor to see what comes next.
+    static void prefetch(const char* row) {
+#pragma GCC unroll 4
+        for (std::int64_t i = 0; i < G::kPanel * kBytes; i += 64) __builtin_prefetch(row + i, 1);
+    }
+
     static constexpr bool kActivation = kKind == Epilogue::kActivation || kKind == Epilogue::kGelu;
     using T = std::conditional_t<kActivation, typename G::Activation, float>;
     static constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));

@@ -27,6 +27,7 @@ from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, mel_filters
 
 PRECISIONS = ("float32", "bfloat16", "int8")
+CACHE_LINE = 64  # bytes
 OUTLIER = 2.0  # times the median channel
 MIGRATION = 0.7  # of an outlier's excess, as an exponent: from activations to weights
 MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more only push one another out of the caches
@@ -140,8 +141,14 @@ class CpuOps:
         return _NormLinear(self.pack_norm(w.norm), linear)
 
     def empty(self, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
+        """Rows of buffers that ops exchange are an odd number of cache lines apart: a product writes a column of them
+        at a time, which would fall into two sets of the first-level cache else."""
         dtype = np.dtype(self._activation if kind in ("activation", "operand") else np.float32)
-        return native().empty(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+        if kind == "output":
+            return np.empty(shape, dtype)
+        row = (-(-shape[-1] * dtype.itemsize // CACHE_LINE) | 1) * CACHE_LINE // dtype.itemsize
+        memory = native().empty(math.prod(shape[:-1]) * row * dtype.itemsize)
+        return memory.view(dtype).reshape(*shape[:-1], row)[..., : shape[-1]]
 
     def micro_batch(self, num_tokens: int) -> int:
         return max(1, MICRO_BATCH_TOKENS // num_tokens)
