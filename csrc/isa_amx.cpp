@@ -14,7 +14,8 @@
 
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12, on its own intrinsics
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8,prfchw")
+#pragma GCC target( \
+    "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8,prfchw")
 
 // clang-format off
 #include "vector_avx512-inl.h"

@@ -147,7 +147,7 @@ class CpuOps:
         if kind == "output":
             return np.empty(shape, dtype)
         row = (-(-shape[-1] * dtype.itemsize // CACHE_LINE) | 1) * CACHE_LINE // dtype.itemsize
-        memory = native().empty(math.prod(shape[:-1]) * row * dtype.itemsize)
+        memory: NDArray[Any] = native().empty(math.prod(shape[:-1]) * row * dtype.itemsize)
         return memory.view(dtype).reshape(*shape[:-1], row)[..., : shape[-1]]
 
     def micro_batch(self, num_tokens: int) -> int:
