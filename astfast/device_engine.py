@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from astfast.audio import LOUD
 from astfast.backends.cuda import CudaOps
 from astfast.backends.cuda_resample import Resampler
 from astfast.backends.cuda_streams import Event
 from astfast.config import ModelConfig
+from astfast.decoding import VALUES_PER_BLOCK
 from astfast.device_program import SLOTS, Finish, Kind, Program, Running, kind_of
 from astfast.engine import Batch, Engine, Output
 from astfast.errors import AudioError, BackendError
@@ -38,6 +40,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda logits: logits,
 }
 T = TypeVar("T")
+Rows = TypeVar("Rows", torch.Tensor, torch.Tensor | NDArray[Any])  # of a batch
 
 
 class DeviceEngine(Engine):
@@ -89,40 +92,53 @@ class DeviceEngine(Engine):
 
         return self._on_device(spectrograms, "spectrogram", enter)
 
-    def hear(self, waves: torch.Tensor, rate: int) -> torch.Tensor:
-        """Waveforms [B, samples] on this device, float32 in [-1, 1] or int16, at ``rate`` Hz -> logits [B, L] there.
+    def hear(self, waves: torch.Tensor | NDArray[Any], rate: int) -> torch.Tensor:
+        """Waveforms [B, samples], float32 in [-1, 1] or int16, at ``rate`` Hz -> logits [B, L] on this device.
 
-        On the caller's current stream; the host waits for nothing. Raises AudioError for a rate that can't be resampled
-        on a device.
+        A tensor is on this device already; an array goes up as it is, a bucket of clips at a time. On the caller's
+        current stream; the host waits for nothing. Raises AudioError for a rate that can't be resampled on a device,
+        and for an array with samples that are not finite or far from [-1, 1].
         """
         samples, target = self.config.front_end.input_samples, self.config.front_end.sampling_rate
-        resampler: Resampler | None = None
+        needed, resampler = samples, None
         if rate != target:
             if rate not in self._resamplers:
                 self._resamplers[rate] = Resampler(rate, target, self.ops.device)
             resampler = self._resamplers[rate]
-            waves = waves[:, : resampler.needed(samples)]
+            needed = resampler.needed(samples)
 
-        def enter(program: Program, rows: torch.Tensor) -> None:
+        def enter(program: Program, rows: torch.Tensor | NDArray[Any]) -> None:
+            rows = self._uploaded(rows, needed) if isinstance(rows, np.ndarray) else rows[:, :needed]
             rows = (rows if resampler is None else resampler(rows))[:, :samples]
             program.inputs[0][: len(rows), : rows.shape[1]].copy_(rows)
             program.inputs[1][: len(rows)].fill_(rows.shape[1])
 
-        as_it_is = waves.dtype == torch.int16 and resampler is None
+        int16 = np.int16 if isinstance(waves, np.ndarray) else torch.int16
+        as_it_is = waves.dtype == int16 and resampler is None
         return self._on_device(waves, "int16" if as_it_is else "float32", enter)
 
-    def holds(self, batch: Any) -> bool:
-        return (
-            isinstance(batch, torch.Tensor)
-            and batch.device == self.ops.device
-            and batch.dtype in (torch.float32, torch.int16)
-            and batch.ndim == 2
-            and 0 not in batch.shape
-        )
+    def hears(self, batch: Any) -> bool:
+        if isinstance(batch, torch.Tensor):
+            there = batch.device == self.ops.device and batch.dtype in (torch.float32, torch.int16)
+        else:
+            there = type(batch) is np.ndarray and batch.dtype in (np.float32, np.int16)
+        return there and batch.ndim == 2 and 0 not in batch.shape
 
-    def _on_device(
-        self, batch: torch.Tensor, kind: Kind, enter: Callable[[Program, torch.Tensor], None]
-    ) -> torch.Tensor:
+    def _uploaded(self, rows: NDArray[Any], needed: int) -> torch.Tensor:
+        """The first ``needed`` samples of clips in host memory, by way of pinned memory, on the caller's stream.
+
+        What is checked reaches as far as the CPU path reads, or farther. Raises AudioError where that path would raise
+        or warn.
+        """
+        read = rows[:, : needed + 2 * VALUES_PER_BLOCK]
+        if read.dtype == np.float32 and not (read.min() >= -LOUD and read.max() <= LOUD):  # NaN is neither
+            raise AudioError(f"an array of clips holds samples that are not finite, or far from [-1, 1] (+-{LOUD:g})")
+        rows = rows[:, :needed]
+        pinned = self._device.pinned(rows.shape, torch.int16 if rows.dtype == np.int16 else torch.float32)
+        pinned.numpy()[:] = rows
+        return pinned.to(self.ops.device, non_blocking=True)
+
+    def _on_device(self, batch: Rows, kind: Kind, enter: Callable[[Program, Rows], None]) -> torch.Tensor:
         """Logits [B, L] of what ``enter`` puts into the inputs of programs, some rows of the batch at a time."""
         logits = torch.empty((len(batch), self.config.num_labels), device=self.ops.device)
 
@@ -292,25 +308,3 @@ def best(k: int, activation: str) -> Finish:
         return ordered.values[:, :k], ordered.indices[:, :k]
 
     return finish
-
-
-def heard(engine: Any, waves: torch.Tensor, rate: int, most: tuple[int, str] | None = None) -> list[NDArray[Any]]:
-    """``DeviceEngine.hear`` for a caller on the host, with the warning and the error that clips from there get: the
-    logits, or for ``most`` = (k, activation) the k best scores and their labels."""
-    front_end = engine.config.front_end
-    seconds = front_end.input_samples / front_end.sampling_rate
-    if waves.shape[1] / rate > seconds + 1 / rate:
-        warnings.warn(
-            f"the clips are {waves.shape[1] / rate:.1f} s long and only their first {seconds:.2f} s are heard: to tag "
-            "all of it, pass window= (in seconds) and the clips in host memory",
-            stacklevel=4,
-        )
-    finish = best(*most) if most else whole
-    results = [part.cpu().numpy() for part in finish(engine.hear(waves, rate))]
-    if waves.is_floating_point():
-        finite = waves.isfinite().all(1).cpu()
-        if not finite.all():
-            raise AudioError(
-                f"input {int(finite.int().argmin())}, <tensor>: not finite: find out where NaN or infinity come from"
-            )
-    return results

@@ -68,8 +68,9 @@ class Engine:
         """Whether waveforms may be int16."""
         return False
 
-    def holds(self, batch: Any) -> bool:  # noqa: ARG002
-        """Whether a batch lies on the engine's own GPU, as a 2-D tensor of clips that a DeviceEngine can ``hear``."""
+    def hears(self, batch: Any) -> bool:  # noqa: ARG002
+        """Whether a batch is a 2-D tensor of clips on the engine's own GPU, or such an array, that a DeviceEngine can
+        ``hear``."""
         return False
 
     def warmup(self) -> None:

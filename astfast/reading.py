@@ -59,13 +59,18 @@ def _beginnings(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, 
         seconds = len(clip.wave) / reading.rate
         if clip.truncated and not warned:
             warned = True
-            length = "longer" if clip.duration is None else f"{clip.duration:.1f} s long"
-            warnings.warn(
-                f"{clip.name} is {length} and only its first {seconds:.2f} s are heard: pass window= (in seconds) to "
-                "classify(), or call segments(), to tag all of it. Of other inputs of this call it goes without saying",
-                stacklevel=2,
-            )
+            warn_of_rest(clip.name, clip.duration, seconds)
         yield index, Window(0.0, seconds, clip.wave)
+
+
+def warn_of_rest(name: str, duration: float | None, heard: float) -> None:
+    """Says that an input of ``duration`` seconds (None: not known) is heard for its first ``heard`` seconds only."""
+    length = "longer" if duration is None else f"{duration:.1f} s long"
+    warnings.warn(
+        f"{name} is {length} and only its first {heard:.2f} s are heard: pass window= (in seconds) to classify(), or "
+        "call segments(), to tag all of it. Of other inputs of this call it goes without saying",
+        stacklevel=3,
+    )
 
 
 def _clips(inputs: Iterable[Any], reading: Reading) -> Iterator[Clip | AudioError]:

@@ -46,8 +46,8 @@ class Replicas:
     def hardware(self) -> str:
         return " + ".join(engine.hardware for engine in self.engines)
 
-    def holds(self, batch: Any) -> bool:  # noqa: ARG002
-        """Never: no tensor lies on several devices."""
+    def hears(self, batch: Any) -> bool:  # noqa: ARG002
+        """Never: no tensor lies on several devices, and arrays are split as waveforms."""
         return False
 
     def features(self, waves: Waves) -> NDArray[np.float32]:

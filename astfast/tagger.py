@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio import expand_batch, rate_of_array
+from astfast.audio import expand_batch
 from astfast.config import ModelConfig
 from astfast.errors import AstfastError, AudioError
 from astfast.front_end import FrontEnd
@@ -78,7 +78,7 @@ class Tagger:
         (default: the window) are scored and their scores aggregated, by "mean" or "max". With ``on_error="return"`` a
         bad input gives ``{"error": message}`` and the others are tagged as if alone.
         """
-        if window is None and hop is None:
+        if window is None and hop is None and on_error in ("raise", "return"):
             tagging = Tagging(self.labels, top_k, threshold, aggregate)
             if (there := self._on_device(batch, sampling_rate, (tagging.most, activation))) is not None:
                 return list(map(tagging.best, *there))
@@ -357,15 +357,16 @@ class Tagger:
     def _on_device(
         self, batch: Any, sampling_rate: float | None, best: tuple[int, str] | None = None
     ) -> list[NDArray[Any]] | None:
-        """Of a 2-D tensor of clips on the model's own GPU, which it never leaves, the logits [B, L], or for ``best`` =
-        (k, activation asked for) the k best scores and their labels; None for any other batch."""
+        """Of a 2-D tensor of clips on the model's own GPU, which it never leaves, or a 2-D array that is resampled
+        there, the logits [B, L], or for ``best`` = (k, activation asked for) the k best scores and their labels; None
+        for any other batch."""
         engine = self._loaded()[0]
-        if len(self._loaded()) > 1 or not engine.holds(batch):
+        if len(self._loaded()) > 1 or not engine.hears(batch):
             return None
-        from astfast.device_engine import heard
+        from astfast.device_batches import heard
 
         most = None if best is None else (best[0], activation_of(engine.config, best[1]))
-        return heard(engine, batch, rate_of_array(sampling_rate, "<tensor>"), most)
+        return heard(engine, batch, sampling_rate, most)
 
     @property
     def _batch_size(self) -> int:

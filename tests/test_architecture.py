@@ -16,6 +16,7 @@ HEAVY = {"torch", "torchaudio", "transformers", "triton", "scipy", "matplotlib"}
 TORCH_ON_DEMAND = {
     "astfast.backends.reference",
     "astfast.backends.plain_tensors",
+    "astfast.device_batches",
     "astfast.device_engine",
     "astfast.device_program",
     "astfast.drop_in",
@@ -38,7 +39,7 @@ LAYERS = [
     {"astfast.precision", "astfast.windows", "astfast.device_program"},
     {"astfast.device_engine"},
     {"astfast.replicas"},
-    {"astfast.loading", "astfast.reading", "astfast.convert", "astfast.drop_in"},
+    {"astfast.loading", "astfast.reading", "astfast.device_batches", "astfast.convert", "astfast.drop_in"},
     {"astfast.tagger", "astfast.torch_module"},
     {"astfast.doctor", "astfast.printing", "astfast.bench"},
     {"astfast.cli"},

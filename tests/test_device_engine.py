@@ -1,9 +1,7 @@
 """The GPU's engine on CPU tensors: a device that takes notes stands in for streams and graphs, torch's ops compute."""
 
-import contextlib
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,103 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from noted_device import GPU, NotedDevice, no_compiler, pcm, torch_ops, waves
 
 import astfast
 from astfast import checkpoint
-from astfast.audio import load_audio
 from astfast.backends import cuda
-from astfast.backends.cuda import CudaOps, Target
-from astfast.backends.cuda_chooser import NO_COMPILER, Chooser
-from astfast.backends.cuda_resample import Resampler
-from astfast.backends.cuda_streams import HostDevice
+from astfast.backends.cuda import CudaOps
+from astfast.backends.cuda_chooser import Chooser
 from astfast.backends.reference import ReferenceOps
 from astfast.device_engine import DeviceEngine, buckets_up_to, next_bucket
 from astfast.engine import Engine
-from astfast.errors import AudioError, BackendError
+from astfast.errors import BackendError
 from astfast.kernels import launch
 from astfast.replicas import Replicas
-
-GPU = Target(90, 132, "a GPU that is not here")
-
-
-class Note:
-    def __init__(self, log: list[str]) -> None:
-        self.log = log
-
-    def synchronize(self) -> None:
-        self.log.append("host waits")
-
-
-class Allocations(TorchDispatchMode):
-    """Names of the operators that made new memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not (func.is_view or func._schema.is_mutable):
-            self.made.append(str(func))
-        return result
-
-
-class NotedDevice(HostDevice):
-    """Runs everything at once, as HostDevice, and notes what it was asked for; captures as a GPU does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log: list[str] = []
-        self.uploading = False
-        self.captures = 0
-        self.made_in_captures: list[str] = []
-        self.inside = 0
-
-    @contextlib.contextmanager
-    def copying(self) -> Iterator[None]:
-        self.log.append("upload")
-        self.uploading = True
-        yield
-        self.uploading = False
-
-    def mark(self) -> Note:
-        return Note(self.log)
-
-    def wait(self, event: Note) -> None:
-        self.log.append("uploads wait" if self.uploading else "stream waits")
-
-    def synchronize(self) -> None:
-        self.log.append("host waits")
-
-    def capture(self, work: Callable[[], Any]) -> Callable[[], None]:
-        work()
-        self.capturing = True
-        with Allocations() as allocations:
-            work()
-        self.capturing = False
-        self.captures += 1
-        self.made_in_captures += allocations.made
-
-        def replay() -> None:
-            self.log.append("replay")
-            self.inside += 1
-            assert self.inside == 1, "two calls use a graph's buffers at once"
-            work()
-            self.inside -= 1
-
-        return replay
-
-
-def no_compiler(_: launch.Launch) -> None:
-    raise RuntimeError(f"{NO_COMPILER}. Please specify via CC environment variable")
-
-
-def torch_ops(loaded: checkpoint.Checkpoint, device: NotedDevice) -> CudaOps:
-    """The GPU backend in float32 with torch's own ops in the place of all kernels."""
-    chooser = Chooser(device, no_compiler, "test")
-    chooser._no_compiler = True
-    return CudaOps(loaded.config.num_attention_heads, "float32", "cpu", target=GPU, streams=device, chooser=chooser)
 
 
 @pytest.fixture
@@ -128,17 +42,6 @@ def engine(loaded: checkpoint.Checkpoint, device: NotedDevice) -> DeviceEngine:
 @pytest.fixture
 def reference(loaded: checkpoint.Checkpoint) -> Engine:
     return Engine(ReferenceOps(loaded.config.num_attention_heads), loaded.config, loaded.weights)
-
-
-def waves(count: int) -> list[np.ndarray]:
-    """From half of the model's input to twice as much, and one shorter than a frame."""
-    rng = np.random.default_rng(0)
-    lengths = [300, *(6000 + 1700 * i % 19000 for i in range(1, count))]
-    return [0.1 * rng.standard_normal(length).astype(np.float32) for length in lengths[:count]]
-
-
-def pcm(batch: list[np.ndarray]) -> list[np.ndarray]:
-    return [(32768 * wave).astype(np.int16) for wave in batch]
 
 
 @pytest.mark.parametrize(
@@ -435,123 +338,3 @@ def test_a_list_of_gpus_shares_the_batches_of_a_tagger(tiny_model: Path, two_gpu
 def test_only_gpus_share_a_batch(tiny_model: Path) -> None:
     with pytest.raises(BackendError, match="runs on one device, not on 2"):
         astfast.load(tiny_model, device=["cuda:0", "cuda:1"], backend="reference")
-
-
-def at_rate(rate: int, count: int = 5, seconds: float = 0.7) -> torch.Tensor:
-    """[count, samples] tones and noise, louder from clip to clip."""
-    t = np.arange(int(seconds * rate)) / rate
-    rng = np.random.default_rng(2)
-    clips = [np.sin(6000 * (i + 1) ** 0.5 * t) + 0.3 * rng.standard_normal(len(t)) for i in range(count)]
-    return torch.from_numpy(np.stack([0.02 * (i + 1) * clip for i, clip in enumerate(clips)]).astype(np.float32))
-
-
-@pytest.mark.parametrize("rate", [8000, 11025, 12000, 22050, 32000, 44100, 48000, 96000])
-@pytest.mark.parametrize("samples", [3, 1000, 30001])
-def test_resampling_on_the_device_is_that_of_the_cpu(rate: int, samples: int) -> None:
-    wave = at_rate(rate, 1, 4.0)[0, :samples].numpy()
-    expected = load_audio(wave, rate).wave
-    got = Resampler(rate, 16000, torch.device("cpu"))(torch.from_numpy(wave)[None])[0].numpy()
-    assert len(got) == len(expected)
-    error, peak = np.abs(got - expected), np.abs(wave).max()
-    assert error[32:].max(initial=0) <= 1e-5 * peak
-    assert error[:32].max() <= 0.05 * peak  # the first two milliseconds, where soxr settles
-
-
-def test_what_is_heard_depends_on_no_more_of_a_clip_than_is_taken() -> None:
-    resampler = Resampler(44100, 16000, torch.device("cpu"))
-    wave = at_rate(44100, 1)
-    needed = resampler.needed(5000)
-    assert torch.equal(resampler(wave[:, :needed])[:, :5000], resampler(wave)[:, :5000])
-    assert not torch.equal(resampler(wave[:, : needed - 700])[:, :5000], resampler(wave)[:, :5000])
-
-
-def test_rates_without_a_short_period_are_refused() -> None:
-    Resampler(3200 * 5, 16000 - 5, torch.device("cpu"))  # a period of 3,200
-    with pytest.raises(AudioError, match="16001 Hz is resampled to 16000 Hz on the CPU only"):
-        Resampler(16001, 16000, torch.device("cpu"))
-
-
-@pytest.mark.parametrize("rate", [16000, 44100])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
-def test_tensors_on_the_device_are_heard_there(
-    engine: DeviceEngine, device: NotedDevice, reference: Engine, rate: int, dtype: torch.dtype
-) -> None:
-    clips = at_rate(rate)
-    if dtype == torch.int16:
-        clips = (32768 * clips).to(torch.int16)
-    expected = reference.logits([load_audio(clip, rate).wave for clip in clips])
-    np.testing.assert_allclose(engine.hear(clips, rate).numpy(), expected, atol=1e-3)
-    assert "upload" not in device.log
-    assert "host waits" not in device.log
-    assert {kind for _, kind, _ in engine._programs} == {
-        "int16" if (rate, dtype) == (16000, torch.int16) else "float32"
-    }
-
-
-@pytest.fixture
-def tagger(tiny_model: Path, device: NotedDevice, monkeypatch: pytest.MonkeyPatch) -> astfast.Tagger:
-    """One that takes the noted device for a GPU."""
-    monkeypatch.setattr(cuda, "unavailable", lambda _: None)
-    monkeypatch.setattr(cuda, "open_gpu", lambda *_: torch_ops(checkpoint.load(tiny_model), device))
-    return astfast.load(tiny_model, device="cuda", precision="float32")
-
-
-def test_only_the_best_labels_come_back_to_a_tagger(tagger: astfast.Tagger) -> None:
-    (engine,) = tagger._loaded()
-    tags = tagger.classify(waves(3), sampling_rate=16000, top_k=2)
-    (slot,) = (slot for program in engine._programs.values() for slot in program._slots)
-    assert {tuple(result.shape[1:]) for result in slot.results.values()} == {(2,)}
-    scores = tagger.scores(waves(3), sampling_rate=16000)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :2]
-    assert [[tag["label"] for tag in clip] for clip in tags] == [[tagger.labels[i] for i in row] for row in best]
-    np.testing.assert_allclose(
-        [[tag["score"] for tag in clip] for clip in tags], np.take_along_axis(scores, best, 1), rtol=1e-6
-    )
-
-
-def test_int16_arrays_go_up_as_they_are(tagger: astfast.Tagger) -> None:
-    """At the model's own rate; the same tags, to the bit, as of float32 samples."""
-    (engine,) = tagger._loaded()
-    samples = (32768 * at_rate(16000)).to(torch.int16).numpy()
-    exact = samples.astype(np.float32) / 32768
-    expected = tagger.classify(exact, sampling_rate=16000)
-    engine._programs.clear()
-    for batch in (samples, list(samples)):
-        assert tagger.classify(batch, sampling_rate=16000) == expected
-    assert {kind for _, kind, _ in engine._programs} == {"int16"}
-    np.testing.assert_array_equal(
-        tagger.logits(samples, sampling_rate=16000), tagger.logits(exact, sampling_rate=16000)
-    )
-    mixed = tagger.classify([samples[0], exact[1]], sampling_rate=16000)
-    assert mixed == tagger.classify(exact[:2], sampling_rate=16000)
-    engine._programs.clear()
-    tagger.classify(samples, sampling_rate=8000)  # resampled on the host
-    assert {kind for _, kind, _ in engine._programs} == {"float32"}
-    bad = tagger.classify([samples[0], samples[0][:0]], sampling_rate=16000, on_error="return")
-    assert bad[0] == tagger.classify(exact[0], sampling_rate=16000)
-    assert "no samples" in bad[1]["error"]
-    long = np.concatenate([samples[0]] * 2)
-    with pytest.warns(UserWarning, match=r"<array> is 1\.4 s long and only its first 0\.78 s are heard"):
-        assert tagger.classify(long, sampling_rate=16000) == tagger.classify(
-            long[: tagger.config.front_end.input_samples], sampling_rate=16000
-        )
-
-
-def test_a_tagger_hears_tensors_where_they_are(tagger: astfast.Tagger, device: NotedDevice) -> None:
-    clips = at_rate(44100)
-    there = tagger.logits(clips, sampling_rate=44100), tagger.scores(clips, sampling_rate=44100)
-    tags = tagger.classify(clips, sampling_rate=44100, top_k=2)
-    assert "upload" not in device.log
-    here = [clip.numpy() for clip in clips]
-    np.testing.assert_allclose(there[0], tagger.logits(here, sampling_rate=44100), atol=1e-3)
-    np.testing.assert_allclose(there[1], tagger.scores(here, sampling_rate=44100), atol=1e-4)
-    expected = tagger.classify(here, sampling_rate=44100, top_k=2)
-    assert [[tag["label"] for tag in clip] for clip in tags] == [[tag["label"] for tag in clip] for clip in expected]
-    assert "upload" in device.log
-    with pytest.warns(UserWarning, match=r"the clips are 0\.8 s long and only their first 0\.78 s are heard"):
-        tagger.classify(torch.zeros(2, 12800), sampling_rate=16000)
-    clips[3, 7] = float("nan")
-    with pytest.raises(AudioError, match="input 3, <tensor>: not finite"):
-        tagger.scores(clips, sampling_rate=44100)
-    with pytest.raises(AudioError, match="a sampling rate of -1 Hz is not possible"):
-        tagger.scores(clips, sampling_rate=-1)
