@@ -13,6 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, ASTModel
 
+from astfast.backends.reference import ReferenceOps
+from astfast.checkpoint import Checkpoint
+from astfast.models import ast
+
 SMALL = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
@@ -144,3 +148,33 @@ def edit_json(path: Path, **changes) -> None:
     """Change fields of a JSON file; None removes one."""
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+# What the authors' .pth of SMALL's odd geometry doesn't say.
+GEOMETRY = {
+    "num_attention_heads": 4,
+    "frequency_stride": 14,
+    "time_stride": 12,
+    "max_length": 76,
+    "num_mel_bins": 48,
+    "mean": MEAN,
+    "std": STD,
+}
+
+
+def logits(checkpoint: Checkpoint, x: np.ndarray, dtype: torch.dtype = torch.float32) -> np.ndarray:
+    """[B, frames, mels] -> [B, L] by the reference backend."""
+    ops = ReferenceOps(checkpoint.config.num_attention_heads, dtype)
+    ws = dict.fromkeys(ast.workspace_spec(checkpoint.config))
+    with torch.no_grad():
+        return ast.forward(ops, ast.pack(ops, checkpoint.weights), torch.from_numpy(x), ws).numpy()
+
+
+def transformers_logits(model: torch.nn.Module, x: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.from_numpy(x).to(model.dtype)).logits.float().numpy()
+
+
+def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """The project's bar for fp32 logits."""
+    assert np.abs(ours - theirs).max() <= 2e-4 * max(1.0, np.abs(theirs).max())

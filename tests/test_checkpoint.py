@@ -1,6 +1,5 @@
-"""Layouts, configs and logits of checkpoints that load; what is refused stands in test_broken_checkpoints.py."""
+"""Layouts, geometries and logits of checkpoints that load; what is refused stands in test_broken_checkpoints.py."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import (
+    GEOMETRY,
     MEAN,
-    SMALL,
     STD,
+    assert_close,
     authors_state_dict,
     edit_json,
+    logits,
     random_model,
     spectrogram,
+    transformers_logits,
     write_authors,
     write_bin,
     write_v4,
@@ -25,42 +27,12 @@ from safetensors.torch import load_file, save_file
 
 from astfast import labels
 from astfast.backends.reference import ReferenceOps
-from astfast.checkpoint import Checkpoint, load
+from astfast.checkpoint import load
 from astfast.checkpoint_config import PUBLISHED
-from astfast.convert import convert
 from astfast.errors import CheckpointError
 from astfast.models import ast
 from astfast.position_embeddings import adapted
 from astfast.tensors import LazyTensor
-
-# What the authors' .pth of SMALL's odd geometry doesn't say.
-GEOMETRY = {
-    "num_attention_heads": 4,
-    "frequency_stride": 14,
-    "time_stride": 12,
-    "max_length": 76,
-    "num_mel_bins": 48,
-    "mean": MEAN,
-    "std": STD,
-}
-
-
-def logits(checkpoint: Checkpoint, x: np.ndarray, dtype: torch.dtype = torch.float32) -> np.ndarray:
-    """[B, frames, mels] -> [B, L] by the reference backend."""
-    ops = ReferenceOps(checkpoint.config.num_attention_heads, dtype)
-    ws = dict.fromkeys(ast.workspace_spec(checkpoint.config))
-    with torch.no_grad():
-        return ast.forward(ops, ast.pack(ops, checkpoint.weights), torch.from_numpy(x), ws).numpy()
-
-
-def transformers_logits(model: torch.nn.Module, x: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.from_numpy(x).to(model.dtype)).logits.float().numpy()
-
-
-def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """The project's bar for fp32 logits."""
-    assert np.abs(ours - theirs).max() <= 2e-4 * max(1.0, np.abs(theirs).max())
 
 
 @pytest.fixture(scope="module")
@@ -304,94 +276,6 @@ def test_pth_of_unknown_labels_asks_for_the_normalisation(model, tmp_path):
     assert not load(path, **geometry, do_normalize=False).config.front_end.do_normalize
 
 
-# Configs and overrides ------------------------------------------------------------------------------------------------
-
-
-def test_overrides_of_every_field(v4):
-    front_end = load(v4, mean=1, std=np.float32(2.5), sampling_rate=8000, do_normalize=False).config.front_end
-    assert (front_end.mean, front_end.std, front_end.sampling_rate, front_end.do_normalize) == (1.0, 2.5, 8000, False)
-    assert load(v4, num_attention_heads=2).config.num_attention_heads == 2
-    assert load(v4, problem_type="multi_label_classification").config.problem_type == "multi_label_classification"
-    assert load(v4, hidden_act="gelu", mean=None).config == load(v4).config
-
-
-def test_labels_override(v4, tmp_path):
-    names = [f"n{i}" for i in range(7)]
-    assert load(v4, labels=names).config.labels == tuple(names)
-    (tmp_path / "names.txt").write_text("\n".join(names))
-    assert load(v4, labels=tmp_path / "names.txt").config.labels == tuple(names)
-    for wrong in (names[:6], [*names, "n7"]):
-        with pytest.raises(CheckpointError, match=f"7 outputs, but labels= names {len(wrong)}"):
-            load(v4, labels=wrong)
-
-
-def test_id2label_with_int_keys_and_without_names(model, tmp_path):
-    write_v4(model, tmp_path)
-    edit_json(tmp_path / "config.json", id2label=None, label2id=None)
-    assert load(tmp_path).config.labels == tuple(f"LABEL_{i}" for i in range(7))
-    edit_json(tmp_path / "config.json", id2label={str(i): f"n{i}" for i in range(6)})
-    with pytest.raises(CheckpointError, match=r"7 outputs, but config\.json names 6"):
-        load(tmp_path)
-
-
-def test_unknown_keyword_names_the_known_ones():
-    with pytest.raises(TypeError, match=r"unknown keyword fstride=.*frequency_stride.*time_stride"):
-        load("nowhere", fstride=10)
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ({"max_length": "512"}, "max_length .* '512': it must be an integer"),
-        ({"max_length": 0}, "max_length .* 0: it must be an integer above 0"),
-        ({"max_length": 76.0}, "must be an integer"),
-        ({"num_attention_heads": True}, "must be an integer"),
-        ({"std": 0.0}, "std .* above 0"),
-        ({"std": float("nan")}, "std .* above 0"),
-        ({"mean": float("inf")}, "mean .* a finite number"),
-        ({"layer_norm_eps": -1e-12}, "layer_norm_eps .* 0 or more"),
-        ({"do_normalize": 1}, "true or false"),
-        ({"hidden_act": "relu"}, "hidden_act .* 'relu': astfast runs erf-GELU"),
-        ({"num_attention_heads": 3}, "not a multiple of num_attention_heads 3"),
-        ({"max_length": 15}, "holds no patch"),
-        ({"time_stride": 10}, "position embeddings for 18 patches"),
-        ({"frequency_stride": 17}, "geometry makes 2 x 6"),
-        ({"hidden_size": 128}, r"cls_token is \[1, 1, 64\], not \[1, 1, 128\]"),
-        ({"num_hidden_layers": 4}, "lacks 16 tensors"),
-        ({"num_hidden_layers": 2}, "beside those of an AST"),
-    ],
-)
-def test_overrides_refused(v4, override, message):
-    with pytest.raises(CheckpointError, match=message):
-        load(v4, **override)
-
-
-@pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "quick_gelu", "relu", "silu"])
-def test_other_activations_are_refused_by_name(model, tmp_path, activation):
-    write_v4(model, tmp_path)
-    edit_json(tmp_path / "config.json", hidden_act=activation)
-    with pytest.raises(CheckpointError, match=f"'{activation}'"):
-        load(tmp_path)
-
-
-@pytest.mark.parametrize("activation", ["gelu", "gelu_python"])
-def test_erf_gelu_by_either_name(model, tmp_path, activation):
-    write_v4(model, tmp_path)
-    edit_json(tmp_path / "config.json", hidden_act=activation)
-    load(tmp_path)
-
-
-def test_configs_that_contradict(model, tmp_path):
-    write_v4(model, tmp_path)
-    edit_json(tmp_path / "preprocessor_config.json", max_length=88)
-    with pytest.raises(CheckpointError, match=r"max_length is 76 in config\.json and 88 in preprocessor"):
-        load(tmp_path)
-    assert load(tmp_path, max_length=76).config.max_length == 76
-    edit_json(tmp_path / "config.json", model_type="wav2vec2")
-    with pytest.raises(CheckpointError, match="wav2vec2"):
-        load(tmp_path)
-
-
 def test_square_patch_lists_and_other_head_sizes(model, tmp_path):
     write_v4(model, tmp_path)
     edit_json(tmp_path / "config.json", patch_size=[16, 16])
@@ -491,80 +375,3 @@ def test_fingerprint_changes_with_the_file_and_the_config(model, tmp_path):
     assert first != load(tmp_path, num_attention_heads=2).fingerprint
     write_v4(random_model(seed=5), tmp_path)
     assert first != load(tmp_path).fingerprint
-
-
-# astfast convert ------------------------------------------------------------------------------------------------------
-
-
-def test_convert_writes_what_transformers_loads(model, tmp_path):
-    from transformers import ASTFeatureExtractor, ASTForAudioClassification
-
-    path = write_authors(model, tmp_path / "ast.pth")
-    notes = convert(path, tmp_path / "out" / "hf", **GEOMETRY, labels=[f"n{i}" for i in range(7)])
-    assert any("head_layer_norm_eps" in note and "transformers ignores" in note for note in notes)
-    folder = tmp_path / "out" / "hf"
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors", "preprocessor_config.json"]
-    assert list(folder.parent.iterdir()) == [folder]  # nothing staged is left
-    x = spectrogram(model.config)
-    theirs, info = ASTForAudioClassification.from_pretrained(folder, output_loading_info=True)
-    assert not any(info.values()), info
-    assert theirs.config.layer_norm_eps == 1e-6
-    assert theirs.config.id2label[6] == "n6"
-    assert ASTFeatureExtractor.from_pretrained(folder).mean == MEAN
-    original, converted = load(path, **GEOMETRY), load(folder)
-    assert np.array_equal(logits(original, x), logits(converted, x))
-    assert converted.config.head_layer_norm_eps == 1e-5
-    theirs.classifier.layernorm.eps = 1e-5
-    assert_close(logits(converted, x), transformers_logits(theirs.eval(), x))
-
-
-def test_convert_round_trip_of_every_tensor(v4, tmp_path):
-    assert convert(v4, tmp_path / "copy") == ()
-    before, after = load_file(v4 / "model.safetensors"), load_file(tmp_path / "copy" / "model.safetensors")
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    convert(v4, tmp_path / "half", dtype="float16")
-    half = load_file(tmp_path / "half" / "model.safetensors")
-    assert all(torch.equal(before[name].half(), half[name]) for name in before)
-
-
-def test_convert_bare_model(tmp_path):
-    folder = write_v4(random_model(bare=True), tmp_path / "bare")
-    assert convert(folder, tmp_path / "copy") == ()
-    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "copy" / "model.safetensors")
-    assert before.keys() == after.keys()
-    assert load(tmp_path / "copy").weights.head is None
-
-
-def test_convert_never_overwrites_unasked(v4, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="not an empty folder"):
-        convert(v4, tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
-    convert(v4, tmp_path, force=True)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert load(tmp_path).config == load(v4).config
-    with pytest.raises(CheckpointError, match="not an empty folder"):
-        convert(v4, tmp_path / "notes.txt", force=True)
-
-
-def test_convert_that_fails_leaves_nothing(v4, tmp_path):
-    state = load_file(v4 / "model.safetensors")
-    state["classifier.dense.bias"][3] = 70000.0  # beyond float16
-    save_file(state, tmp_path / "model.safetensors")
-    for name in ("config.json", "preprocessor_config.json"):
-        (tmp_path / name).write_text((v4 / name).read_text())
-    with pytest.raises(CheckpointError, match=r"classifier\.dense\.bias has values that float16 can't hold"):
-        convert(tmp_path, tmp_path / "new" / "half", dtype="float16")
-    assert list((tmp_path / "new").iterdir()) == []
-    convert(tmp_path, tmp_path / "new" / "full")
-
-
-def test_written_config_is_plain_json(v4, tmp_path):
-    convert(v4, tmp_path / "copy")
-    config = json.loads((tmp_path / "copy" / "config.json").read_text())
-    assert config["model_type"] == "audio-spectrogram-transformer"
-    assert config["id2label"]["1"] == "sound 1, b"
-    assert {name: config[name] for name in SMALL if name != "num_labels"} == {
-        name: value for name, value in SMALL.items() if name != "num_labels"
-    }
