@@ -3,9 +3,9 @@
 // 32: four accumulators, fed by two tiles of A and two of B a step, a load for every tile product.
 //
 // Both operands come from the second-level cache, at half the bytes a cycle that the unit could use, so everything else
-// stays out of its way: tiles are loaded past the first-level cache's replacement (a panel that was just read is worth
-// no more there than the rows to come), the next panel is fetched into the second-level cache meanwhile, and the
-// epilogue of the last product runs row by row between the steps of this one.
+// stays out of its way: tiles of A, which are read once a panel, are loaded past the first-level cache's replacement,
+// the next panel is fetched into the second-level cache meanwhile, and the epilogue of the last product runs row by row
+// between the steps of this one.
 
 namespace astfast {
 namespace {
@@ -74,15 +74,6 @@ inline void store_product(float* c, std::int64_t stride, bool second_rows) {
     if (second_rows) {
         _tile_stored(2, c + 16 * stride, stride * 4);
         _tile_stored(3, c + 16 * stride + 16, stride * 4);
-    }
-}
-
-inline void load_product(const float* c, std::int64_t stride, bool second_rows) {
-    _tile_loadd(0, c, stride * 4);
-    _tile_loadd(1, c + 16, stride * 4);
-    if (second_rows) {
-        _tile_loadd(2, c + 16 * stride, stride * 4);
-        _tile_loadd(3, c + 16 * stride + 16, stride * 4);
     }
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import authors_state_dict, random_model, write_authors, write_bin, write_v4
+from checkpoints import authors_state_dict, random_model, write_authors, write_bin
 
 from astfast.checkpoint import load
 from astfast.errors import CheckpointError
@@ -19,11 +19,6 @@ from astfast.torch_file import read_torch_file
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
     return random_model(num_hidden_layers=2)
-
-
-@pytest.fixture
-def folder(model, tmp_path) -> Path:
-    return write_v4(model, tmp_path / "hf")
 
 
 # .pth and .bin --------------------------------------------------------------------------------------------------------
