@@ -4,12 +4,25 @@ from pathlib import Path
 
 import checkpoints
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache, and none reaches a model hub unless it is marked ``network``."""
     monkeypatch.setenv("ASTFAST_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    """A small random transformers model that tests of checkpoints write in all layouts."""
+    return checkpoints.random_model()
+
+
+@pytest.fixture(scope="module")
+def v4(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It as a folder in the layout of transformers 4."""
+    return checkpoints.write_v4(model, tmp_path_factory.mktemp("v4"))
 
 
 @pytest.fixture(scope="session")

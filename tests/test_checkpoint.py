@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,16 +32,6 @@ from astfast.errors import CheckpointError
 from astfast.models import ast
 from astfast.position_embeddings import adapted
 from astfast.tensors import LazyTensor
-
-
-@pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
-    return random_model()
-
-
-@pytest.fixture(scope="module")
-def v4(model, tmp_path_factory) -> Path:
-    return write_v4(model, tmp_path_factory.mktemp("v4"))
 
 
 def test_outlier_weights_are_no_easy_case(model):

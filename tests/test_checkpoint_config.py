@@ -1,29 +1,14 @@
 """What a checkpoint says of itself, what a caller says instead, and what contradicts."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from checkpoints import (
     edit_json,
-    random_model,
     write_v4,
 )
 
 from astfast.checkpoint import load
 from astfast.errors import CheckpointError
-
-
-@pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
-    return random_model()
-
-
-@pytest.fixture(scope="module")
-def v4(model, tmp_path_factory) -> Path:
-    return write_v4(model, tmp_path_factory.mktemp("v4"))
-
 
 # Configs and overrides ------------------------------------------------------------------------------------------------
 

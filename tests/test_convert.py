@@ -1,7 +1,6 @@
 """`astfast convert` writes what transformers and astfast load, whole or not at all."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,17 +22,6 @@ from safetensors.torch import load_file, save_file
 from astfast.checkpoint import load
 from astfast.convert import convert
 from astfast.errors import CheckpointError
-
-
-@pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
-    return random_model()
-
-
-@pytest.fixture(scope="module")
-def v4(model, tmp_path_factory) -> Path:
-    return write_v4(model, tmp_path_factory.mktemp("v4"))
-
 
 # astfast convert ------------------------------------------------------------------------------------------------------
 
