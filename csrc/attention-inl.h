@@ -119,13 +119,9 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
                     static_cast<const Activation*>(head.q) + (query + r) * head.q_stride, head.head_dim);
     }
 
-    alignas(64) float c[G::kQueryTile * G::kMaxWidth];
     for (std::int64_t panel = 0; panel < layout.key_panels; ++panel, packed += layout.key_panel_bytes()) {
-        G::tile(q, layout.query_stride, queries, packed, layout.key_units, G::kPanel, c);
-        for (std::int64_t r = 0; r < queries; ++r) {
-            float* row = scores + r * layout.score_stride + panel * G::kPanel;
-            for (int i = 0; i < G::kPanel; i += V::kLanes) V::store(row + i, V::load(c + r * G::kPanel + i));
-        }
+        G::tile(q, layout.query_stride, queries, packed, layout.key_units, G::kPanel, scores + panel * G::kPanel,
+                layout.score_stride);
     }
 
     float inverse_sum[G::kQueryTile];
@@ -134,10 +130,11 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
             1.0f / softmax_row<G>(scores + r * layout.score_stride, head.keys, layout.value_units * G::kUnit, scale);
     }
 
+    alignas(64) float c[G::kQueryTile * G::kMaxWidth];
     for (std::int64_t d = 0; d < head.head_dim; d += layout.value_width, packed += layout.value_panel_bytes()) {
         const std::int64_t width = std::min(layout.value_width, head.head_dim - d);
         G::tile(reinterpret_cast<const std::byte*>(scores), layout.score_stride * 4, queries, packed,
-                layout.value_units, layout.value_width, c);
+                layout.value_units, layout.value_width, c, layout.value_width);
         for (std::int64_t r = 0; r < queries; ++r) {
             auto* out = static_cast<Activation*>(head.out) + (query + r) * head.out_stride + d;
             const auto factor = V::set(inverse_sum[r]);

@@ -4,9 +4,8 @@
 namespace astfast {
 namespace {
 
-// VectorType's shape of tiles: kMaxVectors wide, kAccumulators in registers.
-template <class VectorType, int kVectorsOfTile, int kRegisters, int kWeightVectors, Precision kPrecision>
-struct FloatGemm : DotTiles<FloatGemm<VectorType, kVectorsOfTile, kRegisters, kWeightVectors, kPrecision>> {
+template <class VectorType, class Shape, Precision kPrecision>
+struct FloatGemm : Shape, DotTiles<FloatGemm<VectorType, Shape, kPrecision>> {
     using V = VectorType;
     using Activation = std::conditional_t<kPrecision == Precision::kFloat32, float, std::uint16_t>;
     using Operand = float;
@@ -14,15 +13,12 @@ struct FloatGemm : DotTiles<FloatGemm<VectorType, kVectorsOfTile, kRegisters, kW
     using Sum = typename V::F;
     static constexpr bool kRounds = kPrecision == Precision::kBfloat16, kQuantised = kPrecision == Precision::kInt8;
     static constexpr int kUnit = 1, kUnits = 1;
-    static constexpr int kMaxVectors = kVectorsOfTile, kAccumulators = kRegisters;
-    static constexpr int kPanel = kWeightVectors * V::kLanes, kMaxWidth = kMaxVectors * V::kLanes;
-    static constexpr int kRowTile = kAccumulators / kWeightVectors, kRowsTogether = 1, kColumnsTogether = kPanel;
-    static constexpr int kQueryTile = 24;
+    static constexpr int kPanel = Shape::kWeightVectors * V::kLanes, kMaxWidth = Shape::kMaxVectors * V::kLanes;
+    static constexpr int kColumnsTogether = kPanel, kQueryTile = 24;
 
     static Vector load(const std::byte* b) { return V::load(reinterpret_cast<const float*>(b)); }
     static Vector broadcast(const std::byte* a) { return V::set(*reinterpret_cast<const float*>(a)); }
     static Sum first(const std::byte*, int) { return V::zero(); }
-    static typename V::F as_float(Sum sum) { return sum; }
     static typename V::F load_sum(const float* c) { return V::load(c); }
     template <class Row>
     static std::int32_t make_weights(const Row&, std::int64_t) {

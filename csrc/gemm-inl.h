@@ -3,69 +3,107 @@
 //   kPanel             columns of a panel of weights
 //   kRowTile           rows of the largest tile
 //   panel_product(...) rows of A times a panel: DotTiles, below, for tiers that dot vectors; AmxTiles for the other
+//   load_sum(c)        a vector of sums, as a product leaves them, as floats
 
 namespace astfast {
 namespace {
 
-// C[rows, kVectors * kLanes] = A B for kRows rows, each element in one accumulator over all of K.
-//
-// G::broadcast(unit) and G::dot(acc, a, b) multiply one unit of a row of A by kLanes units of B; G::first(end of the
-// panel, vector) is what a sum starts from.
-template <class G, int kRows, int kVectors>
-inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t units, float* c) {
-    using V = typename G::V;
-    constexpr int kWidth = kVectors * V::kLanes;
-    typename G::Sum acc[kRows][kVectors];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) acc[r][v] = G::first(b + units * kWidth * 4, v);
-    }
-    for (std::int64_t u = 0; u < units; ++u, a += 4, b += kWidth * 4) {
-        typename G::Vector bs[kVectors];
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-            __builtin_prefetch(b + kWidth * 4 * 8 + v * V::kLanes * 4);  // panels lie in the second-level cache
-            bs[v] = G::load(b + v * V::kLanes * 4);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-            const typename G::Vector as = G::broadcast(a + r * a_stride);
-#pragma GCC unroll 4
-            for (int v = 0; v < kVectors; ++v) acc[r][v] = G::dot(acc[r][v], as, bs[v]);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) V::store(c + r * kWidth + v * V::kLanes, G::as_float(acc[r][v]));
-    }
+#define ALWAYS_INLINE __attribute__((always_inline))
+// fn(0), fn(1), ... fn(kCount - 1), each a constant.
+template <class Fn, int... kIndices>
+ALWAYS_INLINE inline void unrolled(const Fn& fn, std::integer_sequence<int, kIndices...>) {
+    (fn(std::integral_constant<int, kIndices>{}), ...);
+}
+template <int kCount, class Fn>
+ALWAYS_INLINE inline void unrolled(const Fn& fn) {
+    unrolled(fn, std::make_integer_sequence<int, kCount>{});
 }
 
-// Up to kRows rows in tiles of kRows, then of 4, 2 and 1.
+// C[rows, kVectors * kLanes] (+)= A B for kRows rows, each element in one accumulator. Sums start from what G::first
+// gives at `first`, or go on from C where that is null; C holds them as they are, its rows c_stride floats apart.
+//
+// G::broadcast(unit) and G::dot(acc, a, b) multiply one unit of a row of A by kLanes units of B.
+template <class G, int kRows, int kVectors>
+inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t units,
+                     const std::byte* first, float* c, std::int64_t c_stride) {
+    using V = typename G::V;
+    using Sum = typename G::Sum;
+    constexpr int kWidth = kVectors * V::kLanes;
+    Sum acc[kRows][kVectors];
+    const auto each_sum = [&](const auto& fn) ALWAYS_INLINE {
+        unrolled<kRows>([&](auto r)
+                            ALWAYS_INLINE { unrolled<kVectors>([&](auto v) ALWAYS_INLINE { fn(r, v, acc[r][v]); }); });
+    };
+    if (first != nullptr) {
+        each_sum([&](int, int v, Sum& sum) ALWAYS_INLINE { sum = G::first(first, v); });
+    } else {
+        each_sum([&](int r, int v, Sum& sum)
+                     ALWAYS_INLINE { sum = reinterpret_cast<Sum>(V::load(c + r * c_stride + v * V::kLanes)); });
+    }
+    const auto multiply = [&](auto u) ALWAYS_INLINE {
+        typename G::Vector bs[kVectors], as;
+        unrolled<kVectors>([&](auto v) ALWAYS_INLINE {
+            const std::byte* at = b + (u * kWidth + v * V::kLanes) * 4;
+            if constexpr (G::kStreams) __builtin_prefetch(at + kWidth * 4 * 8);
+            bs[v] = G::load(at);
+        });
+        each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE {
+            if (v == 0) as = G::broadcast(a + r * a_stride + u * 4);
+            sum = G::dot(sum, as, bs[v]);
+        });
+    };
+    constexpr int kUnroll = 2;
+    for (; units >= kUnroll; units -= kUnroll, a += kUnroll * 4, b += kUnroll * kWidth * 4) unrolled<kUnroll>(multiply);
+    for (; units > 0; --units, a += 4, b += kWidth * 4) multiply(std::integral_constant<int, 0>{});
+    each_sum([&](int r, int v, Sum& sum)
+                 ALWAYS_INLINE { V::store(c + r * c_stride + v * V::kLanes, reinterpret_cast<typename V::F>(sum)); });
+}
+
+// Up to kRows rows in tiles of kRows, then of 4, 2 and 1. Before each of the former come `bytes_ahead` bytes of the B
+// that is needed next into the second-level cache.
 template <class G, int kRows, int kVectors>
 inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
-                     std::int64_t units, float* c) {
-    constexpr int kWidth = kVectors * G::V::kLanes;
-    const auto advance = [&](int done) {
-        a += done * a_stride;
-        c += done * kWidth;
-        rows -= done;
+                     std::int64_t units, const std::byte* first, float* c, std::int64_t c_stride,
+                     std::int64_t bytes_ahead) {
+    const std::byte* ahead = b + units * kVectors * G::V::kLanes * 4;
+    const auto tiles_of = [&](auto size) {
+        constexpr int kSize = decltype(size)::value;
+        for (; rows >= kSize; rows -= kSize, a += kSize * a_stride, c += kSize * c_stride) {
+            if constexpr (kSize == kRows) {
+                for (const std::byte* end = ahead + bytes_ahead; ahead < end; ahead += 256) {
+                    unrolled<4>([&](auto line) ALWAYS_INLINE { __builtin_prefetch(ahead + line * 64, 0, 2); });
+                }
+            }
+            dot_tile<G, kSize, kVectors>(a, a_stride, b, units, first, c, c_stride);
+        }
     };
-    for (; rows >= kRows; advance(kRows)) dot_tile<G, kRows, kVectors>(a, a_stride, b, units, c);
-    for (; rows >= 4; advance(4)) dot_tile<G, 4, kVectors>(a, a_stride, b, units, c);
-    for (; rows >= 2; advance(2)) dot_tile<G, 2, kVectors>(a, a_stride, b, units, c);
-    for (; rows >= 1; advance(1)) dot_tile<G, 1, kVectors>(a, a_stride, b, units, c);
+    tiles_of(std::integral_constant<int, kRows>{});
+    tiles_of(std::integral_constant<int, 4>{});
+    tiles_of(std::integral_constant<int, 2>{});
+    tiles_of(std::integral_constant<int, 1>{});
 }
 
-// The multipliers of tiers that dot vectors: kMaxVectors * kLanes columns at most, and as many accumulators as fit.
+// The shape of a tier's tiles: how wide they are at most and for weights, in vectors, and how many vectors of C a core
+// holds in registers. Where a panel of B is larger than the first-level cache, kTiles tiles of rows pass over a block
+// of kBlockUnits of it before the next one, their sums in C meanwhile: the same additions in the same order.
+template <int kWidest, int kRegisters, int kVectorsOfWeights, std::int64_t kBlock, int kTilesOfBlock>
+struct TileShape {
+    static constexpr int kMaxVectors = kWidest, kAccumulators = kRegisters, kWeightVectors = kVectorsOfWeights;
+    static constexpr std::int64_t kBlockUnits = kBlock;
+    static constexpr int kTiles = kTilesOfBlock;
+    static constexpr bool kStreams = kTiles == 1;  // every tile reads B from the second-level cache
+
+    // Rows of a tile that many vectors wide.
+    static constexpr int rows_of(int vectors) { return vectors == 1 ? kAccumulators / 2 : kAccumulators / vectors; }
+
+    static constexpr int kRowTile = rows_of(kWeightVectors), kRowsTogether = 1;
+};
+
+constexpr std::int64_t kWholePanel = std::int64_t{1} << 40;
+
+// The multiplier of tiers that dot vectors.
 template <class Tier>
 struct DotTiles {
-    // Rows of a tile that many vectors wide.
-    static constexpr int rows_of(int vectors) {
-        return vectors == 1 ? Tier::kAccumulators / 2 : Tier::kAccumulators / vectors;
-    }
-
     // A panel's width for a matrix of n columns: the widest that wastes no vector.
     static std::int64_t width_for(std::int64_t n) {
         const std::int64_t vectors = (n + Tier::V::kLanes - 1) / Tier::V::kLanes;
@@ -75,33 +113,47 @@ struct DotTiles {
         return vectors == 1 ? Tier::V::kLanes : 2 * Tier::V::kLanes;
     }
 
+    // c [rows, width] = A B over `units` units. kFar: B is worth being fetched ahead.
+    template <bool kFar = false>
     static void tile(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
-                     std::int64_t units, std::int64_t width, float* c) {
-        switch (width / Tier::V::kLanes) {
-            case 1:
-                return dot_rows<Tier, rows_of(1), 1>(a, a_stride, rows, b, units, c);
-            case 2:
-                return dot_rows<Tier, rows_of(2), 2>(a, a_stride, rows, b, units, c);
-            case 3:
-                if constexpr (Tier::kMaxVectors >= 3)
-                    return dot_rows<Tier, rows_of(3), 3>(a, a_stride, rows, b, units, c);
-                break;
-            case 4:
-                if constexpr (Tier::kMaxVectors >= 4)
-                    return dot_rows<Tier, rows_of(4), 4>(a, a_stride, rows, b, units, c);
-                break;
+                     std::int64_t units, std::int64_t width, float* c, std::int64_t c_stride) {
+        const std::byte* first = b + units * width * 4;
+        for (std::int64_t u = 0; u < units; u += Tier::kBlockUnits, first = nullptr) {
+            const std::int64_t count = std::min<std::int64_t>(Tier::kBlockUnits, units - u);
+            const auto multiply = [&](auto vectors) {
+                constexpr int kVectors = decltype(vectors)::value;
+                if constexpr (kVectors <= Tier::kMaxVectors) {
+                    constexpr int kRows = Tier::rows_of(kVectors);
+                    const std::int64_t ahead = kFar && !Tier::kStreams ? count * width * 4 * kRows / rows : 0;
+                    dot_rows<Tier, kRows, kVectors>(a + u * 4, a_stride, rows, b + u * width * 4, count, first, c,
+                                                    c_stride, ahead);
+                }
+            };
+            switch (width / Tier::V::kLanes) {
+                case 1:
+                    multiply(std::integral_constant<int, 1>{});
+                    break;
+                case 2:
+                    multiply(std::integral_constant<int, 2>{});
+                    break;
+                case 3:
+                    multiply(std::integral_constant<int, 3>{});
+                    break;
+                default:
+                    multiply(std::integral_constant<int, 4>{});
+            }
         }
-        __builtin_unreachable();
     }
 
     template <class Epilogue>
     static void panel_product(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b,
                               Epilogue& epilogue) {
+        constexpr int kRows = Tier::kRowTile * Tier::kTiles;
         const std::int64_t units = units_of<Tier>(k), stride = row_bytes<Tier>(k);
-        alignas(64) float c[Tier::kRowTile * Tier::kPanel];
-        for (std::int64_t r = 0; r < rows; r += Tier::kRowTile) {
-            const std::int64_t count = std::min<std::int64_t>(Tier::kRowTile, rows - r);
-            tile(a + r * stride, stride, count, b, units, Tier::kPanel, c);
+        alignas(64) float c[kRows * Tier::kPanel];
+        for (std::int64_t r = 0; r < rows; r += kRows) {
+            const std::int64_t count = std::min<std::int64_t>(kRows, rows - r);
+            tile<true>(a + r * stride, stride, count, b, units, Tier::kPanel, c, Tier::kPanel);
             for (std::int64_t i = 0; i < count; ++i) {
                 epilogue.next_row(c + i * Tier::kPanel, row_scale<Tier>(a, r + i, k));
             }

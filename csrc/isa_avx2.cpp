@@ -27,7 +27,7 @@
 namespace astfast {
 
 template <Precision kPrecision>
-using Gemm = FloatGemm<Avx2, 2, 12, 2, kPrecision>;
+using Gemm = FloatGemm<Avx2, TileShape<2, 12, 2, 128, 20>, kPrecision>;
 
 const Kernels avx2_float32 = kernels_of<Gemm<Precision::kFloat32>>("avx2", Precision::kFloat32);
 const Kernels avx2_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("avx2", Precision::kBfloat16);

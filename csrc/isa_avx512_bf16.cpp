@@ -31,15 +31,12 @@
 namespace astfast {
 namespace {
 
-struct Bf16Gemm : Bf16Operands, DotTiles<Bf16Gemm> {
+struct Bf16Gemm : Bf16Operands, TileShape<4, 24, 3, kWholePanel, 1>, DotTiles<Bf16Gemm> {
     using Vector = __m512i;
     static constexpr int kUnits = 1;
-    static constexpr int kMaxVectors = 4, kAccumulators = 24;
-    static constexpr int kPanel = 48, kMaxWidth = 64, kColumnsTogether = kPanel;
-    static constexpr int kRowTile = 8, kQueryTile = 24, kRowsTogether = 1;
+    static constexpr int kPanel = 48, kMaxWidth = 64, kColumnsTogether = kPanel, kQueryTile = 24;
 
     static Sum first(const std::byte*, int) { return V::zero(); }
-    static V::F as_float(Sum sum) { return sum; }
     static V::F load_sum(const float* c) { return V::load(c); }
 
     static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }

@@ -29,8 +29,9 @@
 
 namespace astfast {
 
-const Kernels avx512_vnni_int8 = kernels_of<VnniGemm, DotAttention<FloatGemm<Avx512, 4, 24, 3, Precision::kBfloat16>>>(
-    "avx512_vnni", Precision::kInt8);
+const Kernels avx512_vnni_int8 =
+    kernels_of<VnniGemm, DotAttention<FloatGemm<Avx512, TileShape<4, 24, 3, kWholePanel, 1>, Precision::kBfloat16>>>(
+        "avx512_vnni", Precision::kInt8);
 
 }  // namespace astfast
 

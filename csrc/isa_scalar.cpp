@@ -22,8 +22,8 @@
 namespace astfast {
 
 template <Precision kPrecision>
-using Gemm =
-    FloatGemm<Portable, 2, 8, 2, kPrecision>;  // 4 x 8: 8 of 16 registers, since there is no fused multiply-add
+using Gemm = FloatGemm<Portable, TileShape<2, 8, 2, 256, 16>,
+                       kPrecision>;  // 4 x 8: 8 of 16 registers, since there is no fused multiply-add
 
 const Kernels scalar_float32 = kernels_of<Gemm<Precision::kFloat32>>("scalar", Precision::kFloat32);
 const Kernels scalar_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("scalar", Precision::kBfloat16);

@@ -4,7 +4,7 @@
 namespace astfast {
 namespace {
 
-struct VnniGemm : DotTiles<VnniGemm> {
+struct VnniGemm : TileShape<4, 24, 3, kWholePanel, 1>, DotTiles<VnniGemm> {
     using V = Avx512;
     using Activation = std::uint16_t;
     using Operand = std::uint8_t;
@@ -12,13 +12,10 @@ struct VnniGemm : DotTiles<VnniGemm> {
     using Sum = __m512i;
     static constexpr bool kRounds = false, kQuantised = true;
     static constexpr int kUnit = 4, kUnits = 1;
-    static constexpr int kMaxVectors = 3, kAccumulators = 24;
-    static constexpr int kPanel = 48, kColumnsTogether = kPanel;
-    static constexpr int kRowTile = 8, kRowsTogether = 1;
+    static constexpr int kPanel = 48, kMaxWidth = 64, kColumnsTogether = kPanel, kQueryTile = 24;
 
     static Sum first(const std::byte* end, int vector) { return _mm512_loadu_si512(end + kPanel * 4 + vector * 64); }
-    static V::F as_float(Sum sum) { return _mm512_cvtepi32_ps(sum); }
-    static V::F load_sum(const float* c) { return V::load(c); }
+    static V::F load_sum(const float* c) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(c)); }
 
     static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }
     static Vector broadcast(const std::byte* a) {
