@@ -45,6 +45,7 @@ struct AmxInt8 {
     static constexpr bool kRounds = false, kQuantised = true;
     static constexpr int kUnit = 4;
 
+    static float steps(std::int64_t) { return 127.0f; }
     static void dot_00() { _tile_dpbssd(0, 4, 6); }
     static void dot_01() { _tile_dpbssd(1, 4, 7); }
     static void dot_10() { _tile_dpbssd(2, 5, 6); }

@@ -16,6 +16,9 @@ struct FloatGemm : Shape, DotTiles<FloatGemm<VectorType, Shape, kPrecision>> {
     static constexpr int kPanel = Shape::kWeightVectors * V::kLanes, kMaxWidth = Shape::kMaxVectors * V::kLanes;
     static constexpr int kColumnsTogether = kPanel, kQueryTile = 24;
 
+    using Values = FloatGemm;
+    static float steps(std::int64_t) { return 127.0f; }
+
     static Vector load(const std::byte* b) { return V::load(reinterpret_cast<const float*>(b)); }
     static Vector broadcast(const std::byte* a) { return V::set(*reinterpret_cast<const float*>(a)); }
     static Sum first(const std::byte*, int) { return V::zero(); }

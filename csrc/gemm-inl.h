@@ -279,16 +279,16 @@ void gemm_panel(const std::byte* a, std::int64_t row, std::int64_t rows, std::in
     }
 }
 
-template <class G>
-void pack_weight(const float* weight, std::int64_t row_stride, std::int64_t columns, std::int64_t k, std::byte* panel) {
-    using V = typename G::V;
+// One panel of B over k: write(j, row) makes column j of `columns`, a row of operands, and returns its scale.
+// `operands` holds operand_bytes<G>(k) for each column.
+template <class G, class Write>
+inline void pack_panel(std::int64_t columns, std::int64_t k, std::byte* operands, std::byte* panel,
+                       const Write& write) {
     const std::int64_t stride = operand_bytes<G>(k), units = units_of<G>(k);
-    const auto operands = std::make_unique<std::byte[]>(static_cast<std::size_t>(columns * stride));
     std::byte* const end = panel + units * G::kPanel * 4;
     for (std::int64_t j = 0; j < columns; ++j) {
-        const LinearRow<G> row(operands.get() + j * stride);
-        const float* source = weight + j * row_stride;
-        const float scale = write_row<G>(row, k, [&](const auto& fn) { for_elements<V>(source, k, fn); });
+        const LinearRow<G> row(operands + j * stride);
+        const float scale = write(j, row);
         if constexpr (G::kQuantised) {
             PanelScales::scales(end)[j] = scale;
             PanelScales::first(end, G::kPanel)[j] = G::make_weights(row, k);
@@ -300,12 +300,21 @@ void pack_weight(const float* weight, std::int64_t row_stride, std::int64_t colu
     }
     for (std::int64_t j = 0; j < G::kPanel; j += G::kColumnsTogether) {
         const auto row = [&](std::int64_t i) {
-            return reinterpret_cast<const std::uint32_t*>(operands.get() + (j + i) * stride);
+            return reinterpret_cast<const std::uint32_t*>(operands + (j + i) * stride);
         };
         transpose_to_panel<G>(row, std::clamp<std::int64_t>(columns - j, 0, G::kColumnsTogether), units,
                               G::kColumnsTogether, G::kColumnsTogether,
                               reinterpret_cast<std::uint32_t*>(panel) + j * units);
     }
+}
+
+template <class G>
+void pack_weight(const float* weight, std::int64_t row_stride, std::int64_t columns, std::int64_t k, std::byte* panel) {
+    const auto operands = std::make_unique<std::byte[]>(static_cast<std::size_t>(columns * operand_bytes<G>(k)));
+    pack_panel<G>(columns, k, operands.get(), panel, [&](std::int64_t j, const LinearRow<G>& row) {
+        const float* source = weight + j * row_stride;
+        return write_row<G>(row, k, [&](const auto& fn) { for_elements<typename G::V>(source, k, fn); });
+    });
 }
 
 }  // namespace

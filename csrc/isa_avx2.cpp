@@ -1,10 +1,11 @@
-// AVX2 and FMA: tiles of 6 x 16 float32.
+// AVX2 and FMA: tiles of 6 x 16, of float32 or of int32 sums.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -21,18 +22,19 @@
 #include "gemm-inl.h"
 #include "attention-inl.h"
 #include "float_gemm-inl.h"
+#include "madd_gemm-inl.h"
 #include "tier-inl.h"
 // clang-format on
 
 namespace astfast {
 
+using Shape = TileShape<2, 12, 2, 128, 20>;
 template <Precision kPrecision>
-using Gemm = FloatGemm<Avx2, TileShape<2, 12, 2, 128, 20>, kPrecision>;
+using Gemm = FloatGemm<Avx2, Shape, kPrecision>;
 
 const Kernels avx2_float32 = kernels_of<Gemm<Precision::kFloat32>>("avx2", Precision::kFloat32);
 const Kernels avx2_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("avx2", Precision::kBfloat16);
-const Kernels avx2_int8 =
-    kernels_of<Gemm<Precision::kInt8>, DotAttention<Gemm<Precision::kBfloat16>>>("avx2", Precision::kInt8);
+const Kernels avx2_int8 = kernels_of<MaddGemm<Shape>>("avx2", Precision::kInt8);
 
 }  // namespace astfast
 

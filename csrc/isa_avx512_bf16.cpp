@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -22,7 +23,6 @@
 #include "pack-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"
-#include "float_gemm-inl.h"
 #include "bf16_vector-inl.h"
 #include "vnni_gemm-inl.h"
 #include "tier-inl.h"
@@ -33,6 +33,7 @@ namespace {
 
 struct Bf16Gemm : Bf16Operands, TileShape<4, 24, 3, kWholePanel, 1>, DotTiles<Bf16Gemm> {
     using Vector = __m512i;
+    using Values = Bf16Gemm;
     static constexpr int kUnits = 1;
     static constexpr int kPanel = 48, kMaxWidth = 64, kColumnsTogether = kPanel, kQueryTile = 24;
 
@@ -56,7 +57,7 @@ struct Bf16Gemm : Bf16Operands, TileShape<4, 24, 3, kWholePanel, 1>, DotTiles<Bf
 }  // namespace
 
 const Kernels avx512_bf16_bfloat16 = kernels_of<Bf16Gemm>("avx512_bf16", Precision::kBfloat16);
-const Kernels avx512_bf16_int8 = kernels_of<VnniGemm, DotAttention<Bf16Gemm>>("avx512_bf16", Precision::kInt8);
+const Kernels avx512_bf16_int8 = kernels_of<VnniGemm>("avx512_bf16", Precision::kInt8);
 
 }  // namespace astfast
 

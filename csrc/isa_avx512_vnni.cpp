@@ -1,10 +1,11 @@
-// AVX-512 VNNI: int8; attention as the tier below does it for bfloat16.
+// AVX-512 VNNI: int8, attention included.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -22,16 +23,13 @@
 #include "pack-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"
-#include "float_gemm-inl.h"
 #include "vnni_gemm-inl.h"
 #include "tier-inl.h"
 // clang-format on
 
 namespace astfast {
 
-const Kernels avx512_vnni_int8 =
-    kernels_of<VnniGemm, DotAttention<FloatGemm<Avx512, TileShape<4, 24, 3, kWholePanel, 1>, Precision::kBfloat16>>>(
-        "avx512_vnni", Precision::kInt8);
+const Kernels avx512_vnni_int8 = kernels_of<VnniGemm>("avx512_vnni", Precision::kInt8);
 
 }  // namespace astfast
 

@@ -2,8 +2,9 @@
 //
 // G, the way a tier multiplies, gives: V, its vectors; Activation, float or uint16_t (bfloat16), what ops exchange;
 // Operand, float, uint16_t, int8_t or uint8_t (int8 offset by 128), what it multiplies; kUnit, operands in a unit;
-// kUnits, what K is padded to, in units; kQuantised; kRounds, float operands to bfloat16; kRowsTogether, rows of A
-// whose lines of 64 bytes alternate: 1, or 16 where A is made of AMX tiles.
+// kUnits, what K is padded to, in units; kQuantised, and then steps(k), what the largest magnitude of k operands
+// becomes; kRounds, float operands to bfloat16; kRowsTogether, rows of A whose lines of 64 bytes alternate: 1, or 16
+// where A is made of AMX tiles.
 
 namespace astfast {
 namespace {
@@ -95,6 +96,11 @@ inline void store_from_float(std::int8_t* p, typename V::F x, int n) {
 }
 
 template <class V>
+inline void store_from_float(std::int16_t* p, typename V::F x, int n) {
+    V::store_int16(p, x, n);
+}
+
+template <class V>
 inline void store_from_float(std::uint8_t* p, typename V::F x, int n) {  // offset by 128
     V::store_int8(reinterpret_cast<std::int8_t*>(p), x + V::set(128.0f), n);
 }
@@ -130,9 +136,9 @@ inline float write_row(const Row& row, std::int64_t k, const Each& each) {
         auto largest = V::zero();
         each([&](std::int64_t, int, typename V::F x) { largest = V::max(largest, V::max(x, -x)); });
         const float magnitude = V::largest(largest);
-        const auto inverse = V::set(magnitude > 0.0f ? 127.0f / magnitude : 0.0f);
+        const auto inverse = V::set(magnitude > 0.0f ? G::steps(k) / magnitude : 0.0f);
         each([&](std::int64_t i, int n, typename V::F x) { store_operand<G>(row.at(i), V::nearest(x * inverse), n); });
-        scale = magnitude / 127.0f;
+        scale = magnitude / G::steps(k);
     } else {
         each([&](std::int64_t i, int n, typename V::F x) { store_operand<G>(row.at(i), x, n); });
     }
@@ -217,9 +223,9 @@ inline void for_elements(const T* x, std::int64_t k, const Fn& fn) {
     for_vectors<V>(k, [&](std::int64_t i, int n) { fn(i, n, load_as_float<V>(x + i, n)); });
 }
 
-// One row of activations as operands that are not quantised.
+// One row of activations as operands, and its padding. Returns the scale of a quantised row.
 template <class G, class Row>
-inline void copy_row(const Row& row, const typename G::Activation* x, std::int64_t k) {
+inline float copy_row(const Row& row, const typename G::Activation* x, std::int64_t k) {
     using Operand = typename G::Operand;
     if constexpr (std::is_same_v<typename G::Activation, Operand>) {
         constexpr auto kLine = static_cast<std::int64_t>(64 / sizeof(Operand));
@@ -227,23 +233,22 @@ inline void copy_row(const Row& row, const typename G::Activation* x, std::int64
         for (; i + kLine <= k; i += kLine) std::memcpy(row.at(i), x + i, 64);
         if (i < k) std::memcpy(row.at(i), x + i, static_cast<std::size_t>(k - i) * sizeof(Operand));
         zero_tail<G>(row, k);
-    } else {
-        write_row<G>(row, k, [&](const auto& fn) { for_elements<typename G::V>(x, k, fn); });
+        return 1.0f;
     }
+    return write_row<G>(row, k, [&](const auto& fn) { for_elements<typename G::V>(x, k, fn); });
+}
+
+template <class G>
+inline void copy_row_of_a(std::byte* a, std::int64_t r, const typename G::Activation* x, std::int64_t k) {
+    const float scale = copy_row<G>(row_of<G>(a, r, k), x, k);
+    if constexpr (G::kQuantised) *scale_of<G>(a, r, k) = scale;
 }
 
 template <class G>
 void copy_rows(const Rows<const void>& x, std::int64_t row, std::int64_t rows, std::int64_t k, std::byte* a) {
     using Activation = typename G::Activation;
     const Rows<const Activation> typed{static_cast<const Activation*>(x.data), x.per_clip, x.clip_stride, x.row_stride};
-    for (std::int64_t r = 0; r < rows; ++r) {
-        const Activation* source = typed.at(row + r);
-        if constexpr (G::kQuantised) {
-            write_row_of_a<G>(a, r, k, [&](const auto& fn) { for_elements<typename G::V>(source, k, fn); });
-        } else {
-            copy_row<G>(row_of<G>(a, r, k), source, k);
-        }
-    }
+    for (std::int64_t r = 0; r < rows; ++r) copy_row_of_a<G>(a, r, typed.at(row + r), k);
 }
 
 // Column j * size + i of a patch's row is frame j, mel bin i of the patch: mel bins are contiguous in the spectrogram.

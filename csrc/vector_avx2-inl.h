@@ -65,6 +65,14 @@ struct Avx2 {
         std::memcpy(p, halves, static_cast<std::size_t>(n) * 2);
     }
 
+    // Whole numbers from -32768 to 32767.
+    static void store_int16(std::int16_t* p, F x, int n) {
+        const __m256i whole = _mm256_cvtps_epi32(x);
+        const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+        if (n == kLanes) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), halves);
+        std::memcpy(p, &halves, static_cast<std::size_t>(n) * 2);
+    }
+
     static void transpose(const std::uint32_t* const* src, std::uint32_t* dst, std::int64_t stride, int n) {
         __m256 r[8], s[8];
         for (int j = 0; j < 8; ++j) {

@@ -1,20 +1,29 @@
 // int8 by VPDPBUSD, which multiplies unsigned by signed bytes: rows of A are offset by 128, and every sum starts from
-// -128 times its column's sum. Sums are exact. Tiles of 8 x 48.
+// -128 times its column's sum; probabilities are unsigned as they are. Sums are exact. Tiles of 8 x 48.
 
 namespace astfast {
 namespace {
 
-struct VnniGemm : TileShape<4, 24, 3, kWholePanel, 1>, DotTiles<VnniGemm> {
+template <bool kOffset>
+struct VnniProduct : TileShape<4, 24, 3, kWholePanel, 1>, DotTiles<VnniProduct<kOffset>> {
     using V = Avx512;
     using Activation = std::uint16_t;
-    using Operand = std::uint8_t;
+    using Operand = std::conditional_t<kOffset, std::uint8_t, std::int8_t>;  // how it is stored: offset or not
     using Vector = __m512i;
     using Sum = __m512i;
+    using Values = VnniProduct<false>;
     static constexpr bool kRounds = false, kQuantised = true;
     static constexpr int kUnit = 4, kUnits = 1;
     static constexpr int kPanel = 48, kMaxWidth = 64, kColumnsTogether = kPanel, kQueryTile = 24;
 
-    static Sum first(const std::byte* end, int vector) { return _mm512_loadu_si512(end + kPanel * 4 + vector * 64); }
+    static float steps(std::int64_t) { return 127.0f; }
+    static float probability_steps(std::int64_t keys) {  // sums have room for 66,000 times 255
+        return static_cast<float>(std::min<std::int64_t>(255, 0x7fff0000 / (127 * keys)));
+    }
+
+    static Sum first(const std::byte* end, int vector) {
+        return kOffset ? _mm512_loadu_si512(end + kPanel * 4 + vector * 64) : _mm512_setzero_si512();
+    }
     static V::F load_sum(const float* c) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(c)); }
 
     static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }
@@ -37,6 +46,8 @@ struct VnniGemm : TileShape<4, 24, 3, kWholePanel, 1>, DotTiles<VnniGemm> {
         return -128 * sum;
     }
 };
+
+using VnniGemm = VnniProduct<true>;
 
 }  // namespace
 }  // namespace astfast

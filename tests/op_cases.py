@@ -94,8 +94,9 @@ def result_of(case: OpCase, geometry: Geometry, dtype: torch.dtype) -> np.ndarra
 
 class QuantisedOps(ReferenceOps):
     """What int8 means, in float64: weights by output channel and activations by token as 127 steps of their largest
-    magnitude, products exact; attention, LayerNorms, embeddings and the residual stream as they are. Activations
-    between ops are bfloat16."""
+    magnitude, products exact; LayerNorms, embeddings and the residual stream as they are. Of a head, queries and keys
+    by token and values by channel likewise, probabilities as 255 steps of a row's largest. Activations between ops are
+    bfloat16. A tier may be more precise: by more steps, or with attention in bfloat16."""
 
     def __init__(self, heads: int) -> None:
         super().__init__(heads, torch.float64)
@@ -105,7 +106,13 @@ class QuantisedOps(ReferenceOps):
         return _as_bfloat16(torch.nn.functional.gelu(y) if activation == "gelu" else y)
 
     def attention(self, q: Any, kv: Any, out: Any = None) -> torch.Tensor:
-        return _as_bfloat16(super().attention(q, kv))
+        b, rows, d = q.shape
+        heads = [x.reshape(b, -1, self.heads, d // self.heads).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:])]
+        q, k, v = _quantised(heads[0], -1), _quantised(heads[1], -1), _quantised(heads[2], -2)
+        scores = q @ k.mT / (d // self.heads) ** 0.5
+        p = (255 * torch.exp(scores - scores.amax(-1, keepdim=True))).round()
+        y = p @ v / p.sum(-1, keepdim=True)
+        return _as_bfloat16(y.transpose(1, 2).reshape(b, rows, d))
 
     def linear_residual(self, x: Any, w: Linear, residual: Any) -> torch.Tensor:
         return residual + _quantised_linear(x, w)
@@ -115,12 +122,13 @@ def _as_bfloat16(x: torch.Tensor) -> torch.Tensor:
     return x.bfloat16().double()
 
 
-def _quantised_linear(x: torch.Tensor, w: Linear) -> torch.Tensor:
-    def quantised(rows: torch.Tensor) -> torch.Tensor:
-        step = rows.abs().amax(-1, keepdim=True) / 127
-        return (rows / step).round() * step
+def _quantised(x: torch.Tensor, dim: int) -> torch.Tensor:
+    step = x.abs().amax(dim, keepdim=True) / 127
+    return torch.where(step > 0, (x / step).round() * step, 0.0)
 
-    return torch.nn.functional.linear(quantised(x), quantised(w.weight), w.bias)
+
+def _quantised_linear(x: torch.Tensor, w: Linear) -> torch.Tensor:
+    return torch.nn.functional.linear(_quantised(x, -1), _quantised(w.weight, -1), w.bias)
 
 
 def at_precision(case: OpCase, geometry: Geometry, precision: str) -> np.ndarray:
