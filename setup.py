@@ -26,7 +26,7 @@ def native_module() -> Extension:
         depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
         cxx_std=17,
         extra_compile_args=[
-            "-O2",
+            *([] if "-O" in os.environ.get("CXXFLAGS", "") else ["-O2"]),
             "-ffp-contract=off",
             "-Wall",
             "-Wextra",
