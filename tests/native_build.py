@@ -79,8 +79,9 @@ def run_python(package: Path, script: str, **variables: str) -> subprocess.Compl
 def run_tests(
     package: Path, files: list[str], options: list[str], **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs test files with the native module of ``package``."""
-    arguments = ["-q", "-p", "no:cacheprovider", *options, *(str(ROOT / "tests" / name) for name in files)]
+    """Runs test files with the native module of ``package``. What it says when it aborts is in stderr."""
+    paths = [str(ROOT / "tests" / name) for name in files]
+    arguments = ["-q", "-p", "no:cacheprovider", "--capture=sys", *options, *paths]
     script = (
         "import astfast._native as native, pytest, sys;"
         f"assert native.__file__.startswith({str(package)!r}), native.__file__;"

@@ -11,6 +11,7 @@
 #undef _tile_dpbsud
 #undef _tile_dpbusd
 #undef _tile_dpbuud
+#undef _tile_dpfp16ps
 
 namespace astfast {
 
