@@ -105,9 +105,22 @@ struct AmxGemm : Operands {
     static constexpr int kPanel = 32, kColumnsTogether = 16;
     static constexpr int kRowTile = 32, kRowsTogether = 16;
 
+    static constexpr std::int64_t kChunkUnits = std::int64_t{1} << 40;
+    static constexpr int kPanelsTogether = 1;
+
+    template <class EpilogueAt>
+    static void multiply(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b, std::int64_t panels,
+                         const EpilogueAt& epilogue_at) {
+        for (std::int64_t p = 0; p < panels; ++p) {
+            auto epilogue = epilogue_at(0, p);
+            multiply_panel(a, rows, k, b + p * panel_bytes<AmxGemm>(k), epilogue);
+        }
+    }
+
+  private:
     template <class Epilogue>
-    static void panel_product(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b,
-                              Epilogue& epilogue) {
+    static void multiply_panel(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b,
+                               Epilogue& epilogue) {
         const TileSession session;
         const std::int64_t steps = units_of<AmxGemm>(k) / kUnits, panel = panel_bytes<AmxGemm>(k);
         const std::int64_t group = kRowsTogether * row_bytes<AmxGemm>(k), tiles = (rows + kRowTile - 1) / kRowTile;

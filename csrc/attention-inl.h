@@ -191,7 +191,8 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
         copy_row_of_a<G>(q, r, static_cast<const Activation*>(head.q) + (query + r) * head.q_stride, head.head_dim);
     }
     for (std::int64_t panel = 0; panel < layout.key_panels; ++panel) {
-        G::tile(q, layout.query_stride, queries, packed + panel * layout.key_panel_bytes, layout.key_units, G::kPanel,
+        const std::byte* b = packed + panel * layout.key_panel_bytes;
+        G::tile(q, layout.query_stride, queries, b, layout.key_units, G::kPanel, b + layout.key_units * G::kPanel * 4,
                 scores + panel * G::kPanel, layout.score_stride);
     }
 
@@ -215,7 +216,7 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     for (std::int64_t d = 0; d < head.head_dim; d += layout.value_width, packed += layout.value_panel_bytes) {
         const std::int64_t width = std::min(layout.value_width, head.head_dim - d);
         G::Values::tile(reinterpret_cast<const std::byte*>(scores), layout.score_stride * 4, queries, packed,
-                        layout.value_units, layout.value_width, c, layout.value_width);
+                        layout.value_units, layout.value_width, packed, c, layout.value_width);
         for (std::int64_t r = 0; r < queries; ++r) {
             auto* out = static_cast<Activation*>(head.out) + (query + r) * head.out_stride + d;
             for_vectors<V>(width, [&](std::int64_t i, int n) {

@@ -4,8 +4,8 @@
 namespace astfast {
 namespace {
 
-template <class VectorType, class Shape, Precision kPrecision>
-struct FloatGemm : Shape, DotTiles<FloatGemm<VectorType, Shape, kPrecision>> {
+template <class VectorType, class Shape, class Blocks, Precision kPrecision>
+struct FloatGemm : Shape, Blocks, DotTiles<FloatGemm<VectorType, Shape, Blocks, kPrecision>> {
     using V = VectorType;
     using Activation = std::conditional_t<kPrecision == Precision::kFloat32, float, std::uint16_t>;
     using Operand = float;

@@ -2,7 +2,8 @@
 // also
 //   kPanel             columns of a panel of weights
 //   kRowTile           rows of the largest tile
-//   panel_product(...) rows of A times a panel: DotTiles, below, for tiers that dot vectors; AmxTiles for the other
+//   kChunkUnits        what a pass over several panels takes of K, kPanelsTogether
+//   multiply(...)      rows of A times panels: DotTiles, below, for tiers that dot vectors; AmxTiles for the other
 //   load_sum(c)        a vector of sums, as a product leaves them, as floats
 
 namespace astfast {
@@ -84,22 +85,46 @@ inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t row
 }
 
 // The shape of a tier's tiles: how wide they are at most and for weights, in vectors, and how many vectors of C a core
-// holds in registers. Where a panel of B is larger than the first-level cache, kTiles tiles of rows pass over a block
-// of kBlockUnits of it before the next one, their sums in C meanwhile: the same additions in the same order.
-template <int kWidest, int kRegisters, int kVectorsOfWeights, std::int64_t kBlock, int kTilesOfBlock>
+// holds in registers.
+template <int kWidest, int kRegisters, int kVectorsOfWeights>
 struct TileShape {
     static constexpr int kMaxVectors = kWidest, kAccumulators = kRegisters, kWeightVectors = kVectorsOfWeights;
-    static constexpr std::int64_t kBlockUnits = kBlock;
-    static constexpr int kTiles = kTilesOfBlock;
-    static constexpr bool kStreams = kTiles == 1;  // every tile reads B from the second-level cache
-
     // Rows of a tile that many vectors wide.
     static constexpr int rows_of(int vectors) { return vectors == 1 ? kAccumulators / 2 : kAccumulators / vectors; }
 
     static constexpr int kRowTile = rows_of(kWeightVectors), kRowsTogether = 1;
 };
 
-constexpr std::int64_t kWholePanel = std::int64_t{1} << 40;
+// Every tile reads its whole panel from the second-level cache.
+struct WholePanels {
+    static constexpr std::int64_t kBlockUnits = std::int64_t{1} << 40, kChunkUnits = kBlockUnits;
+    static constexpr int kTiles = 1, kPanelsTogether = 1;
+    static constexpr bool kStreams = true;
+};
+
+// For caches that are small, or shared: kTiles tiles of rows pass over a block of a panel that stays in the first-level
+// cache before the next one. Where rows are so long that few fit the second-level cache, it holds chunks of many rows
+// instead, each multiplied by kPanelsTogether panels. Sums wait in C: the same additions in the same order.
+struct BlocksOfPanels {
+    static constexpr std::int64_t kBlockUnits = 128, kChunkUnits = 768;
+    static constexpr int kTiles = 20, kPanelsTogether = 8;
+    static constexpr bool kStreams = false;
+};
+
+// What follows the units of a panel of quantised weights.
+struct PanelScales {
+    static constexpr std::int64_t bytes(std::int64_t panel) { return panel * 8; }
+
+    static float* scales(std::byte* end) { return reinterpret_cast<float*>(end); }  // [panel], by column
+    static std::int32_t* first(std::byte* end, std::int64_t panel) {                // [panel], what sums start from
+        return reinterpret_cast<std::int32_t*>(end + panel * 4);
+    }
+};
+
+template <class G>
+constexpr std::int64_t panel_bytes(std::int64_t k) {
+    return units_of<G>(k) * G::kPanel * 4 + (G::kQuantised ? PanelScales::bytes(G::kPanel) : 0);
+}
 
 // The multiplier of tiers that dot vectors.
 template <class Tier>
@@ -113,11 +138,10 @@ struct DotTiles {
         return vectors == 1 ? Tier::V::kLanes : 2 * Tier::V::kLanes;
     }
 
-    // c [rows, width] = A B over `units` units. kFar: B is worth being fetched ahead.
+    // c [rows, width] (+)= A B over `units` units. kFar: B is worth being fetched ahead.
     template <bool kFar = false>
     static void tile(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
-                     std::int64_t units, std::int64_t width, float* c, std::int64_t c_stride) {
-        const std::byte* first = b + units * width * 4;
+                     std::int64_t units, std::int64_t width, const std::byte* first, float* c, std::int64_t c_stride) {
         for (std::int64_t u = 0; u < units; u += Tier::kBlockUnits, first = nullptr) {
             const std::int64_t count = std::min<std::int64_t>(Tier::kBlockUnits, units - u);
             const auto multiply = [&](auto vectors) {
@@ -145,17 +169,27 @@ struct DotTiles {
         }
     }
 
-    template <class Epilogue>
-    static void panel_product(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b,
-                              Epilogue& epilogue) {
-        constexpr int kRows = Tier::kRowTile * Tier::kTiles;
-        const std::int64_t units = units_of<Tier>(k), stride = row_bytes<Tier>(k);
-        alignas(64) float c[kRows * Tier::kPanel];
+    // epilogue_at(r, p) takes the rows of panel p from row r on.
+    template <class EpilogueAt>
+    static void multiply(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b, std::int64_t panels,
+                         const EpilogueAt& epilogue_at) {
+        constexpr std::int64_t kRows = Tier::kRowTile * Tier::kTiles, kChunk = Tier::kChunkUnits;
+        const std::int64_t units = units_of<Tier>(k), stride = row_bytes<Tier>(k), panel = panel_bytes<Tier>(k);
+        alignas(64) float c[Tier::kPanelsTogether][kRows * Tier::kPanel];
         for (std::int64_t r = 0; r < rows; r += kRows) {
-            const std::int64_t count = std::min<std::int64_t>(kRows, rows - r);
-            tile<true>(a + r * stride, stride, count, b, units, Tier::kPanel, c, Tier::kPanel);
-            for (std::int64_t i = 0; i < count; ++i) {
-                epilogue.next_row(c + i * Tier::kPanel, row_scale<Tier>(a, r + i, k));
+            const std::int64_t count = std::min(kRows, rows - r);
+            for (std::int64_t u = 0; u < units; u += kChunk) {
+                for (std::int64_t p = 0; p < panels; ++p) {
+                    const std::byte* first = u == 0 ? b + p * panel + units * Tier::kPanel * 4 : nullptr;
+                    tile<true>(a + r * stride + u * 4, stride, count, b + p * panel + u * Tier::kPanel * 4,
+                               std::min(kChunk, units - u), Tier::kPanel, first, c[p], Tier::kPanel);
+                }
+            }
+            for (std::int64_t p = 0; p < panels; ++p) {
+                auto epilogue = epilogue_at(r, p);
+                for (std::int64_t i = 0; i < count; ++i) {
+                    epilogue.next_row(c[p] + i * Tier::kPanel, row_scale<Tier>(a, r + i, k));
+                }
             }
         }
     }
@@ -180,21 +214,6 @@ class RowCursor {
     const Rows<void>& rows_;
     std::int64_t clip_, index_;
 };
-
-// What follows the units of a panel of quantised weights.
-struct PanelScales {
-    static constexpr std::int64_t bytes(std::int64_t panel) { return panel * 8; }
-
-    static float* scales(std::byte* end) { return reinterpret_cast<float*>(end); }  // [panel], by column
-    static std::int32_t* first(std::byte* end, std::int64_t panel) {                // [panel], what sums start from
-        return reinterpret_cast<std::int32_t*>(end + panel * 4);
-    }
-};
-
-template <class G>
-constexpr std::int64_t panel_bytes(std::int64_t k) {
-    return units_of<G>(k) * G::kPanel * 4 + (G::kQuantised ? PanelScales::bytes(G::kPanel) : 0);
-}
 
 // What a panel's epilogue needs to know; one kind of epilogue each.
 template <class G, Epilogue kKind>
@@ -259,11 +278,13 @@ class PanelEpilogue {
 };
 
 template <class G>
-void gemm_panel(const std::byte* a, std::int64_t row, std::int64_t rows, std::int64_t k, const std::byte* b,
-                std::int64_t panel_index, const PanelOutput& out) {
+void gemm_panels(const std::byte* a, std::int64_t row, std::int64_t rows, std::int64_t k, const std::byte* b,
+                 std::int64_t panel_index, std::int64_t panels, const PanelOutput& out) {
     const auto run = [&](auto kind) {
-        PanelEpilogue<G, decltype(kind)::value> epilogue(out, row, panel_index, b + units_of<G>(k) * G::kPanel * 4);
-        G::panel_product(a, rows, k, b, epilogue);
+        G::multiply(a, rows, k, b, panels, [&](std::int64_t r, std::int64_t p) {
+            const std::byte* end = b + p * panel_bytes<G>(k) + units_of<G>(k) * G::kPanel * 4;
+            return PanelEpilogue<G, decltype(kind)::value>(out, row + r, panel_index + p, end);
+        });
     };
     switch (out.epilogue) {
         case Epilogue::kActivation:

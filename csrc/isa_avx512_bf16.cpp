@@ -31,7 +31,7 @@
 namespace astfast {
 namespace {
 
-struct Bf16Gemm : Bf16Operands, TileShape<4, 24, 3, kWholePanel, 1>, DotTiles<Bf16Gemm> {
+struct Bf16Gemm : Bf16Operands, TileShape<4, 24, 3>, WholePanels, DotTiles<Bf16Gemm> {
     using Vector = __m512i;
     using Values = Bf16Gemm;
     static constexpr int kUnits = 1;

@@ -23,7 +23,7 @@
 namespace astfast {
 
 template <Precision kPrecision>
-using Gemm = FloatGemm<Portable, TileShape<2, 8, 2, 256, 16>,
+using Gemm = FloatGemm<Portable, TileShape<2, 8, 2>, BlocksOfPanels,
                        kPrecision>;  // 4 x 8: 8 of 16 registers, since there is no fused multiply-add
 
 const Kernels scalar_float32 = kernels_of<Gemm<Precision::kFloat32>>("scalar", Precision::kFloat32);

@@ -93,9 +93,12 @@ struct Kernels {
     void (*copy_rows)(const Rows<const void>& x, std::int64_t row, std::int64_t rows, std::int64_t k, std::byte* a);
     void (*patch_rows)(const Patches& patches, std::int64_t row, std::int64_t rows, std::byte* a);
 
-    // `rows` rows of A times one panel of B -> columns [panel_index * panel, ...) of out, whose first row is `row`.
-    void (*gemm_panel)(const std::byte* a, std::int64_t row, std::int64_t rows, std::int64_t k, const std::byte* b,
-                       std::int64_t panel_index, const PanelOutput& out);
+    // `rows` rows of A times `panels` panels of B, panels_together(k) at most -> columns [panel_index * panel, ...) of
+    // out, whose first row is `row`. chunk_bytes(k) of a row are read at a time.
+    std::int64_t (*panels_together)(std::int64_t k);
+    std::size_t (*chunk_bytes)(std::int64_t k);
+    void (*gemm_panels)(const std::byte* a, std::int64_t row, std::int64_t rows, std::int64_t k, const std::byte* b,
+                        std::int64_t panel_index, std::int64_t panels, const PanelOutput& out);
 
     // softmax(q k^T / sqrt(head_dim)) v for up to query_tile queries; keys and values packed once a head.
     std::int64_t query_tile;

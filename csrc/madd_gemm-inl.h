@@ -6,7 +6,7 @@ namespace astfast {
 namespace {
 
 template <class Shape>
-struct MaddGemm : Shape, DotTiles<MaddGemm<Shape>> {
+struct MaddGemm : Shape, BlocksOfPanels, DotTiles<MaddGemm<Shape>> {
     using V = Avx2;
     using Activation = std::uint16_t;
     using Operand = std::int16_t;

@@ -17,7 +17,7 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) {
 std::int64_t rows_of_block(const Engine& engine, const Kernels& kernels, std::int64_t rows, std::int64_t k) {
     static const auto cache = static_cast<std::int64_t>(l2_cache_bytes() / 2);
     const std::int64_t tiles = divide_up(rows, kernels.row_tile);
-    const std::int64_t bytes_of_tile = static_cast<std::int64_t>(kernels.row_bytes(k)) * kernels.row_tile;
+    const std::int64_t bytes_of_tile = static_cast<std::int64_t>(kernels.chunk_bytes(k)) * kernels.row_tile;
     std::int64_t blocks = divide_up(tiles, std::max<std::int64_t>(1, cache / bytes_of_tile));
     if (tiles >= engine.threads) blocks = divide_up(blocks, engine.threads) * engine.threads;
     return divide_up(tiles, blocks) * kernels.row_tile;
@@ -30,18 +30,20 @@ void multiply(const Engine& engine, std::int64_t rows, const PackedLinear& w, co
     const Kernels& kernels = *w.kernels;
     const std::int64_t block_rows = rows_of_block(engine, kernels, rows, w.k);
     const std::size_t panel_bytes = kernels.panel_bytes(w.k);
+    const std::int64_t panels = divide_up(w.n, kernels.panel), together = kernels.panels_together(w.k);
     const PoolLock lock;
     reserve_scratch(engine.threads, kernels.row_bytes(w.k) * static_cast<std::size_t>(block_rows));
     parallel_blocks(
-        engine.threads, divide_up(rows, block_rows), divide_up(w.n, kernels.panel),
+        engine.threads, divide_up(rows, block_rows), divide_up(panels, together),
         [&](std::int64_t block, int worker) {
             const std::int64_t row = block * block_rows;
             pack(row, std::min(block_rows, rows - row), scratch(worker));
         },
-        [&](std::int64_t block, int owner, std::int64_t panel, int) {
-            const std::int64_t row = block * block_rows;
+        [&](std::int64_t block, int owner, std::int64_t group, int) {
+            const std::int64_t row = block * block_rows, panel = group * together;
             const std::byte* b = w.panels.get() + static_cast<std::size_t>(panel) * panel_bytes;
-            kernels.gemm_panel(scratch(owner), row, std::min(block_rows, rows - row), w.k, b, panel, out);
+            kernels.gemm_panels(scratch(owner), row, std::min(block_rows, rows - row), w.k, b, panel,
+                                std::min(together, panels - panel), out);
         });
 }
 

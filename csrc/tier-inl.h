@@ -19,7 +19,13 @@ constexpr Kernels kernels_of(const char* tier, Precision precision) {
     k.norm_rows = norm_rows<G>;
     k.copy_rows = copy_rows<G>;
     k.patch_rows = patch_rows<G>;
-    k.gemm_panel = gemm_panel<G>;
+    k.panels_together = [](std::int64_t width) -> std::int64_t {
+        return units_of<G>(width) > G::kChunkUnits ? G::kPanelsTogether : 1;
+    };
+    k.chunk_bytes = [](std::int64_t width) {
+        return static_cast<std::size_t>(std::min<std::int64_t>(row_bytes<G>(width), G::kChunkUnits * 4));
+    };
+    k.gemm_panels = gemm_panels<G>;
     k.query_tile = Attention::kQueryTile;
     k.packed_head_bytes = Attention::packed_bytes;
     k.attend_bytes = Attention::scratch_bytes;

@@ -5,7 +5,7 @@ namespace astfast {
 namespace {
 
 template <bool kOffset>
-struct VnniProduct : TileShape<4, 24, 3, kWholePanel, 1>, DotTiles<VnniProduct<kOffset>> {
+struct VnniProduct : TileShape<4, 24, 3>, WholePanels, DotTiles<VnniProduct<kOffset>> {
     using V = Avx512;
     using Activation = std::uint16_t;
     using Operand = std::conditional_t<kOffset, std::uint8_t, std::int8_t>;  // how it is stored: offset or not
