@@ -101,6 +101,7 @@ template <class Operands, bool kSecondRows, class Beside>
 
 template <class Operands>
 struct AmxGemm : Operands {
+    using Columns = AmxGemm;
     static constexpr int kUnits = 16;
     static constexpr int kPanel = 32, kColumnsTogether = 16;
     static constexpr int kRowTile = 32, kRowsTogether = 16;

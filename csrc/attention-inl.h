@@ -83,14 +83,15 @@ inline void quantise_values(const Head& head, std::int64_t width, std::int64_t d
 
 template <class G>
 void pack_head_panels(const Head& head, std::byte* packed) {
+    using B = typename G::Columns;
     const HeadLayout<G> layout(head.keys, head.head_dim);
-    alignas(64) std::byte rows[G::kPanel * operand_bytes<G>(kMaxHeadDim)];
+    alignas(64) std::byte rows[G::kPanel * operand_bytes<B>(kMaxHeadDim)];
     auto* scales = reinterpret_cast<float*>(packed + layout.value_scales());
     const auto* keys = static_cast<const typename G::Activation*>(head.k);
     for (std::int64_t key = 0; key < head.keys; key += G::kPanel, packed += layout.key_panel_bytes) {
         pack_panel<G>(std::min<std::int64_t>(G::kPanel, head.keys - key), head.head_dim, rows, packed,
-                      [&](std::int64_t j, const LinearRow<G>& row) {
-                          return copy_row<G>(row, keys + (key + j) * head.kv_stride, head.head_dim);
+                      [&](std::int64_t j, const LinearRow<B>& row) {
+                          return copy_row<B>(row, keys + (key + j) * head.kv_stride, head.head_dim);
                       });
     }
     for (std::int64_t d = 0; d < head.head_dim; d += layout.value_width, packed += layout.value_panel_bytes) {

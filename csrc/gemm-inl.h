@@ -23,13 +23,15 @@ ALWAYS_INLINE inline void unrolled(const Fn& fn) {
 // C[rows, kVectors * kLanes] (+)= A B for kRows rows, each element in one accumulator. Sums start from what G::first
 // gives at `first`, or go on from C where that is null; C holds them as they are, its rows c_stride floats apart.
 //
-// G::broadcast(unit) and G::dot(acc, a, b) multiply one unit of a row of A by kLanes units of B.
+// G::broadcast(a) and G::dot(acc, a, b) multiply four bytes of a row of A by kLanes units of B, or by that part of them
+// that G::load takes where a unit is longer in A than in B.
 template <class G, int kRows, int kVectors>
 inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t units,
                      const std::byte* first, float* c, std::int64_t c_stride) {
     using V = typename G::V;
     using Sum = typename G::Sum;
     constexpr int kWidth = kVectors * V::kLanes;
+    constexpr int kSteps = static_cast<int>(unit_bytes<G>) / 4;
     Sum acc[kRows][kVectors];
     const auto each_sum = [&](const auto& fn) ALWAYS_INLINE {
         unrolled<kRows>([&](auto r)
@@ -41,21 +43,27 @@ inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte*
         each_sum([&](int r, int v, Sum& sum)
                      ALWAYS_INLINE { sum = reinterpret_cast<Sum>(V::load(c + r * c_stride + v * V::kLanes)); });
     }
-    const auto multiply = [&](auto u) ALWAYS_INLINE {
+    const auto multiply = [&](auto step) ALWAYS_INLINE {
         typename G::Vector bs[kVectors], as;
         unrolled<kVectors>([&](auto v) ALWAYS_INLINE {
-            const std::byte* at = b + (u * kWidth + v * V::kLanes) * 4;
-            if constexpr (G::kStreams) __builtin_prefetch(at + kWidth * 4 * 8);
-            bs[v] = G::load(at);
+            const std::byte* at = b + (step / kSteps * kWidth + v * V::kLanes) * 4;
+            if constexpr (G::kStreams && step % kSteps == 0) __builtin_prefetch(at + kWidth * 4 * 8);
+            if constexpr (kSteps == 1) {
+                bs[v] = G::load(at);
+            } else {
+                bs[v] = G::load(at, step % kSteps);
+            }
         });
         each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE {
-            if (v == 0) as = G::broadcast(a + r * a_stride + u * 4);
+            if (v == 0) as = G::broadcast(a + r * a_stride + step * 4);
             sum = G::dot(sum, as, bs[v]);
         });
     };
-    constexpr int kUnroll = 2;
-    for (; units >= kUnroll; units -= kUnroll, a += kUnroll * 4, b += kUnroll * kWidth * 4) unrolled<kUnroll>(multiply);
-    for (; units > 0; --units, a += 4, b += kWidth * 4) multiply(std::integral_constant<int, 0>{});
+    constexpr int kUnroll = std::max(1, G::kStepsTogether / kSteps);  // units
+    for (; units >= kUnroll; units -= kUnroll, a += kUnroll * kSteps * 4, b += kUnroll * kWidth * 4) {
+        unrolled<kUnroll * kSteps>(multiply);
+    }
+    for (; units > 0; --units, a += kSteps * 4, b += kWidth * 4) unrolled<kSteps>(multiply);
     each_sum([&](int r, int v, Sum& sum)
                  ALWAYS_INLINE { V::store(c + r * c_stride + v * V::kLanes, reinterpret_cast<typename V::F>(sum)); });
 }
@@ -98,7 +106,7 @@ struct TileShape {
 // Every tile reads its whole panel from the second-level cache.
 struct WholePanels {
     static constexpr std::int64_t kBlockUnits = std::int64_t{1} << 40, kChunkUnits = kBlockUnits;
-    static constexpr int kTiles = 1, kPanelsTogether = 1;
+    static constexpr int kTiles = 1, kPanelsTogether = 1, kStepsTogether = 1;
     static constexpr bool kStreams = true;
 };
 
@@ -107,7 +115,7 @@ struct WholePanels {
 // instead, each multiplied by kPanelsTogether panels. Sums wait in C: the same additions in the same order.
 struct BlocksOfPanels {
     static constexpr std::int64_t kBlockUnits = 128, kChunkUnits = 768;
-    static constexpr int kTiles = 20, kPanelsTogether = 8;
+    static constexpr int kTiles = 20, kPanelsTogether = 8, kStepsTogether = 8;
     static constexpr bool kStreams = false;
 };
 
@@ -149,8 +157,8 @@ struct DotTiles {
                 if constexpr (kVectors <= Tier::kMaxVectors) {
                     constexpr int kRows = Tier::rows_of(kVectors);
                     const std::int64_t ahead = kFar && !Tier::kStreams ? count * width * 4 * kRows / rows : 0;
-                    dot_rows<Tier, kRows, kVectors>(a + u * 4, a_stride, rows, b + u * width * 4, count, first, c,
-                                                    c_stride, ahead);
+                    dot_rows<Tier, kRows, kVectors>(a + u * unit_bytes<Tier>, a_stride, rows, b + u * width * 4, count,
+                                                    first, c, c_stride, ahead);
                 }
             };
             switch (width / Tier::V::kLanes) {
@@ -181,8 +189,9 @@ struct DotTiles {
             for (std::int64_t u = 0; u < units; u += kChunk) {
                 for (std::int64_t p = 0; p < panels; ++p) {
                     const std::byte* first = u == 0 ? b + p * panel + units * Tier::kPanel * 4 : nullptr;
-                    tile<true>(a + r * stride + u * 4, stride, count, b + p * panel + u * Tier::kPanel * 4,
-                               std::min(kChunk, units - u), Tier::kPanel, first, c[p], Tier::kPanel);
+                    tile<true>(a + r * stride + u * unit_bytes<Tier>, stride, count,
+                               b + p * panel + u * Tier::kPanel * 4, std::min(kChunk, units - u), Tier::kPanel, first,
+                               c[p], Tier::kPanel);
                 }
             }
             for (std::int64_t p = 0; p < panels; ++p) {
@@ -300,15 +309,16 @@ void gemm_panels(const std::byte* a, std::int64_t row, std::int64_t rows, std::i
     }
 }
 
-// One panel of B over k: write(j, row) makes column j of `columns`, a row of operands, and returns its scale.
-// `operands` holds operand_bytes<G>(k) for each column.
+// One panel of B over k: write(j, row) makes column j of `columns`, a row of G::Columns' operands, and returns its
+// scale. `operands` holds operand_bytes<B>(k) for each column.
 template <class G, class Write>
 inline void pack_panel(std::int64_t columns, std::int64_t k, std::byte* operands, std::byte* panel,
                        const Write& write) {
-    const std::int64_t stride = operand_bytes<G>(k), units = units_of<G>(k);
+    using B = typename G::Columns;
+    const std::int64_t stride = operand_bytes<B>(k), units = units_of<B>(k);
     std::byte* const end = panel + units * G::kPanel * 4;
     for (std::int64_t j = 0; j < columns; ++j) {
-        const LinearRow<G> row(operands + j * stride);
+        const LinearRow<B> row(operands + j * stride);
         const float scale = write(j, row);
         if constexpr (G::kQuantised) {
             PanelScales::scales(end)[j] = scale;
@@ -323,7 +333,7 @@ inline void pack_panel(std::int64_t columns, std::int64_t k, std::byte* operands
         const auto row = [&](std::int64_t i) {
             return reinterpret_cast<const std::uint32_t*>(operands + (j + i) * stride);
         };
-        transpose_to_panel<G>(row, std::clamp<std::int64_t>(columns - j, 0, G::kColumnsTogether), units,
+        transpose_to_panel<B>(row, std::clamp<std::int64_t>(columns - j, 0, G::kColumnsTogether), units,
                               G::kColumnsTogether, G::kColumnsTogether,
                               reinterpret_cast<std::uint32_t*>(panel) + j * units);
     }
@@ -331,10 +341,11 @@ inline void pack_panel(std::int64_t columns, std::int64_t k, std::byte* operands
 
 template <class G>
 void pack_weight(const float* weight, std::int64_t row_stride, std::int64_t columns, std::int64_t k, std::byte* panel) {
-    const auto operands = std::make_unique<std::byte[]>(static_cast<std::size_t>(columns * operand_bytes<G>(k)));
-    pack_panel<G>(columns, k, operands.get(), panel, [&](std::int64_t j, const LinearRow<G>& row) {
+    using B = typename G::Columns;
+    const auto operands = std::make_unique<std::byte[]>(static_cast<std::size_t>(columns * operand_bytes<B>(k)));
+    pack_panel<G>(columns, k, operands.get(), panel, [&](std::int64_t j, const LinearRow<B>& row) {
         const float* source = weight + j * row_stride;
-        return write_row<G>(row, k, [&](const auto& fn) { for_elements<typename G::V>(source, k, fn); });
+        return write_row<B>(row, k, [&](const auto& fn) { for_elements<typename B::V>(source, k, fn); });
     });
 }
 

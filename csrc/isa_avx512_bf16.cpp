@@ -33,6 +33,7 @@ namespace {
 
 struct Bf16Gemm : Bf16Operands, TileShape<4, 24, 3>, WholePanels, DotTiles<Bf16Gemm> {
     using Vector = __m512i;
+    using Columns = Bf16Gemm;
     using Values = Bf16Gemm;
     static constexpr int kUnits = 1;
     static constexpr int kPanel = 48, kMaxWidth = 64, kColumnsTogether = kPanel, kQueryTile = 24;

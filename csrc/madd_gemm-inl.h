@@ -12,6 +12,7 @@ struct MaddGemm : Shape, BlocksOfPanels, DotTiles<MaddGemm<Shape>> {
     using Operand = std::int16_t;
     using Vector = __m256i;
     using Sum = V::I;
+    using Columns = MaddGemm;
     using Values = MaddGemm;
     static constexpr bool kRounds = false, kQuantised = true;
     static constexpr int kUnit = 2, kUnits = 1;

@@ -2,7 +2,8 @@
 //
 // G, the way a tier multiplies, gives: V, its vectors; Activation, float or uint16_t (bfloat16), what ops exchange;
 // Operand, float, uint16_t, int8_t or uint8_t (int8 offset by 128), what it multiplies; kUnit, operands in a unit;
-// kUnits, what K is padded to, in units; kQuantised, and then steps(k), what the largest magnitude of k operands
+// Columns, how the columns of B are made, G itself where its operands are no longer than B's; kUnits, what K is padded
+// to, in units; kQuantised, and then steps(k), what the largest magnitude of k operands
 // becomes; kRounds, float operands to bfloat16; kRowsTogether, rows of A whose lines of 64 bytes alternate: 1, or 16
 // where A is made of AMX tiles.
 
@@ -15,10 +16,14 @@ constexpr std::int64_t units_of(std::int64_t k) {
     return (units + G::kUnits - 1) / G::kUnits * G::kUnits;
 }
 
+// Bytes of a unit in a row of A: four, but where G multiplies longer operands than B is kept in.
+template <class G>
+constexpr std::int64_t unit_bytes = G::kUnit * static_cast<std::int64_t>(sizeof(typename G::Operand));
+
 // Bytes of the operands of a row of A.
 template <class G>
 constexpr std::int64_t operand_bytes(std::int64_t k) {
-    return (units_of<G>(k) * 4 + 63) / 64 * 64;
+    return (units_of<G>(k) * unit_bytes<G> + 63) / 64 * 64;
 }
 
 // Bytes from one row of A to the next, counted as if all of a row's lines were together. A quantised row has one more

@@ -18,6 +18,11 @@ struct Avx2 {
     static F load_partial(const float* p, int n) { return _mm256_maskload_ps(p, mask(n)); }
     static void store_partial(float* p, F x, int n) { _mm256_maskstore_ps(p, mask(n), x); }
     static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+    // fma(a, b, acc) in place. GCC 12 may hold products of a tile's next step in registers that its sums need.
+    static F accumulate(F acc, F a, F b) {
+        asm("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b));
+        return acc;
+    }
     static F remainder(F a, F b, F product) { return fma(a, b, -product); }
     static F max(F a, F b) { return _mm256_max_ps(a, b); }
     static F min(F a, F b) { return _mm256_min_ps(a, b); }

@@ -15,6 +15,7 @@ struct Avx512 {
     static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
     static F load_partial(const float* p, int n) { return _mm512_maskz_loadu_ps(mask(n), p); }
     static void store_partial(float* p, F x, int n) { _mm512_mask_storeu_ps(p, mask(n), x); }
+    static F accumulate(F acc, F a, F b) { return fma(a, b, acc); }
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static F remainder(F a, F b, F product) { return fma(a, b, -product); }
     static F max(F a, F b) { return _mm512_max_ps(a, b); }

@@ -27,6 +27,7 @@ struct Portable {
         return x;
     }
     static void store_partial(float* p, F x, int n) { std::memcpy(p, &x, static_cast<std::size_t>(n) * sizeof(float)); }
+    static F accumulate(F acc, F a, F b) { return fma(a, b, acc); }
     static F fma(F a, F b, F c) { return a * b + c; }
     // a b - product, rounded once: what a rounded product has lost.
     static F remainder(F a, F b, F product) {

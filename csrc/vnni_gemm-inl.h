@@ -11,6 +11,7 @@ struct VnniProduct : TileShape<4, 24, 3>, WholePanels, DotTiles<VnniProduct<kOff
     using Operand = std::conditional_t<kOffset, std::uint8_t, std::int8_t>;  // how it is stored: offset or not
     using Vector = __m512i;
     using Sum = __m512i;
+    using Columns = VnniProduct;
     using Values = VnniProduct<false>;
     static constexpr bool kRounds = false, kQuantised = true;
     static constexpr int kUnit = 4, kUnits = 1;
