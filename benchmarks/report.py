@@ -28,52 +28,72 @@ Results = dict[str, list[Row]]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    results = load(options.results, options.machine)
-    if not results:
+    machines = load(options.results, options.machine)
+    if not machines:
         sys.exit(f"no results in {options.results}: run `make bench` first")
-    busy = {name: max(row["background"] for row in found) for name, found in results.items()}
-    disturbed = {name: share for name, share in busy.items() if share > BUSY}
-    if disturbed and not options.draft:
-        listed = ", ".join(f"{name} ({share:.0%})" for name, share in disturbed.items())
-        sys.exit(f"measured while others used the machine: {listed}. Run them again alone, or pass --draft.")
-    note = ["**Draft: measured while other programs used the machine.**"] if disturbed else []
     options.docs.mkdir(exist_ok=True)
-    plots = [plot for make in (plot_models, plot_ops) for plot in make(results, options.docs)]
-    parts = [part for part in (*note, summary(results), *tables(results)) if part]
-    images = [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in plots]
-    (options.docs / "benchmarks.md").write_text("\n\n".join(["# Benchmarks", *parts, *images]) + "\n")
-    write_section(options.readme, "benchmarks", "\n\n".join([*note, *readme_parts(results)]))
+    page, readme = ["# Benchmarks"], []
+    for machine, results in machines.items():
+        note = [about_others(results, options.draft)]
+        plots = [plot for make in (plot_models, plot_ops) for plot in make(results, options.docs, machine)]
+        images = [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in plots]
+        page += [f"## {title(results)}", *note, summary(results), *tables(results), *images]
+        readme += [f"**{title(results)}**", *note, *readme_parts(results)]
+    readme.append(
+        "Random weights; engines took turns in one run, after their logits had been compared. Medians, in brackets the "
+        "20th and 80th percentile. All figures: [docs/benchmarks.md](docs/benchmarks.md)."
+    )
+    (options.docs / "benchmarks.md").write_text("\n\n".join(filter(None, page)) + "\n")
+    write_section(options.readme, "benchmarks", "\n\n".join(filter(None, readme)))
 
 
-def load(folder: Path, machine: str | None) -> Results:
-    """benchmark -> rows, of one machine: the named one, or that of the newest model benchmark."""
+def load(folder: Path, machine: str | None) -> dict[str, Results]:
+    """machine -> benchmark -> rows, those of the newest model benchmark first; of the named machine only, if one is."""
     files = {tuple(path.stem.split("_", 1)): path for path in sorted(folder.glob("*_*.jsonl"))}
     files = {key: path for key, path in files.items() if key[0] in BENCHMARKS and path.stat().st_size}
-    if machine is None and files:
-        newest = max(files, key=lambda key: (key[0] == "model", rows.read(files[key])[0]["date"]))
-        machine = newest[1]
-    return {name: rows.read(files[name, machine]) for name in BENCHMARKS if (name, machine) in files}
+    dates = {key: (key[0] == "model", rows.read(path)[0]["date"]) for key, path in files.items()}
+    newest_first = dict.fromkeys(key[1] for key in sorted(files, key=dates.__getitem__, reverse=True))
+    return {
+        name: {benchmark: rows.read(files[benchmark, name]) for benchmark in BENCHMARKS if (benchmark, name) in files}
+        for name in newest_first
+        if machine in (None, name)
+    }
+
+
+def about_others(results: Results, draft: bool) -> str:
+    """A note on results that were measured while other programs ran, which is an error unless this is a draft."""
+    busy = {name: max(row["background"] for row in found) for name, found in results.items()}
+    disturbed = {name: share for name, share in busy.items() if share > BUSY}
+    if disturbed and not draft:
+        listed = ", ".join(f"{name} ({share:.0%})" for name, share in disturbed.items())
+        sys.exit(f"measured while others used the machine: {listed}. Run them again alone, or pass --draft.")
+    return "**Draft: measured while other programs used the machine.**" if disturbed else ""
+
+
+def title(results: Results) -> str:
+    """The processor, its instruction sets and how much of it there is."""
+    first = next(iter(results.values()))[0]
+    return f"{first['cpu']}, {first['machine']}"
 
 
 def summary(results: Results) -> str:
-    """Where, when and with what."""
+    """When and with what."""
     runs = [f"{name} {found[0]['date'][:10]} at {found[0]['commit']}" for name, found in results.items()]
     versions = next(iter(results.values()))[0]["versions"]
     shown = ", ".join(f"{name} {version}" for name, version in versions.items())
-    first = next(iter(results.values()))[0]
     stolen = max(row["stolen"] for found in results.values() for row in found)
     taken = f" Its host gave up to {stolen:.0%} of its time to others meanwhile." if stolen > BUSY else ""
-    return f"{first['cpu']}, {first['machine']}. Measured: {', '.join(runs)}.{taken} With {shown}."
+    return f"Measured: {', '.join(runs)}.{taken} With {shown}."
 
 
 def readme_parts(results: Results) -> list[str]:
     """Clips a second of every engine, then what a user notices besides."""
-    about = (
-        f"{summary(results)} Random weights; engines took turns in one run, after their logits had been compared. "
-        "Medians, in brackets the 20th and 80th percentile. All figures: [docs/benchmarks.md](docs/benchmarks.md)."
-    )
     models = [model_table(results.get("model", []), geometry) for geometry in GEOMETRIES]
-    return [part for part in (*models, process_table(results.get("process", [])), notable(results), about) if part]
+    return [
+        part
+        for part in (*models, process_table(results.get("process", [])), notable(results), summary(results))
+        if part
+    ]
 
 
 def model_table(found: Iterable[Row], geometry: str) -> str:
@@ -172,7 +192,7 @@ def pipeline_table(found: Sequence[Row]) -> str:
     return markdown([["ms a file", *stages], *lines]) if lines else ""
 
 
-def plot_models(results: Results, folder: Path) -> Iterable[Path]:
+def plot_models(results: Results, folder: Path, machine: str) -> Iterable[Path]:
     """A bar an engine and precision, a panel a batch size, a file a geometry."""
     for geometry, title in GEOMETRIES.items():
         found = [r for r in results.get("model", []) if r["geometry"] == geometry and "clips_per_second" in r]
@@ -190,10 +210,10 @@ def plot_models(results: Results, folder: Path) -> Iterable[Path]:
             )
             panel.set_title(f"{title}, batch {batch}", fontsize=9)
             panel.set_xlabel("clips a second", fontsize=8)
-        yield _saved(figure, folder / f"clips_per_second_{geometry.replace('-', '_')}.svg")
+        yield _saved(figure, folder / f"clips_per_second_{geometry.replace('-', '_')}_{machine}.svg")
 
 
-def plot_ops(results: Results, folder: Path) -> Iterable[Path]:
+def plot_ops(results: Results, folder: Path, machine: str) -> Iterable[Path]:
     """Shares of the instruction's peak of every op at AST-base."""
     found = [r for r in results.get("ops", []) if r["geometry"] == "ast-base" and "share_of_peak" in r]
     if not found:
@@ -207,7 +227,7 @@ def plot_ops(results: Results, folder: Path) -> Iterable[Path]:
         _bars(panel, [row["op"] for row in bars], shares, [True] * len(bars))
         panel.set_xlim(0, 100)
         panel.set_title(f"% of the peak of {bars[0]['peak']}", fontsize=9)
-    yield _saved(figure, folder / "ops_share_of_peak.svg")
+    yield _saved(figure, folder / f"ops_share_of_peak_{machine}.svg")
 
 
 def _figure(panels: int, height: float) -> tuple[Any, Any]:
@@ -247,7 +267,7 @@ def _times(value: Sequence[float] | None) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--machine", metavar="SLUG", help="as in the names of the results (default: the newest)")
+    parser.add_argument("--machine", metavar="SLUG", help="as in the names of the results (default: all)")
     parser.add_argument("--draft", action="store_true", help="show results that were measured beside other work")
     parser.add_argument("--results", type=Path, default=rows.RESULTS, metavar="DIR")
     parser.add_argument("--readme", type=Path, default=README, metavar="FILE")

@@ -246,6 +246,8 @@ def fake_results(folder: Path, background: float) -> None:
 def test_report_writes_between_the_markers(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the plots need matplotlib")
     fake_results(tmp_path / "results", background=report.BUSY)
+    other = (tmp_path / "results" / "model_some-cpu.jsonl").read_text().replace("Some CPU", "Older CPU")
+    (tmp_path / "results" / "model_older-cpu.jsonl").write_text(other.replace("2026-", "2025-"))
     readme = tmp_path / "README.md"
     begin, end = pages.markers("benchmarks")
     readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
@@ -254,10 +256,11 @@ def test_report_writes_between_the_markers(tmp_path: Path) -> None:
     text = readme.read_text()
     assert text.startswith(f"before\n{begin}\n")
     assert text.endswith(f"{end}\nafter\n")
-    assert "old" not in text
+    assert "old\n" not in text
+    assert text.index("**Some CPU, ") < text.index("**Older CPU, ")
     assert "| openvino | bfloat16 | 4 (3 to 5) | 4 (3 to 5) | 1.25x (1.10 to 1.30) | 1.25x (1.10 to 1.30) |" in text
     assert "Its host gave up to 25% of its time to others meanwhile." in text
-    assert (tmp_path / "docs" / "clips_per_second_ast_base.svg").stat().st_size > 1000
+    assert (tmp_path / "docs" / "clips_per_second_ast_base_some-cpu.svg").stat().st_size > 1000
     report.main(places)
     assert readme.read_text() == text
 
