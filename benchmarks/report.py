@@ -89,11 +89,7 @@ def summary(results: Results) -> str:
 def readme_parts(results: Results) -> list[str]:
     """Clips a second of every engine, then what a user notices besides."""
     models = [model_table(results.get("model", []), geometry) for geometry in GEOMETRIES]
-    return [
-        part
-        for part in (*models, process_table(results.get("process", [])), notable(results), summary(results))
-        if part
-    ]
+    return [*models, process_table(results.get("process", [])), notable(results), summary(results)]
 
 
 def model_table(found: Iterable[Row], geometry: str) -> str:

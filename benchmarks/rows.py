@@ -104,7 +104,8 @@ def cpu_model() -> str:
     name = " ".join(name.split())
     if not re.search(r"\d", name) and "model" in fields:
         name += f" family {fields['cpu family']} model {fields['model']}"
-    extensions = [flag for flag in ("avx512f", "avx512_bf16", "amx_tile") if f" {flag}" in fields.get("flags", "")]
+    flags = fields.get("flags", "").split()
+    extensions = [flag for flag in ("avx512f", "avx512_bf16", "amx_tile") if flag in flags] or [*{"avx2"} & {*flags}]
     return f"{name} ({', '.join(extensions)})" if extensions else name
 
 
