@@ -4,9 +4,10 @@ Tiers, each with all that the ones before it have: scalar (any machine), avx2 (A
 avx512_vnni, avx512_bf16, amx. The fastest that the machine has is taken unless ASTFAST_CPU_ISA names another. bfloat16
 and int8 run on every tier: where there is no instruction for one, operands are rounded to it and multiplied in float32.
 
-int8 quantises what linear layers multiply: weights by output channel, activations by token, when they are needed.
-Attention is in bfloat16 then, LayerNorms, embeddings and the residual stream are in float32. It is never chosen by
-itself. Activations in bfloat16 are numpy uint16 arrays: the upper halves of float32 values.
+int8 quantises what linear layers multiply: weights by output channel, activations by token, when they are needed; on
+avx2, avx512_vnni and avx512_bf16 also what attention does, elsewhere that is in bfloat16. avx2 multiplies 16-bit
+numbers and keeps as many steps as fit. LayerNorms, embeddings, softmax and the residual stream are in float32. It is
+never chosen by itself. Activations in bfloat16 are numpy uint16 arrays: the upper halves of float32 values.
 """
 
 from __future__ import annotations
