@@ -32,52 +32,76 @@ inline typename V::Float scaled_log(typename V::Float x, float scale, float offs
                   V::fma(log, splat<Float>(scale), splat<Float>(offset)));
 }
 
-// Of one frame a lane, over all filters that read a bin.
+// Of one frame a lane: the least over all filters that read a bin, and the sum over all.
 template <class V>
 struct Energies {
     typename V::Float lowest, total;
 };
 
-// Four neighbouring filters, which read equally many bins, so that their sums run side by side.
+// Whether any lane of a comparison's result is true.
 template <class V>
-inline void mel_bands(const LogMelTables& t, const MelFilters& filters, const float* power, typename V::Float* bands,
-                      Energies<V>& all) {
-    using Float = typename V::Float;
-    Float energies[4] = {};
-    const Float* bins[4];
-    for (int k = 0; k < 4; ++k) bins[k] = reinterpret_cast<const Float*>(power) + filters.first_bin[k];
-    const float* weights = t.weights + filters.first_weight;
-    for (std::ptrdiff_t i = 0; i < filters.bins; ++i, weights += 4) {
-        for (int k = 0; k < 4; ++k) energies[k] = V::fma(bins[k][i], splat<Float>(weights[k]), energies[k]);
-    }
-    for (int k = 0; k < 4; ++k) {
-        const Float energy = energies[k] > t.floor ? energies[k] : splat<Float>(t.floor);
-        if (!filters.empty[k]) {
-            all.lowest = energy < all.lowest ? energy : all.lowest;
-            all.total += energy;
-        }
-        bands[k] = scaled_log<V>(energy, t.scale, -t.shift * t.scale);
-    }
+inline bool any(typename V::Int flags) {
+    std::int64_t words[sizeof(flags) / sizeof(std::int64_t)], all = 0;
+    std::memcpy(words, &flags, sizeof(flags));
+    for (const std::int64_t word : words) all |= word;
+    return all != 0;
 }
 
-// Power spectra [points, lanes] -> the row of each lane, which is then advanced to the next.
+// Energies [num_mel_bins, rounded up to a multiple of four] of one frame a lane. Four neighbouring filters read equally
+// many bins, so that their sums run side by side. A function apart from the logarithms, like all that have many
+// constants or sums: with 16 registers these would be spilled for each other.
 template <class V>
-inline Energies<V> write_rows(const LogMelTables& t, const float* power, float** rows) {
+__attribute__((noinline)) Energies<V> mel_energies(const LogMelTables& t, const float* power,
+                                                   typename V::Float* energies) {
     using Float = typename V::Float;
-    Energies<V> all{splat<Float>(3e38f), Float{}};
-    for (int mel = 0; mel < t.num_mel_bins; mel += 4) {
-        Float bands[4];
-        mel_bands<V>(t, t.filters[mel / 4], power, bands, all);
-        if (mel + 4 <= t.num_mel_bins) {
-            V::transpose_store(bands, rows, mel);
-        } else {
-            for (int f = 0; f < V::lanes; ++f) {
-                for (int k = 0; mel + k < t.num_mel_bins; ++k) rows[f][mel + k] = bands[k][f];
+    const Float floor = splat<Float>(t.floor);
+    Float lowest = splat<Float>(3e38f), total = {};
+    const MelFilters* const end = t.filters + (t.num_mel_bins + 3) / 4;
+    const float* weights = t.weights;
+    for (const MelFilters* filters = t.filters; filters != end; ++filters, energies += 4) {
+        Float sums[4] = {};
+        const float* bins[4];
+        for (int k = 0; k < 4; ++k) bins[k] = power + static_cast<std::ptrdiff_t>(filters->first_bin[k]) * V::lanes;
+        // i is scaled such that every address is a base and a multiple that an instruction can take.
+        const std::ptrdiff_t count = 4 * static_cast<std::ptrdiff_t>(filters->bins);
+        for (std::ptrdiff_t i = 0; i < count; i += 4) {
+            for (int k = 0; k < 4; ++k) {
+                const Float bin = *reinterpret_cast<const Float*>(bins[k] + i * (V::lanes / 4));
+                sums[k] = V::fma(bin, splat<Float>(weights[i + k]), sums[k]);
             }
         }
+        weights += count;
+        for (int k = 0; k < 4; ++k) {
+            energies[k] = sums[k] > floor ? sums[k] : floor;
+            total += energies[k];
+        }
+        for (int k = 0; k < 4; ++k) {
+            if (!filters->any_empty || !filters->empty[k]) lowest = energies[k] < lowest ? energies[k] : lowest;
+        }
     }
-    for (int f = 0; f < V::lanes; ++f) rows[f] += t.num_mel_bins;
-    return all;
+    return {lowest, total};
+}
+
+// Their normalised logarithms -> the row of each lane, which is then advanced to the next.
+template <class V>
+__attribute__((noinline)) void write_rows(const LogMelTables& t, const typename V::Float* energies, float** rows) {
+    using Float = typename V::Float;
+    const float scale = t.scale, offset = -t.shift * t.scale;
+    const int whole = t.num_mel_bins / 4 * 4;
+    float* row[V::lanes];  // in registers: what is stored could alias the caller's
+    for (int f = 0; f < V::lanes; ++f) {
+        row[f] = rows[f];
+        rows[f] += t.num_mel_bins;
+    }
+    for (int mel = 0; mel < whole; mel += 4) {
+        Float bands[4];
+        for (int k = 0; k < 4; ++k) bands[k] = scaled_log<V>(energies[mel + k], scale, offset);
+        V::transpose_store(bands, row, mel);
+    }
+    for (int mel = whole; mel < t.num_mel_bins; ++mel) {
+        const Float band = scaled_log<V>(energies[mel], scale, offset);
+        for (int f = 0; f < V::lanes; ++f) row[f][mel] = band[f];
+    }
 }
 
 // `steps` consecutive frames a lane, from in[f] on, in float64; with one half, the others
@@ -91,9 +115,11 @@ void exact_frames(const LogMelTables& t, const float* const* in, float** rows, i
                          {t, in, samples, scratch + parts.signal, reinterpret_cast<Double*>(scratch + parts.sums)},
                          reinterpret_cast<Double*>(scratch),
                          halves};
+    auto* const energies = reinterpret_cast<typename V::Float*>(scratch);
     for (int step = 0; step < steps; ++step) {
         spectrum(step, scratch + parts.power);
-        write_rows<V>(t, scratch + parts.power, rows);
+        mel_energies<V>(t, scratch + parts.power, energies);
+        write_rows<V>(t, energies, rows);
     }
 }
 
@@ -106,6 +132,7 @@ template <class V>
 void log_mel(const LogMelTables& t, const float* wave, std::int64_t frames, float* out, float* scratch) {
     using Float = typename V::Float;
     using Double = typename V::Double;
+    using Int = typename V::Int;
     constexpr float kDoubtful = 2.5e-10f;
     const int steps = static_cast<int>((frames + V::lanes - 1) / V::lanes);
     std::int32_t first[V::lanes];
@@ -119,15 +146,19 @@ void log_mel(const LogMelTables& t, const float* wave, std::int64_t frames, floa
     const Scratch parts = scratch_of(t, V::lanes, frames);
     if (!is_16_khz(t)) return exact_frames<V>(t, in, rows, steps, 2, scratch, parts);
 
+    auto* const energies = reinterpret_cast<Float*>(scratch);
     auto* const doubtful = reinterpret_cast<std::int32_t*>(scratch + parts.doubtful);
     int count = 0;
     Spectrum400<V> spectrum{t, in, reinterpret_cast<Float*>(scratch + parts.signal),
                             reinterpret_cast<Double*>(scratch + parts.sums), reinterpret_cast<Float*>(scratch)};
     for (int step = 0; step < steps; ++step) {
         spectrum(step, scratch + parts.power);
-        const Energies<V> energies = write_rows<V>(t, scratch + parts.power, rows);
+        const Energies<V> all = mel_energies<V>(t, scratch + parts.power, energies);
+        write_rows<V>(t, energies, rows);
+        const Int flags = all.lowest < kDoubtful * all.total;
+        if (!any<V>(flags)) continue;
         for (int f = 0; f < V::lanes; ++f) {
-            if (energies.lowest[f] < kDoubtful * energies.total[f]) doubtful[count++] = first[f] + step;
+            if (flags[f]) doubtful[count++] = first[f] + step;
         }
     }
     for (int i = 0; i < count; i += V::lanes) {

@@ -89,13 +89,14 @@ LogMel::LogMel(const LogMelOptions& options, const double* window, const double*
 }
 
 void LogMel::add_filters(const double* const* rows, int points) {
-    MelFilters filters{{}, {}, 0, static_cast<std::int32_t>(weights_.size())};
+    MelFilters filters{};
     for (int k = 0; k < 4; ++k) {
         int first = 0, end = points;
         while (end > 0 && rows[k][end - 1] == 0.0) --end;
         while (first < end && rows[k][first] == 0.0) ++first;
         filters.first_bin[k] = first;
         filters.empty[k] = first == end;
+        filters.any_empty |= filters.empty[k];
         filters.bins = std::max(filters.bins, end - first);
     }
     for (int k = 0; k < 4; ++k) filters.first_bin[k] = std::min(filters.first_bin[k], points - filters.bins);

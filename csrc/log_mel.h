@@ -5,6 +5,7 @@
 // number of threads and in every tier.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -15,9 +16,8 @@ namespace astfast {
 // filter. The last four of a front end may include some of no weight, that no mel bin belongs to.
 struct MelFilters {
     std::int32_t first_bin[4];
-    bool empty[4];
+    bool empty[4], any_empty;
     std::int32_t bins;
-    std::int32_t first_weight;  // of [bins, 4]
 };
 
 // Constants that the kernels read. N = fft_length / 2 points: the real FFT is a complex one of half the length.
@@ -34,7 +34,7 @@ struct LogMelTables {
     const double* split;           // [N / 2 + 1, 2]: exp(-2 pi i k / 2N) as (re, im)
     const std::int32_t* position;  // [N]: where the in-place FFT leaves output k
     const MelFilters* filters;     // [num_mel_bins / 4, rounded up]
-    const float* weights;          // of all filters
+    const float* weights;          // [bins, 4] of all filters in turn
     // For frames of 16 kHz only.
     const float* float_window;    // [400]
     const float* outer_twiddles;  // [15, 5, 4]: w, w^2 as (re, im) for the sums of spectrum_400-inl.h
@@ -45,7 +45,8 @@ inline bool is_16_khz(const LogMelTables& t) {
     return t.frame_length == 400 && t.frame_shift == 160 && t.points == 256;
 }
 
-// What a kernel keeps in its scratch memory, each part at an offset in floats. The transform is at its beginning.
+// What a kernel keeps in its scratch memory, each part at an offset in floats. At its beginning is the transform, then
+// the energies of the filters.
 struct Scratch {
     std::size_t sums, doubtful, power, signal, floats;
 };
@@ -53,7 +54,8 @@ struct Scratch {
 inline Scratch scratch_of(const LogMelTables& t, int lanes, std::int64_t frames) {
     const auto width = static_cast<std::size_t>(lanes), points = static_cast<std::size_t>(t.points);
     const int steps = static_cast<int>((frames + lanes - 1) / lanes);
-    const std::size_t sums = width * (2 * points + 16);
+    const auto filters = static_cast<std::size_t>((t.num_mel_bins + 3) / 4 * 4);
+    const std::size_t sums = width * std::max(2 * points + 16, filters);
     const std::size_t doubtful = sums + width * 4 * static_cast<std::size_t>(steps + t.frame_length / t.frame_shift);
     const std::size_t power = doubtful + width * static_cast<std::size_t>(steps);
     const std::size_t signal = power + width * points;

@@ -24,7 +24,10 @@ struct Eight {
     typedef std::int32_t Int __attribute__((vector_size(32)));
 
     static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+    static Float fms(Float a, Float b, Float c) { return _mm256_fmsub_ps(a, b, c); }
+    static Float fnma(Float a, Float b, Float c) { return _mm256_fnmadd_ps(a, b, c); }
     static Double fma(Double a, Double b, Double c) { return _mm256_fmadd_pd(a, b, c); }
+    static Double widen(Half x) { return _mm256_cvtps_pd(x); }
 
     // Four rows of each 128-bit half transposed: lane f of x[k] <-> lane k of row f % 4, half f / 4.
     static void transpose(const Float* a, Float* b) {

@@ -25,10 +25,13 @@ struct Four {
         for (int k = 0; k < 4; ++k) c[k] = std::fma(a[k], b[k], c[k]);
         return c;
     }
+    static Float fms(Float a, Float b, Float c) { return fma(a, b, -c); }
+    static Float fnma(Float a, Float b, Float c) { return fma(-a, b, c); }
     static Double fma(Double a, Double b, Double c) {
         for (int k = 0; k < 2; ++k) c[k] = std::fma(a[k], b[k], c[k]);
         return c;
     }
+    static Double widen(Half x) { return __builtin_convertvector(x, Double); }
 
     static void transpose_load(const float* const* rows, int i, Float* x) {
         for (int k = 0; k < 4; ++k) x[k] = Float{rows[0][i + k], rows[1][i + k], rows[2][i + k], rows[3][i + k]};

@@ -3,7 +3,9 @@
 //
 // V gives, with the operators of GCC's vector extensions, `Float` and `Int` of `lanes` float32 or int32, `Half` and
 // `Double` of half as many float32 or float64, and
-//   fma(a, b, c)                  a b + c, rounded once
+//   fma(a, b, c)                  a b + c, rounded once; fms: a b - c, fnma: c - a b, which the compiler doesn't
+//                                 make of fma where it keeps the negative number for another use
+//   widen(x)                      Half -> Double
 //   transpose_load(rows, i, x)    x[k] lane f = rows[f][i + k],  k = 0..3
 //   transpose_store(x, rows, i)   rows[f][i + k] = x[k] lane f,  k = 0..3
 // What is fused is written as fma and the compiler may fuse nothing else, so that all tiers give the same bits.
@@ -19,7 +21,7 @@ inline Vector splat(Scalar x) {
 
 template <class V>
 inline typename V::Double widen(const float* x) {  // lanes / 2 of them
-    return __builtin_convertvector(*reinterpret_cast<const typename V::Half*>(x), typename V::Double);
+    return V::widen(*reinterpret_cast<const typename V::Half*>(x));
 }
 
 // Sum over n rows of `lanes` floats each, of which x points at one half.

@@ -18,34 +18,57 @@ constexpr float kCos32[] = {1.0f,           0x1.f6297cp-1f, 0x1.d906bcp-1f,
                             0x1.a9b662p-1f, 0x1.6a09e6p-1f, 0x1.1c73b4p-1f,
                             0x1.87de2ap-2f, 0x1.8f8b84p-3f, 0.0f};  // cos(2 pi k / 32)
 
-// to + x W(k / 32), 0 <= k <= 24.
+// W(-k / 32), 0 <= k <= 24.
 template <class V>
-inline __attribute__((always_inline)) Complex<V> add_rotated(Complex<V> to, Complex<V> x, int k) {
+inline __attribute__((always_inline)) Complex<V> root_32(int k) {
     using Float = typename V::Float;
-    const Float c = splat<Float>(k <= 8 ? kCos32[k] : k <= 16 ? -kCos32[16 - k] : -kCos32[k - 16]);
-    const Float s = splat<Float>(k <= 8 ? kCos32[8 - k] : k <= 16 ? kCos32[k - 8] : -kCos32[24 - k]);
-    return {V::fma(x.im, s, V::fma(x.re, c, to.re)), V::fma(-x.re, s, V::fma(x.im, c, to.im))};
+    return {splat<Float>(k <= 8    ? kCos32[k]
+                         : k <= 16 ? -kCos32[16 - k]
+                                   : -kCos32[k - 16]),
+            splat<Float>(k <= 8    ? kCos32[8 - k]
+                         : k <= 16 ? kCos32[k - 8]
+                                   : -kCos32[24 - k])};
 }
 
-// X[0 .. N / 2] of N real numbers x[j], j = 0, 32 / N, ..., given as sum[j] = x[j] + x[j + 16] and dif[j] = x[j] - x[j
-// + 16]. The imaginary parts of X[0] and X[N / 2] are zero and not set.
-template <class V, int N>
-inline __attribute__((always_inline)) void real_dft(const typename V::Float* sum, const typename V::Float* dif,
-                                                    Complex<V>* x) {
+// x conj w
+template <class V>
+inline __attribute__((always_inline)) Complex<V> rotated(Complex<V> x, Complex<V> w) {
+    return {V::fma(x.im, w.im, x.re * w.re), V::fnma(x.re, w.im, x.im * w.re)};
+}
+
+// to + x conj w
+template <class V>
+inline __attribute__((always_inline)) Complex<V> add_rotated(Complex<V> to, Complex<V> x, Complex<V> w) {
+    return {V::fma(x.im, w.im, V::fma(x.re, w.re, to.re)), V::fnma(x.re, w.im, V::fma(x.im, w.re, to.im))};
+}
+
+// x[j] + x[j + 16] and x[j] - x[j + 16]
+template <class V>
+struct Pair {
+    typename V::Float sum, dif;
+};
+
+// X[0 .. N / 2] of N real numbers x[j], j = first_input, first_input + 32 / N, ..., of which input(j) is the Pair. Each
+// is asked for when it is needed, so that few registers hold them. The imaginary parts of X[0] and X[N / 2] are zero
+// and not set.
+template <class V, int N, class Input>
+inline __attribute__((always_inline)) void real_dft(const Input& input, int first_input, Complex<V>* x) {
     using Float = typename V::Float;
     constexpr int kStride = 32 / N;
     if constexpr (N == 2) {
-        x[0].re = sum[0];
-        x[1].re = dif[0];
+        const Pair<V> pair = input(first_input);
+        x[0].re = pair.sum;
+        x[1].re = pair.dif;
     } else if constexpr (N == 4) {
-        x[0].re = sum[0] + sum[8];
-        x[1] = {dif[0], -dif[8]};
-        x[2].re = sum[0] - sum[8];
+        const Pair<V> a = input(first_input), b = input(first_input + 8);
+        x[0].re = a.sum + b.sum;
+        x[1] = {a.dif, -b.dif};
+        x[2].re = a.sum - b.sum;
     } else {
         Complex<V> even[N / 4 + 1], first[N / 8 + 1], third[N / 8 + 1];  // of x[2 j], x[4 j + 1], x[4 j + 3]
-        real_dft<V, N / 2>(sum, dif, even);
-        real_dft<V, N / 4>(sum + kStride, dif + kStride, first);
-        real_dft<V, N / 4>(sum + 3 * kStride, dif + 3 * kStride, third);
+        real_dft<V, N / 2>(input, first_input, even);
+        real_dft<V, N / 4>(input, first_input + kStride, first);
+        real_dft<V, N / 4>(input, first_input + 3 * kStride, third);
         const Float odd = first[0].re + third[0].re;
         x[0].re = even[0].re + odd;
         x[N / 4] = {even[N / 4].re, third[0].re - first[0].re};
@@ -53,10 +76,10 @@ inline __attribute__((always_inline)) void real_dft(const typename V::Float* sum
 #pragma GCC unroll 4
         for (int k = 1; k < N / 8; ++k) {
             const Complex<V> a = even[k], b = even[N / 4 - k];
-            const Complex<V> t = add_rotated<V>(Complex<V>{Float{}, Float{}}, first[k], k * kStride);
-            const Complex<V> s = add_rotated<V>(t, third[k], 3 * k * kStride);
+            const Complex<V> t = rotated<V>(first[k], root_32<V>(k * kStride));
+            const Complex<V> s = add_rotated<V>(t, third[k], root_32<V>(3 * k * kStride));
             const Float d_re = V::fma(splat<Float>(-2.0f), t.re, s.re);  // of the difference, negated
-            const Float d_im = V::fma(splat<Float>(2.0f), t.im, -s.im);
+            const Float d_im = V::fms(splat<Float>(2.0f), t.im, s.im);
             x[k] = {a.re + s.re, a.im + s.im};
             x[N / 2 - k] = {a.re - s.re, s.im - a.im};
             x[N / 4 + k] = {b.re + d_im, d_re - b.im};
@@ -65,8 +88,8 @@ inline __attribute__((always_inline)) void real_dft(const typename V::Float* sum
         const Float half = splat<Float>(kCos32[4]);
         const Complex<V> a = even[N / 8];
         const Float d = first[N / 8].re - third[N / 8].re, s = first[N / 8].re + third[N / 8].re;
-        x[N / 8] = {V::fma(half, d, a.re), V::fma(-half, s, a.im)};
-        x[3 * N / 8] = {V::fma(-half, d, a.re), V::fma(-half, s, -a.im)};
+        x[N / 8] = {V::fma(half, d, a.re), V::fnma(half, s, a.im)};
+        x[3 * N / 8] = {V::fnma(half, d, a.re), V::fms(splat<Float>(-kCos32[4]), s, a.im)};
     }
 }
 
@@ -76,9 +99,21 @@ inline __attribute__((always_inline)) void rotate_and_add(Complex<V>& a, Complex
                                                           typename V::Float w_im) {
     using Float = typename V::Float;
     const Float two = splat<Float>(2.0f);
-    const Float re = V::fma(-b.im, w_im, V::fma(b.re, w_re, a.re));
+    const Float re = V::fnma(b.im, w_im, V::fma(b.re, w_re, a.re));
     const Float im = V::fma(b.re, w_im, V::fma(b.im, w_re, a.im));
-    b = {V::fma(two, a.re, -re), V::fma(two, a.im, -im)};
+    b = {V::fms(two, a.re, re), V::fms(two, a.im, im)};
+    a = {re, im};
+}
+
+// (a - i w b, a + i w b)
+template <class V>
+inline __attribute__((always_inline)) void turn_and_add(Complex<V>& a, Complex<V>& b, typename V::Float w_re,
+                                                        typename V::Float w_im) {
+    using Float = typename V::Float;
+    const Float two = splat<Float>(2.0f);
+    const Float re = V::fma(b.im, w_re, V::fma(b.re, w_im, a.re));
+    const Float im = V::fnma(b.re, w_re, V::fma(b.im, w_im, a.im));
+    b = {V::fms(two, a.re, re), V::fms(two, a.im, im)};
     a = {re, im};
 }
 
@@ -91,8 +126,8 @@ inline __attribute__((always_inline)) void radix_4(Complex<V>& x0, Complex<V>& x
     const Float w2_re = splat<Float>(w[2]), w2_im = splat<Float>(w[3]);
     rotate_and_add<V>(x0, x2, w2_re, w2_im);
     rotate_and_add<V>(x1, x3, w2_re, w2_im);
-    rotate_and_add<V>(x0, x1, w_re, w_im);   // -> 0, 2
-    rotate_and_add<V>(x2, x3, w_im, -w_re);  // -> 1, 3: by -i w
+    rotate_and_add<V>(x0, x1, w_re, w_im);  // -> 0, 2
+    turn_and_add<V>(x2, x3, w_re, w_im);    // -> 1, 3
     const Complex<V> one = x2;
     x2 = x1;
     x1 = one;
@@ -102,6 +137,7 @@ template <class V>
 struct Spectrum400 {
     using Float = typename V::Float;
     using Double = typename V::Double;
+    using Half = typename V::Half;
     static constexpr int kLength = 400, kShift = 160, kPart = 80, kRow = 33;
 
     const LogMelTables& t;
@@ -113,20 +149,25 @@ struct Spectrum400 {
     Float last = {};           // sample of the last part
 
     // The next samples of each lane's run, transposed.
-    void read_part() {
+    __attribute__((noinline)) void read_part() {
         const Float emphasis = splat<Float>(static_cast<float>(-t.pre_emphasis));
+        const float* row[V::lanes];  // in registers: what is stored could alias the members
+        for (int f = 0; f < V::lanes; ++f) row[f] = rows[f];
+        Float* const y = p;
+        Float before = last;
         Double low = {}, high = {};
         for (int i = parts * kPart; i < (parts + 1) * kPart; i += 8) {
             Float x[8];
-            V::transpose_load(rows, i, x);
-            V::transpose_load(rows, i + 4, x + 4);
-            p[i] = V::fma(last, emphasis, x[0]);
-            for (int k = 1; k < 8; ++k) p[i + k] = V::fma(x[k - 1], emphasis, x[k]);
-            last = x[7];
+            V::transpose_load(row, i, x);
+            V::transpose_load(row, i + 4, x + 4);
             const Float sum = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
-            low += widen<V>(reinterpret_cast<const float*>(&sum));
-            high += widen<V>(reinterpret_cast<const float*>(&sum) + V::lanes / 2);
+            for (int k = 7; k > 0; --k) y[i + k] = V::fma(x[k - 1], emphasis, x[k]);
+            y[i] = V::fma(before, emphasis, x[0]);
+            before = x[7];
+            low += V::widen(reinterpret_cast<const Half*>(&sum)[0]);
+            high += V::widen(reinterpret_cast<const Half*>(&sum)[1]);
         }
+        last = before;
         sums[2 * parts] = low;
         sums[2 * parts + 1] = high;
         ++parts;
@@ -134,7 +175,6 @@ struct Spectrum400 {
 
     // What pre-emphasis leaves of the mean of a frame.
     Float offset(int first_part) const {
-        using Half = typename V::Half;
         const double scale = (1.0 - static_cast<float>(t.pre_emphasis)) / kLength;
         Float mean;
         for (int half = 0; half < 2; ++half) {
@@ -145,25 +185,20 @@ struct Spectrum400 {
         return mean;
     }
 
-    // Z [16, kRow] of a frame: Z[b, 0] and Z[b, 16], which are real, then the others.
-    void inner(const Float* frame, Float mean) {
+    // Z [16, kRow] of a frame whose mean is -negated: Z[b, 0] and Z[b, 16], which are real, then the others.
+    __attribute__((noinline)) void inner(const Float* frame, Float negated) {
         for (int b = 0; b < 16; ++b) {
-            Float sum[16], dif[16];
+            const Float* const samples = frame + b;
             const float* const w = t.float_window + b;
-#pragma GCC unroll 16
-            for (int a = 0; a < 16; ++a) {
-                const Float x = frame[16 * a + b] - mean;
+            const auto input = [=](int a) __attribute__((always_inline)) -> Pair<V> {
+                const Float x = samples[16 * a] + negated;
                 const Float weight = splat<Float>(w[16 * a]);
-                if (a + 16 < kLength / 16) {
-                    const Float y = (frame[16 * a + b + 256] - mean) * splat<Float>(w[16 * a + 256]);
-                    sum[a] = V::fma(x, weight, y);
-                    dif[a] = V::fma(x, weight, -y);
-                } else {
-                    sum[a] = dif[a] = x * weight;
-                }
-            }
+                if (a + 16 >= kLength / 16) return {x * weight, x * weight};
+                const Float y = (samples[16 * a + 256] + negated) * splat<Float>(w[16 * a + 256]);
+                return {V::fma(x, weight, y), V::fms(x, weight, y)};
+            };
             Complex<V> x[17];
-            real_dft<V, 32>(sum, dif, x);
+            real_dft<V, 32>(input, 0, x);
             Float* const row = z + b * kRow;
             row[0] = x[0].re;
             row[1] = x[16].re;
@@ -175,16 +210,16 @@ struct Spectrum400 {
     static Float squared(Complex<V> x) { return V::fma(x.re, x.re, x.im * x.im); }
 
     // |X|^2. Those of c > 16 are at 512 - k.
-    void outer(Float* power) const {
+    __attribute__((noinline)) void outer(Float* power) const {
         const float* w = t.outer_twiddles;
-        for (int c = 1; c < 16; ++c, w += 20) {
+        const Float* column = z + 2;
+        for (int c = 1; c < 16; ++c, w += 20, column += 2) {
             Complex<V> x[16];
 #pragma GCC unroll 4
             for (int b = 0; b < 4; ++b) {
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; ++j) {
-                    const Float* const pair = z + (4 * j + b) * kRow + 2 * c;
-                    x[4 * b + j] = {pair[0], pair[1]};
+                    x[4 * b + j] = {column[(4 * j + b) * kRow], column[(4 * j + b) * kRow + 1]};
                 }
                 radix_4<V>(x[4 * b], x[4 * b + 1], x[4 * b + 2], x[4 * b + 3], w);
             }
@@ -203,17 +238,16 @@ struct Spectrum400 {
 
     // c = 0 and c = 16: the even and the odd outputs of 32 points of which the last 16 are zero.
     void edges(Float* power) const {
-        Float sum[16], dif[16], padded[16];
-#pragma GCC unroll 16
-        for (int b = 0; b < 16; ++b) padded[b] = z[b * kRow + 1];
-#pragma GCC unroll 8
-        for (int b = 0; b < 8; ++b) {
-            sum[2 * b] = z[b * kRow] + z[(b + 8) * kRow];
-            dif[2 * b] = z[b * kRow] - z[(b + 8) * kRow];
-        }
+        const auto edge = [this](int a) __attribute__((always_inline)) -> Pair<V> {
+            const Float x = z[a / 2 * kRow], y = z[(a / 2 + 8) * kRow];
+            return {x + y, x - y};
+        };
+        const auto padded = [this](int a) __attribute__((always_inline)) -> Pair<V> {
+            return {z[a * kRow + 1], z[a * kRow + 1]};
+        };
         Complex<V> even[9], odd[17];
-        real_dft<V, 16>(sum, dif, even);
-        real_dft<V, 32>(padded, padded, odd);
+        real_dft<V, 16>(edge, 0, even);
+        real_dft<V, 32>(padded, 0, odd);
         power[0] = even[0].re * even[0].re;
 #pragma GCC unroll 7
         for (int d = 1; d < 8; ++d) power[32 * d] = squared(even[d]);
@@ -229,7 +263,7 @@ struct Spectrum400 {
         Float start;  // the first sample has no other before it
         for (int f = 0; f < V::lanes; ++f) start[f] = rows[f][step * kShift];
         frame[0] = start * splat<Float>(1.0f - static_cast<float>(t.pre_emphasis));
-        inner(frame, offset(first_part));
+        inner(frame, -offset(first_part));
         outer(reinterpret_cast<Float*>(power));
     }
 };

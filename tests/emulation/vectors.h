@@ -76,8 +76,14 @@ OF_TWO(__m512i, unpackhi_epi64)
 OF_TWO(__m512i, unpacklo_epi32)
 OF_TWO(__m512i, unpacklo_epi64)
 OF_THREE(__m512, fmadd_ps)
+OF_THREE(__m512, fmsub_ps)
+OF_THREE(__m512, fnmadd_ps)
 OF_THREE(__m512d, fmadd_pd)
 
+EMULATED __m512d _mm512_cvtps_pd(__m256 a) {
+    using namespace halves;
+    return join<__m512d>(_mm256_cvtps_pd(_mm256_castps256_ps128(a)), _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));
+}
 EMULATED __m512i _mm512_and_si512(__m512i a, __m512i b) {
     return a & b;
 }
