@@ -1,5 +1,5 @@
 // exp and GELU by polynomials, for any vector type. kFast is for bfloat16 results: error below a tenth of their ulp.
-// Coefficients: minimax in relative error (Remez), rounded to float32; tests/test_cpu_math.py sweeps the whole range.
+// Coefficients: minimax in relative error, rounded to float32; tests/test_cpu_math.py sweeps the whole range.
 
 namespace astfast {
 namespace {
@@ -69,30 +69,31 @@ inline typename V::F gelu_of(typename V::F x) {
                                             0x1.5cb238p-8f, -0x1.a54a48p-12f, 0x1.19fd0ap-16f, -0x1.3d8b16p-22f);
         return V::fma(-t, fast_exp2<V>(log2_phi), positive);
     } else {
-        // |x| < 1: Phi(x) = 1/2 + x P(x^2). Beyond: Phi(-t) = exp(-t^2 / 2) R(u), u = (t - 3) / (t + 3), with
-        // R = c0 + c1 u + u^2 q(u). What rounds is kept small there: t^2 / 2, u and c0 + c1 u are a rounded part and
-        // its remainder, and the exponential's factor 1 + s enters by its s.
-        const auto p = polynomial<V>(x * x, 0x1.988454p-2f, -0x1.105832p-4f, 0x1.46ce4cp-7f, -0x1.36fd42p-10f,
-                                     0x1.dbff10p-14f, -0x1.00d528p-17f);
+        // |x| < 0.6: Phi(x) = 1/2 + x P(x^2). Beyond: t Phi(-t) = exp(-t^2 / 2) S(u), u = (t - b) / (t + a), where S is
+        // close to a polynomial by a and its c0 = S(0) to a float32 by b. t^2 / 2 = m ln 2 + r / 2, r from the exact
+        // t^2. c0 is added last: what is rounded before is small. m ends at 127, where 2^-m is zero and t Phi(-t) less
+        // than 2^-127.
+        using F = typename V::F;
+        using I = typename V::I;
+        const auto t = V::min(V::set(13.265f), reinterpret_cast<F>(reinterpret_cast<I>(x) & 0x7fffffff));
+        const auto square = t * t;
+        const auto p = polynomial<V>(square, 0x1.98844ep-2f, -0x1.105570p-4f, 0x1.45fc00p-7f, -0x1.1f32d6p-10f);
         const auto centre = x * V::fma(x, p, V::set(0.5f));
-        const auto t = V::min(V::set(14.5f), positive - V::min(V::zero(), x));
-        const auto half = t * V::set(0.5f);
-        const auto square = half * t;
-        const ExpParts<V> e(-square, V::remainder(half, t, square));
-        const auto above = t + V::set(3.0f), below = t - V::set(3.0f);
-        const auto u = V::divide(below, above);
-        const auto residual = V::fma(u, t - (above - V::set(3.0f)), V::remainder(u, above, below));
-        const auto u_low = residual * ((u - V::set(1.0f)) * V::set(0x1.555556p-3f));  // 1 / (t + 3) = (1 - u) / 6
-        const auto c0 = V::set(0x1.f1b89cp-4f), c1 = V::set(-0x1.a6b66ap-3f);
-        const auto product = u * c1, line = c0 + product;
-        const auto rest = (product - (line - c0)) + V::remainder(u, c1, product);
-        const auto q = polynomial<V>(u, 0x1.f8bac2p-4f, -0x1.7a9478p-5f, 0x1.91f124p-8f, 0x1.7caf96p-9f,
-                                     -0x1.03add0p-10f, -0x1.5e96f4p-12f, 0x1.0eb518p-13f, 0x1.480640p-15f);
-        const auto slope = V::fma(u + u, q, c1);
-        const auto curve = V::fma(u * u, q, V::fma(slope, u_low, rest));
-        const auto correction = V::fma(e.s, line, V::fma(e.s, curve, curve));
-        const auto tail = V::fma(-t, V::scale(line + correction, e.n), positive);
-        return t < V::set(1.0f) ? centre : tail;
+        const auto magic = V::set(0x1.8000fep+23f);  // 1.5 * 2^23 + 127, the exponent of 1
+        const auto shifted = V::fma(square, V::set(-0x1.715476p-1f), magic);
+        const auto m = magic - shifted;
+        const auto power = reinterpret_cast<F>(reinterpret_cast<I>(shifted) << 23);  // 2^-m
+        const auto r = V::fma(m, V::set(-0x1.7f7d1cp-19f), V::remainder(t, t, m * V::set(0x1.62e400p+0f)));
+        const auto s = V::fma(
+            r * r, polynomial<V>(r, 0x1.fffffcp-4f, -0x1.555492p-6f, 0x1.5558b0p-9f, -0x1.12399ep-12f, 0x1.6a4ef2p-16f),
+            r * V::set(-0.5f));
+        const auto u = V::divide(t - V::set(1.4755859375f), t + V::set(3.0625f));
+        const auto c0 = V::set(0x1.3a4bf0p-2f);
+        const auto curve = u * polynomial<V>(u, 0x1.4fac06p-2f, -0x1.e0d5ccp-2f, 0x1.509498p-2f, -0x1.478c60p-4f,
+                                             -0x1.2a2b66p-5f, 0x1.1ee190p-6f, 0x1.3fbe1cp-7f, -0x1.7fe640p-8f);
+        const auto scaled = c0 + V::fma(c0 + curve, s, curve);  // (c0 + curve) (1 + s)
+        const auto tail = V::fma(-scaled, power, positive);
+        return t < V::set(0.6f) ? centre : tail;
     }
 }
 

@@ -1,7 +1,7 @@
 """exp and GELU of the CPU engine over the whole range of float32, against float64.
 
-In ulp of the output type: exp 1 (float32) and 2 (bfloat16), GELU 4 and 2. Its tail keeps its
-relative precision down to the smallest normal numbers.
+In ulp of the output type: exp 1 (float32) and 2 (bfloat16), GELU 2 and 2, of which float32 takes 1.9 over all floats.
+Its tail keeps its relative precision down to the smallest normal numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from astfast.backends.cpu import native
 TIERS = [name for name, missing in native().tiers() if not missing]
 FLUSHED = (
     2.0**-122
-)  # tiers without scalef take powers of two below 2^-126 as zero, and GELU multiplies them by up to 14
+)  # tiers without scalef take powers of two below 2^-126 as zero, and GELU in bfloat16 multiplies them by up to 14
+GELU_FLUSHED = 2.0**-127  # in float32 the factor is less than 0.6
 
 
 def all_floats(step: int) -> np.ndarray:
@@ -36,12 +37,15 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize(("precision", "mantissa_bits", "bar"), [("float32", 23, 4), ("bfloat16", 7, 2)])
-def test_gelu_everywhere(precision: str, mantissa_bits: int, bar: int, tier: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "mantissa_bits", "flushed"), [("float32", 23, GELU_FLUSHED), ("bfloat16", 7, FLUSHED)]
+)
+def test_gelu_everywhere(precision: str, mantissa_bits: int, flushed: float, tier: str) -> None:
     x = np.concatenate([all_floats(60_013), np.linspace(-15, 15, 300_001, dtype=np.float32)])
     y, exact = native().Engine(tier, precision, 1).gelu(x), gelu(x)
-    error = np.maximum(np.abs(y - exact) - FLUSHED, 0) / ulp(exact, mantissa_bits)
-    assert error.max() <= bar, (x[error.argmax()], error.max())
+    error = np.abs(y - exact) / ulp(exact, mantissa_bits)
+    error[(y == 0) & (np.abs(exact) < flushed)] = 0
+    assert error.max() <= 2, (x[error.argmax()], error.max())
 
 
 @pytest.mark.parametrize("tier", TIERS)
