@@ -31,7 +31,8 @@ $(DEMO)/.installed: $(SOURCES)
 lint: setup ## ruff and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cu)
+	$(BIN)/clang-format --style=file:csrc/.clang-format --dry-run --Werror \
+		$(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cu tests/emulation/*)
 
 typecheck: setup ## mypy --strict on the package
 	$(BIN)/mypy

@@ -7,7 +7,8 @@
 // order, whatever tile it falls into: a row's result depends on nothing but the row.
 //
 // int8: a column of B is the weight's row times 127 / its largest magnitude, rounded; a row of A likewise, when it is
-// packed. Products are summed exactly; the epilogue multiplies by both scales.
+// packed. On AVX2 a unit is two numbers of 16 bits, with more steps than 127. Products are summed exactly, in float32
+// to its precision; the epilogue multiplies by both scales.
 #pragma once
 
 #include <cstddef>

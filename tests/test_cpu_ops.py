@@ -155,6 +155,22 @@ def test_scores_of_any_size(order: str, largest: float, precision: str, tier: st
     np.testing.assert_allclose(y, reference, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("k", [1, 2, 3, 768, 769, 3072, 9000])
+def test_sums_of_the_largest_products_have_room(k: int, sign: float, tier: str) -> None:
+    """All operands are as large as quantised ones get: one more step would wrap 32 bits where there are most."""
+    ops = CpuOps(1, "int8", 2, isa=tier)
+    ones = op_cases.bfloat16_bits(np.full((1, 7, k), sign, np.float32))
+    w = ops.pack_linear(op_cases.Linear(np.ones((5, k), np.float32), np.zeros(5, np.float32)))
+    y = ops.linear_residual(ones, w, np.zeros((1, 7, 5), np.float32))
+    np.testing.assert_allclose(y, sign * k, rtol=(k + 8) * op_cases.FLOAT32_ROUNDING)  # some tiers sum in float32
+    q = op_cases.bfloat16_bits(np.full((1, 3, 16), sign, np.float32))
+    kv = op_cases.bfloat16_bits(np.full((1, k, 32), sign, np.float32))
+    y = op_cases.from_bfloat16_bits(ops.attention(q, kv, np.empty_like(q)))
+    np.testing.assert_array_equal(y, np.full((1, 3, 16), sign, np.float32))
+
+
 def test_outlier_channels_are_spread_exactly_and_to_effect() -> None:
     g = ODD
     rng = np.random.default_rng(6)
