@@ -12,14 +12,14 @@
 
 // Registers 0 and 1 are the factors, 2 to 13 the sums. `one(n)` is the instruction that adds to sum n.
 #define TWELVE(one) one(2) one(3) one(4) one(5) one(6) one(7) one(8) one(9) one(10) one(11) one(12) one(13)
-#define CLOBBERED                                                                                              \
-    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
+#define CLOBBERED                                                                                                     \
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",        \
         "xmm13", "xmm14"
 #define CLEAR(n) "vpxorq %%zmm" #n ", %%zmm" #n ", %%zmm" #n "\n"
 #define CLEAR_YMM(n) "vpxor %%ymm" #n ", %%ymm" #n ", %%ymm" #n "\n"
 #define CLEAR_XMM(n) "pxor %%xmm" #n ", %%xmm" #n "\n"
-#define LOOP(prepare, body, finish) \
-    long rounds = ROUNDS;           \
+#define LOOP(prepare, body, finish)                                                                                   \
+    long rounds = ROUNDS;                                                                                             \
     __asm__ volatile(prepare "1:\n" body "dec %0\n jnz 1b\n" finish : "+r"(rounds) : "r"(factor) : CLOBBERED, "cc")
 
 static void sse2_float32(uint32_t factor) {
@@ -35,7 +35,7 @@ static void avx2_float32(uint32_t factor) {
 #undef STEP
 }
 
-// Products of 16-bit pairs, which an addition of their own sums.
+// Products of pairs of 16 bits, and the addition that they need.
 static void avx2_int8(uint32_t factor) {
 #define STEP(n) "vpmaddwd %%ymm0, %%ymm1, %%ymm14\n vpaddd %%ymm14, %%ymm" #n ", %%ymm" #n "\n"
     LOOP("vmovd %1, %%xmm0\n vpbroadcastd %%xmm0, %%ymm0\n vmovdqa %%ymm0, %%ymm1\n" TWELVE(CLEAR_YMM), TWELVE(STEP),
@@ -71,24 +71,23 @@ struct tile_config {
     uint16_t row_bytes[16];
     uint8_t rows[16];
 };
-#define SIX(instruction)                                                                        \
-    instruction " %%tmm7, %%tmm6, %%tmm0\n" instruction " %%tmm7, %%tmm6, %%tmm1\n" instruction \
-                " %%tmm7, %%tmm6, %%tmm2\n" instruction " %%tmm7, %%tmm6, %%tmm3\n" instruction \
-                " %%tmm7, %%tmm6, %%tmm4\n" instruction " %%tmm7, %%tmm6, %%tmm5\n"
-#define TILE_LOOP(instruction)                                                                                    \
-    struct tile_config config = {.palette = 1};                                                                   \
-    uint32_t values[16 * 16];                                                                                     \
-    long rounds = ROUNDS / 10;                                                                                    \
-    for (uint32_t i = 0, x = 1; i < 16 * 16; ++i) values[i] = factor ^ ((x = x * 1664525 + 1013904223) & VARIED); \
-    for (int tile = 0; tile < 8; ++tile) config.row_bytes[tile] = 64, config.rows[tile] = 16;                     \
-    __asm__ volatile(                                                                                             \
-        "ldtilecfg %1\n tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n"                  \
-        "tilezero %%tmm4\n tilezero %%tmm5\n"                                                                     \
-        "tileloadd (%2,%3), %%tmm6\n tileloadd (%2,%3), %%tmm7\n"                                                 \
-        "1:\n" SIX(instruction) "dec %0\n jnz 1b\n tilerelease\n"                                                 \
-        : "+r"(rounds)                                                                                            \
-        : "m"(config), "r"(values), "r"(64L)                                                                      \
-        : "memory", "cc")
+#define SIX(instruction)                                                                                              \
+    instruction " %%tmm7, %%tmm6, %%tmm0\n" instruction " %%tmm7, %%tmm6, %%tmm1\n"                                   \
+    instruction " %%tmm7, %%tmm6, %%tmm2\n" instruction " %%tmm7, %%tmm6, %%tmm3\n"                                   \
+    instruction " %%tmm7, %%tmm6, %%tmm4\n" instruction " %%tmm7, %%tmm6, %%tmm5\n"
+#define TILE_LOOP(instruction)                                                                                        \
+    struct tile_config config = {.palette = 1};                                                                       \
+    uint32_t values[16 * 16];                                                                                         \
+    long rounds = ROUNDS / 10;                                                                                        \
+    for (uint32_t i = 0, x = 1; i < 16 * 16; ++i) values[i] = factor ^ ((x = x * 1664525 + 1013904223) & VARIED);      \
+    for (int tile = 0; tile < 8; ++tile) config.row_bytes[tile] = 64, config.rows[tile] = 16;                         \
+    __asm__ volatile("ldtilecfg %1\n tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n"         \
+                     "tilezero %%tmm4\n tilezero %%tmm5\n"                                                            \
+                     "tileloadd (%2,%3), %%tmm6\n tileloadd (%2,%3), %%tmm7\n"                                        \
+                     "1:\n" SIX(instruction) "dec %0\n jnz 1b\n tilerelease\n"                                        \
+                     : "+r"(rounds)                                                                                   \
+                     : "m"(config), "r"(values), "r"(64L)                                                             \
+                     : "memory", "cc")
 
 static void amx_bfloat16(uint32_t factor) {
     TILE_LOOP("tdpbf16ps");

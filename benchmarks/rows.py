@@ -105,7 +105,8 @@ def cpu_model() -> str:
     if not re.search(r"\d", name) and "model" in fields:
         name += f" family {fields['cpu family']} model {fields['model']}"
     flags = fields.get("flags", "").split()
-    extensions = [flag for flag in ("avx512f", "avx512_bf16", "amx_tile") if flag in flags] or [*{"avx2"} & {*flags}]
+    known = ("avx512f", "avx512_bf16", "amx_tile") if "avx512f" in flags else ("avx2",)
+    extensions = [flag for flag in known if flag in flags]
     return f"{name} ({', '.join(extensions)})" if extensions else name
 
 

@@ -23,7 +23,7 @@ constexpr Kernels kernels_of(const char* tier, Precision precision) {
         return units_of<G>(width) > G::kChunkUnits ? G::kPanelsTogether : 1;
     };
     k.chunk_bytes = [](std::int64_t width) {
-        return static_cast<std::size_t>(std::min<std::int64_t>(row_bytes<G>(width), G::kChunkUnits * 4));
+        return static_cast<std::size_t>(std::min<std::int64_t>(row_bytes<G>(width), G::kChunkUnits * unit_bytes<G>));
     };
     k.gemm_panels = gemm_panels<G>;
     k.query_tile = Attention::kQueryTile;
