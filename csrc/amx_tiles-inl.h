@@ -106,7 +106,7 @@ struct AmxGemm : Operands {
     static constexpr int kPanel = 32, kColumnsTogether = 16;
     static constexpr int kRowTile = 32, kRowsTogether = 16;
 
-    static constexpr std::int64_t kChunkUnits = std::int64_t{1} << 40;
+    static constexpr std::int64_t kChunkBytes = std::int64_t{1} << 40;
     static constexpr int kPanelsTogether = 1;
 
     template <class EpilogueAt>

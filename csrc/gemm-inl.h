@@ -2,7 +2,7 @@
 // also
 //   kPanel             columns of a panel of weights
 //   kRowTile           rows of the largest tile
-//   kChunkUnits        what a pass over several panels takes of K, kPanelsTogether
+//   kChunkBytes        what a pass over kPanelsTogether panels takes of a row
 //   multiply(...)      rows of A times panels: DotTiles, below, for tiers that dot vectors; AmxTiles for the other
 //   load_sum(c)        a vector of sums, as a product leaves them, as floats
 
@@ -105,7 +105,7 @@ struct TileShape {
 
 // Every tile reads its whole panel from the second-level cache.
 struct WholePanels {
-    static constexpr std::int64_t kBlockUnits = std::int64_t{1} << 40, kChunkUnits = kBlockUnits;
+    static constexpr std::int64_t kBlockUnits = std::int64_t{1} << 40, kChunkBytes = kBlockUnits;
     static constexpr int kTiles = 1, kPanelsTogether = 1, kStepsTogether = 1;
     static constexpr bool kStreams = true;
 };
@@ -114,7 +114,7 @@ struct WholePanels {
 // cache before the next one. Where rows are so long that few fit the second-level cache, it holds chunks of many rows
 // instead, each multiplied by kPanelsTogether panels. Sums wait in C: the same additions in the same order.
 struct BlocksOfPanels {
-    static constexpr std::int64_t kBlockUnits = 128, kChunkUnits = 768;
+    static constexpr std::int64_t kBlockUnits = 128, kChunkBytes = 3072;
     static constexpr int kTiles = 20, kPanelsTogether = 8, kStepsTogether = 8;
     static constexpr bool kStreams = false;
 };
@@ -181,7 +181,8 @@ struct DotTiles {
     template <class EpilogueAt>
     static void multiply(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b, std::int64_t panels,
                          const EpilogueAt& epilogue_at) {
-        constexpr std::int64_t kRows = Tier::kRowTile * Tier::kTiles, kChunk = Tier::kChunkUnits;
+        constexpr std::int64_t kRows = Tier::kRowTile * Tier::kTiles;
+        constexpr std::int64_t kChunk = Tier::kChunkBytes / unit_bytes<Tier>;
         const std::int64_t units = units_of<Tier>(k), stride = row_bytes<Tier>(k), panel = panel_bytes<Tier>(k);
         alignas(64) float c[Tier::kPanelsTogether][kRows * Tier::kPanel];
         for (std::int64_t r = 0; r < rows; r += kRows) {

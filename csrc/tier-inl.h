@@ -20,10 +20,10 @@ constexpr Kernels kernels_of(const char* tier, Precision precision) {
     k.copy_rows = copy_rows<G>;
     k.patch_rows = patch_rows<G>;
     k.panels_together = [](std::int64_t width) -> std::int64_t {
-        return units_of<G>(width) > G::kChunkUnits ? G::kPanelsTogether : 1;
+        return units_of<G>(width) * unit_bytes<G> > G::kChunkBytes ? G::kPanelsTogether : 1;
     };
     k.chunk_bytes = [](std::int64_t width) {
-        return static_cast<std::size_t>(std::min<std::int64_t>(row_bytes<G>(width), G::kChunkUnits * unit_bytes<G>));
+        return static_cast<std::size_t>(std::min<std::int64_t>(row_bytes<G>(width), G::kChunkBytes));
     };
     k.gemm_panels = gemm_panels<G>;
     k.query_tile = Attention::kQueryTile;
