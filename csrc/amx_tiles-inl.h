@@ -38,23 +38,18 @@ struct AmxBf16 : Bf16Operands {
     static V::F load_sum(const float* c) { return V::load(c); }
 };
 
-struct AmxInt8 {
+struct AmxInt8 : SignedBytes {
     using V = Avx512Bf16;
     using Activation = std::uint16_t;
     using Operand = std::int8_t;
     static constexpr bool kRounds = false, kQuantised = true;
     static constexpr int kUnit = 4;
 
-    static float steps(std::int64_t) { return 127.0f; }
     static void dot_00() { _tile_dpbssd(0, 4, 6); }
     static void dot_01() { _tile_dpbssd(1, 4, 7); }
     static void dot_10() { _tile_dpbssd(2, 5, 6); }
     static void dot_11() { _tile_dpbssd(3, 5, 7); }
     static V::F load_sum(const float* c) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(c)); }
-    template <class Row>
-    static std::int32_t make_weights(const Row&, std::int64_t) {
-        return 0;
-    }
 };
 
 constexpr std::int64_t kTileBytes = 1024;

@@ -15,8 +15,8 @@ struct Bf16Columns {
     static constexpr int kUnit = 2, kUnits = 1, kRowsTogether = 1;
 };
 
-template <class VectorType, class Shape, class Blocks, Precision kPrecision>
-struct FloatGemm : Shape, Blocks, DotTiles<FloatGemm<VectorType, Shape, Blocks, kPrecision>> {
+template <class VectorType, class Shape, Precision kPrecision>
+struct FloatGemm : Shape, SignedBytes, DotTiles<FloatGemm<VectorType, Shape, kPrecision>> {
     using V = VectorType;
     using Activation = std::conditional_t<kPrecision == Precision::kFloat32, float, std::uint16_t>;
     using Operand = float;
@@ -24,12 +24,9 @@ struct FloatGemm : Shape, Blocks, DotTiles<FloatGemm<VectorType, Shape, Blocks, 
     using Sum = typename V::F;
     static constexpr bool kRounds = kPrecision == Precision::kBfloat16, kQuantised = kPrecision == Precision::kInt8;
     static constexpr int kUnit = kRounds ? 2 : 1, kUnits = 1;
-    static constexpr int kPanel = Shape::kWeightVectors * V::kLanes, kMaxWidth = Shape::kMaxVectors * V::kLanes;
-    static constexpr int kColumnsTogether = kPanel, kQueryTile = 24;
 
     using Columns = std::conditional_t<kRounds, Bf16Columns<V>, FloatGemm>;
     using Values = FloatGemm;
-    static float steps(std::int64_t) { return 127.0f; }
 
     static Vector load(const std::byte* b) { return V::load(reinterpret_cast<const float*>(b)); }
     static Vector load(const std::byte* b, int of_pair) {
@@ -41,10 +38,6 @@ struct FloatGemm : Shape, Blocks, DotTiles<FloatGemm<VectorType, Shape, Blocks, 
     static Vector broadcast(const std::byte* a) { return V::set(*reinterpret_cast<const float*>(a)); }
     static Sum first(const std::byte*, int) { return V::zero(); }
     static typename V::F load_sum(const float* c) { return V::load(c); }
-    template <class Row>
-    static std::int32_t make_weights(const Row&, std::int64_t) {
-        return 0;
-    }
     static Sum dot(Sum acc, Vector a, Vector b) { return V::accumulate(acc, a, b); }
 
     static void pack_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel) {

@@ -92,17 +92,6 @@ inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t row
     tiles_of(std::integral_constant<int, 1>{});
 }
 
-// The shape of a tier's tiles: how wide they are at most and for weights, in vectors, and how many vectors of C a core
-// holds in registers.
-template <int kWidest, int kRegisters, int kVectorsOfWeights>
-struct TileShape {
-    static constexpr int kMaxVectors = kWidest, kAccumulators = kRegisters, kWeightVectors = kVectorsOfWeights;
-    // Rows of a tile that many vectors wide.
-    static constexpr int rows_of(int vectors) { return vectors == 1 ? kAccumulators / 2 : kAccumulators / vectors; }
-
-    static constexpr int kRowTile = rows_of(kWeightVectors), kRowsTogether = 1;
-};
-
 // Every tile reads its whole panel from the second-level cache.
 struct WholePanels {
     static constexpr std::int64_t kBlockUnits = std::int64_t{1} << 40, kChunkBytes = kBlockUnits;
@@ -117,6 +106,18 @@ struct BlocksOfPanels {
     static constexpr std::int64_t kBlockUnits = 128, kChunkBytes = 3072;
     static constexpr int kTiles = 20, kPanelsTogether = 8, kStepsTogether = 8;
     static constexpr bool kStreams = false;
+};
+
+// The shape of a tier's tiles: how wide they are at most and for weights, in vectors, how many vectors of C a core
+// holds in registers, and which of the two above they go by.
+template <class V, int kWidest, int kRegisters, int kVectorsOfWeights, class Order>
+struct TileShape : Order {
+    static constexpr int kMaxVectors = kWidest, kMaxWidth = kWidest * V::kLanes;
+    static constexpr int kPanel = kVectorsOfWeights * V::kLanes, kColumnsTogether = kPanel;
+    // Rows of a tile that many vectors wide.
+    static constexpr int rows_of(int vectors) { return vectors == 1 ? kRegisters / 2 : kRegisters / vectors; }
+
+    static constexpr int kRowTile = rows_of(kVectorsOfWeights), kRowsTogether = 1, kQueryTile = 24;
 };
 
 // What follows the units of a panel of quantised weights.

@@ -28,9 +28,9 @@
 
 namespace astfast {
 
-using Shape = TileShape<2, 12, 2>;
+using Shape = TileShape<Avx2, 2, 12, 2, BlocksOfPanels>;
 template <Precision kPrecision>
-using Gemm = FloatGemm<Avx2, Shape, BlocksOfPanels, kPrecision>;
+using Gemm = FloatGemm<Avx2, Shape, kPrecision>;
 
 const Kernels avx2_float32 = kernels_of<Gemm<Precision::kFloat32>>("avx2", Precision::kFloat32);
 const Kernels avx2_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("avx2", Precision::kBfloat16);

@@ -30,7 +30,7 @@
 namespace astfast {
 
 template <Precision kPrecision>
-using Gemm = FloatGemm<Avx512, TileShape<4, 24, 3>, WholePanels, kPrecision>;
+using Gemm = FloatGemm<Avx512, TileShape<Avx512, 4, 24, 3, WholePanels>, kPrecision>;
 
 const Kernels avx512_float32 = kernels_of<Gemm<Precision::kFloat32>>("avx512", Precision::kFloat32);
 const Kernels avx512_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("avx512", Precision::kBfloat16);

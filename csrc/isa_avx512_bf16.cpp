@@ -31,12 +31,11 @@
 namespace astfast {
 namespace {
 
-struct Bf16Gemm : Bf16Operands, TileShape<4, 24, 3>, WholePanels, DotTiles<Bf16Gemm> {
+struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<Bf16Gemm> {
     using Vector = __m512i;
     using Columns = Bf16Gemm;
     using Values = Bf16Gemm;
     static constexpr int kUnits = 1;
-    static constexpr int kPanel = 48, kMaxWidth = 64, kColumnsTogether = kPanel, kQueryTile = 24;
 
     static Sum first(const std::byte*, int) { return V::zero(); }
     static V::F load_sum(const float* c) { return V::load(c); }

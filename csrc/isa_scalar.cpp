@@ -22,9 +22,9 @@
 
 namespace astfast {
 
+// 4 x 8: 8 of 16 registers, since there is no fused multiply-add.
 template <Precision kPrecision>
-using Gemm = FloatGemm<Portable, TileShape<2, 8, 2>, BlocksOfPanels,
-                       kPrecision>;  // 4 x 8: 8 of 16 registers, since there is no fused multiply-add
+using Gemm = FloatGemm<Portable, TileShape<Portable, 2, 8, 2, BlocksOfPanels>, kPrecision>;
 
 const Kernels scalar_float32 = kernels_of<Gemm<Precision::kFloat32>>("scalar", Precision::kFloat32);
 const Kernels scalar_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("scalar", Precision::kBfloat16);

@@ -6,7 +6,7 @@ namespace astfast {
 namespace {
 
 template <class Shape>
-struct MaddGemm : Shape, BlocksOfPanels, DotTiles<MaddGemm<Shape>> {
+struct MaddGemm : Shape, SignedBytes, DotTiles<MaddGemm<Shape>> {
     using V = Avx2;
     using Activation = std::uint16_t;
     using Operand = std::int16_t;
@@ -16,8 +16,6 @@ struct MaddGemm : Shape, BlocksOfPanels, DotTiles<MaddGemm<Shape>> {
     using Values = MaddGemm;
     static constexpr bool kRounds = false, kQuantised = true;
     static constexpr int kUnit = 2, kUnits = 1;
-    static constexpr int kPanel = Shape::kWeightVectors * V::kLanes, kMaxWidth = Shape::kMaxVectors * V::kLanes;
-    static constexpr int kColumnsTogether = kPanel, kQueryTile = 24;
 
     static float steps(std::int64_t k) {
         const float room = __builtin_sqrtf(static_cast<float>(0x7fff0000 / k));
@@ -37,10 +35,6 @@ struct MaddGemm : Shape, BlocksOfPanels, DotTiles<MaddGemm<Shape>> {
         Vector products;  // together, or GCC 12 takes all products of a step first and spills them
         asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(products) : "x"(a), "x"(b));
         return acc;
-    }
-    template <class Row>
-    static std::int32_t make_weights(const Row&, std::int64_t) {
-        return 0;
     }
 };
 

@@ -16,6 +16,16 @@ constexpr std::int64_t units_of(std::int64_t k) {
     return (units + G::kUnits - 1) / G::kUnits * G::kUnits;
 }
 
+// What G gives where quantised operands are signed, of bytes' size. make_weights(row, k) turns a row that was quantised
+// like one of A into one of B, and returns what sums of its column start from.
+struct SignedBytes {
+    static float steps(std::int64_t) { return 127.0f; }
+    template <class Row>
+    static std::int32_t make_weights(const Row&, std::int64_t) {
+        return 0;
+    }
+};
+
 // Bytes of a unit in a row of A: four, but where G multiplies longer operands than B is kept in.
 template <class G>
 constexpr std::int64_t unit_bytes = G::kUnit * static_cast<std::int64_t>(sizeof(typename G::Operand));

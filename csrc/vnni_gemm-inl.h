@@ -5,7 +5,7 @@ namespace astfast {
 namespace {
 
 template <bool kOffset>
-struct VnniProduct : TileShape<4, 24, 3>, WholePanels, DotTiles<VnniProduct<kOffset>> {
+struct VnniProduct : TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<VnniProduct<kOffset>> {
     using V = Avx512;
     using Activation = std::uint16_t;
     using Operand = std::conditional_t<kOffset, std::uint8_t, std::int8_t>;  // how it is stored: offset or not
@@ -15,7 +15,6 @@ struct VnniProduct : TileShape<4, 24, 3>, WholePanels, DotTiles<VnniProduct<kOff
     using Values = VnniProduct<false>;
     static constexpr bool kRounds = false, kQuantised = true;
     static constexpr int kUnit = 4, kUnits = 1;
-    static constexpr int kPanel = 48, kMaxWidth = 64, kColumnsTogether = kPanel, kQueryTile = 24;
 
     static float steps(std::int64_t) { return 127.0f; }
     static float probability_steps(std::int64_t keys) {  // sums have room for 66,000 times 255
@@ -23,7 +22,7 @@ struct VnniProduct : TileShape<4, 24, 3>, WholePanels, DotTiles<VnniProduct<kOff
     }
 
     static Sum first(const std::byte* end, int vector) {
-        return kOffset ? _mm512_loadu_si512(end + kPanel * 4 + vector * 64) : _mm512_setzero_si512();
+        return kOffset ? _mm512_loadu_si512(end + VnniProduct::kPanel * 4 + vector * 64) : _mm512_setzero_si512();
     }
     static V::F load_sum(const float* c) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(c)); }
 

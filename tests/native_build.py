@@ -22,10 +22,12 @@ EMULATION = ROOT / "tests" / "emulation"
 EMULATION_FLAGS = ["-I", str(EMULATION), "-Wno-psabi"]  # no other compiler's code takes these vectors
 
 
-def needs_emulation() -> None:
-    """Skips the calling test where nothing can be emulated."""
-    if shutil.which("g++") is None or dict(native().tiers())["avx2"]:
-        pytest.skip("needs g++ and a processor with AVX2")
+def can_emulate() -> bool:
+    """Whether this machine has what the emulation is made of: g++ and AVX2."""
+    return shutil.which("g++") is not None and not dict(native().tiers())["avx2"]
+
+
+emulates = pytest.mark.skipif(not can_emulate(), reason="emulated on AVX2, by g++")
 
 
 def for_avx2(code: str) -> str:
@@ -36,7 +38,6 @@ def for_avx2(code: str) -> str:
 
 def emulated_source(folder: Path) -> Path:
     """A folder to build from, with csrc rewritten."""
-    needs_emulation()
     shutil.copytree(ROOT / "csrc", folder / "csrc")
     shutil.copy(ROOT / "setup.py", folder)
     for path in (folder / "csrc").iterdir():

@@ -6,8 +6,9 @@ plus a floor for what any order of summation may cost: sqrt(K) float32 roundings
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,53 +93,77 @@ def result_of(case: OpCase, geometry: Geometry, dtype: torch.dtype) -> np.ndarra
         return case.call(ReferenceOps(geometry.heads, dtype), on_torch(dtype)).double().numpy()
 
 
-class QuantisedOps(ReferenceOps):
-    """What int8 means, in float64: weights by output channel and activations by token as 127 steps of their largest
-    magnitude, products exact; LayerNorms, embeddings and the residual stream as they are. Of a head, queries and keys
-    by token and values by channel likewise, probabilities as 255 steps of a row's largest. Activations between ops are
-    bfloat16. A tier may be more precise: by more steps, or with attention in bfloat16."""
+def serving_tier(ops: Any) -> str:
+    """The tier whose kernels compute for these CpuOps: the one asked for, or one below it."""
+    tier: str = ops.hardware.split(",")[0]
+    return tier
 
-    def __init__(self, heads: int) -> None:
+
+class QuantisedOps(ReferenceOps):
+    """What int8 means on a tier of the CPU engine, in float64: weights by output channel and activations by token as so
+    many steps of their largest magnitude, products exact; LayerNorms, softmax and the residual stream as they are,
+    embeddings and what ops exchange in bfloat16. Of a head, where the tier quantises attention, queries and keys by
+    token and values by channel likewise, probabilities as steps of a row's largest."""
+
+    def __init__(self, heads: int, tier: str) -> None:
         super().__init__(heads, torch.float64)
+        self._by_pairs_of_16_bits = tier == "avx2"
+        self._quantises_attention = tier in ("avx2", "avx512_vnni", "avx512_bf16")
+
+    def patch_embed(self, spectrogram: Any, w: Embed, out: Any = None) -> torch.Tensor:
+        projection = replace(w.projection, weight=_as_bfloat16(w.projection.weight))
+        return super().patch_embed(_as_bfloat16(torch.as_tensor(spectrogram)), replace(w, projection=projection), out)
 
     def norm_linear(self, x: Any, w: NormLinear, out: Any = None, activation: Any = None) -> torch.Tensor:
-        y = _quantised_linear(self._norm(x, w.norm), w.linear)
+        y = self._linear(self._norm(x, w.norm), w.linear)
         return _as_bfloat16(torch.nn.functional.gelu(y) if activation == "gelu" else y)
 
     def attention(self, q: Any, kv: Any, out: Any = None) -> torch.Tensor:
+        if not self._quantises_attention:
+            return _as_bfloat16(super().attention(q, kv))
         b, rows, d = q.shape
-        heads = [x.reshape(b, -1, self.heads, d // self.heads).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:])]
-        q, k, v = _quantised(heads[0], -1), _quantised(heads[1], -1), _quantised(heads[2], -2)
-        scores = q @ k.mT / (d // self.heads) ** 0.5
-        p = (255 * torch.exp(scores - scores.amax(-1, keepdim=True))).round()
+        keys, head_dim = kv.shape[1], d // self.heads
+        parts = [x.reshape(b, -1, self.heads, head_dim).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:])]
+        q, k = (_quantised(x, -1, self._steps(head_dim)) for x in parts[:2])
+        v = _quantised(parts[2], -2, self._steps(keys))
+        scores = q @ k.mT / head_dim**0.5
+        p = (self.probability_steps(keys) * torch.exp(scores - scores.amax(-1, keepdim=True))).round()
         y = p @ v / p.sum(-1, keepdim=True)
         return _as_bfloat16(y.transpose(1, 2).reshape(b, rows, d))
 
+    def probability_steps(self, keys: int) -> float:
+        """What a row's largest probability becomes; infinity where they are not quantised."""
+        if not self._quantises_attention:
+            return math.inf
+        return self._steps(keys) if self._by_pairs_of_16_bits else 255
+
     def linear_residual(self, x: Any, w: Linear, residual: Any) -> torch.Tensor:
-        return residual + _quantised_linear(x, w)
+        return residual + self._linear(x, w)
+
+    def _linear(self, x: torch.Tensor, w: Linear) -> torch.Tensor:
+        steps = self._steps(x.shape[-1])
+        return torch.nn.functional.linear(_quantised(x, -1, steps), _quantised(w.weight, -1, steps), w.bias)
+
+    def _steps(self, k: int) -> int:
+        """Of operands whose products are summed over k: as many as fit their type, and their sums 32 bits."""
+        return min(2**15 - 1, math.isqrt(2**31 // k)) if self._by_pairs_of_16_bits else 127
 
 
 def _as_bfloat16(x: torch.Tensor) -> torch.Tensor:
     return x.bfloat16().double()
 
 
-def _quantised(x: torch.Tensor, dim: int) -> torch.Tensor:
-    step = x.abs().amax(dim, keepdim=True) / 127
+def _quantised(x: torch.Tensor, dim: int, steps: int) -> torch.Tensor:
+    step = x.abs().amax(dim, keepdim=True) / steps
     return torch.where(step > 0, (x / step).round() * step, 0.0)
 
 
-def _quantised_linear(x: torch.Tensor, w: Linear) -> torch.Tensor:
-    return torch.nn.functional.linear(_quantised(x, -1), _quantised(w.weight, -1), w.bias)
-
-
-def at_precision(case: OpCase, geometry: Geometry, precision: str) -> np.ndarray:
+def at_precision(case: OpCase, geometry: Geometry, precision: str, tier: str) -> np.ndarray:
     """The case by torch in this precision, as float64; int8 as ``QuantisedOps`` has it."""
     if precision != "int8":
         return result_of(case, geometry, getattr(torch, precision))
-    if case.name == "patch_embed":
-        return result_of(case, geometry, torch.bfloat16)
     with torch.inference_mode():
-        return case.call(QuantisedOps(geometry.heads), on_torch(torch.float64)).double().numpy()
+        return case.call(QuantisedOps(geometry.heads, tier), on_torch(torch.float64)).double().numpy()
 
 
 def cases(g: Geometry, precision: str, seed: int = 0) -> list[OpCase]:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import native_build
 import pytest
 
+pytestmark = native_build.emulates
 # The precisions for which a tier has kernels of its own.
 OWN = {
     "avx512": ("float32", "bfloat16", "int8"),
@@ -78,7 +79,7 @@ def test_planted_bugs_are_caught_where_they_are(tmp_path: Path) -> None:
     """A tile of B that is its neighbour, and what sums start from taken from the wrong columns."""
     bugs = {
         "amx_tiles-inl.h": ("b + b_second", "b"),
-        "vnni_gemm-inl.h": ("kPanel * 4 + vector * 64", "kPanel * 4"),
+        "vnni_gemm-inl.h": ("::kPanel * 4 + vector * 64", "::kPanel * 4"),
     }
     source = native_build.emulated_source(tmp_path / "source")
     for name, (right, wrong) in bugs.items():
