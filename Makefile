@@ -32,7 +32,7 @@ lint: setup ## ruff and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --style=file:csrc/.clang-format --dry-run --Werror \
-		$(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cu tests/emulation/*)
+		$(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cu tests/emulation/*.cpp tests/emulation/*.h)
 
 typecheck: setup ## mypy --strict on the package
 	$(BIN)/mypy
@@ -46,17 +46,18 @@ test-slow: setup ## the rest: every kernel and configuration, real sizes, soak
 # Links in the place of an installation: it needs the machine's own Python with torch and transformers, and no pip.
 gpu: ## on a machine with a GPU, offline: kernel checks, then throughput against the peers
 	rm -rf .gpu && mkdir .gpu && cp -rs $(CURDIR)/astfast .gpu/ && ln -s $(CURDIR)/kernels .gpu/astfast/kernels
-	PYTHONPATH=$(CURDIR)/.gpu $(PYTHON) benchmarks/run_gpu.py
+	ln -s $(CURDIR)/benchmarks $(CURDIR)/tests $(CURDIR)/samples .gpu/
+	cd .gpu && PYTHONPATH=. $(PYTHON) -m benchmarks.run_gpu
 
 bench: setup ## CPU benchmarks against every peer; run nothing beside it
 	$(BIN)/pip install --quiet -e '.[bench]'
-	$(BIN)/python benchmarks/run_ops.py
-	$(BIN)/python benchmarks/run_model.py
-	$(BIN)/python benchmarks/run_pipeline.py
-	$(BIN)/python benchmarks/run_process.py
-	$(BIN)/python benchmarks/run_scaling.py
+	$(BIN)/python -m benchmarks.run_ops
+	$(BIN)/python -m benchmarks.run_model
+	$(BIN)/python -m benchmarks.run_pipeline
+	$(BIN)/python -m benchmarks.run_process
+	$(BIN)/python -m benchmarks.run_scaling
 	$(BIN)/python -m pytest -q benchmarks/test_ops_benchmark.py
-	$(BIN)/python benchmarks/report.py
+	$(BIN)/python -m benchmarks.report
 
 wheel: setup ## a wheel under dist/
 	$(BIN)/python -m build --wheel

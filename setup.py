@@ -8,7 +8,7 @@ makes that an error. ASTFAST_SANITIZE=1 builds with ASan and UBSan, as the tests
 import os
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 required = os.environ.get("ASTFAST_REQUIRE_NATIVE") == "1"
 sanitize = os.environ.get("ASTFAST_SANITIZE") == "1"
@@ -50,7 +50,7 @@ except ImportError:
 setup(
     license="Apache-2.0",
     ext_modules=modules,
-    packages=["astfast", "astfast.backends", "astfast.models", "astfast.data", "astfast.kernels"],
+    packages=[*find_packages(include=["astfast", "astfast.*"], exclude=["astfast.kernels"]), "astfast.kernels"],
     package_dir={"astfast": "astfast", "astfast.kernels": "kernels"},
     package_data={"astfast": ["py.typed"], "astfast.data": ["*.csv", "*.md", "builtin/*"]},
 )

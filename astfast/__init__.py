@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from astfast.errors import AstfastError, AudioError, BackendError, CheckpointError
+from astfast.version import __version__
 
 if TYPE_CHECKING:
-    from astfast.tagger import Tagger
+    from astfast.tagging.tagger import Tagger
 
-__version__ = "0.1.0"
 __all__ = [
     "AstfastError",
     "AudioError",
@@ -63,8 +63,8 @@ def load(
 
     Raises CheckpointError, BackendError, or TypeError for an unknown keyword.
     """
-    from astfast.loading import LoadArguments
-    from astfast.tagger import Tagger
+    from astfast.engines.load import LoadArguments
+    from astfast.tagging.tagger import Tagger
 
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size is {batch_size!r}: it must be a whole number of at least 1, or 'auto'")
@@ -104,14 +104,14 @@ def accelerate(
     quantised ones), BackendError for a device or precision that can't run; a call raises AstfastError for what only
     the model's own forward can do: output_hidden_states, output_attentions, an attention_mask, gradients.
     """
-    from astfast import drop_in
+    from astfast.integrations import transformers as drop_in
 
     return drop_in.accelerate(model, precision, threads, batch_size)
 
 
 def restore(model: Any) -> Any:
     """Gives a model its own forward back and returns it; AstfastError for one that is not accelerated."""
-    from astfast import drop_in
+    from astfast.integrations import transformers as drop_in
 
     return drop_in.restore(model)
 
@@ -119,7 +119,7 @@ def restore(model: Any) -> Any:
 def __getattr__(name: str) -> Any:
     """Tagger on first use, so that importing astfast stays light."""
     if name == "Tagger":
-        from astfast.tagger import Tagger
+        from astfast.tagging.tagger import Tagger
 
         return Tagger
     raise AttributeError(f"module 'astfast' has no attribute {name!r}")

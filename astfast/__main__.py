@@ -2,6 +2,6 @@
 
 import sys
 
-from astfast.cli import main
+from astfast.commands.main import main
 
 sys.exit(main())

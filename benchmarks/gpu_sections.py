@@ -14,26 +14,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
 import torch
 
 import astfast
-from astfast import checkpoint
-from astfast.backends.cuda import CudaOps, Target, open_gpu
-from astfast.backends.cuda_target import has_float8
-from astfast.bench import transformers_model
-from astfast.engine import Engine
+from astfast.backends.cuda.ops import CudaOps, Target, open_gpu
+from astfast.backends.cuda.target import has_float8
+from astfast.benchmarking.compare import transformers_model
+from astfast.engines.eager import Engine
+from astfast.engines.load import engine_on
 from astfast.front_end import FrontEnd
 from astfast.kernels import launch, performance, tuning
-from astfast.loading import engine_on
-from astfast.models import ast
+from astfast.models import recognise as checkpoint
+from astfast.models.ast import forward as ast
+from benchmarks import models
+from benchmarks.rows import ROOT
+from tests.cases import float8_cases, gpu_cases
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import float8_cases
-import gpu_cases
-
-TESTS = Path(__file__).parent.parent / "tests"
+TESTS = ROOT / "tests"
 PRECISIONS = ("bfloat16", "float16", "float32")
 BATCHES = (1, 8, 32, 64)
 TOP_K = 5
@@ -182,7 +180,7 @@ def _float8_cases(bench: Bench, precision: str) -> dict[str, Callable[[], gpu_ca
 
 def gpu_tests(bench: Bench) -> Iterator[dict[str, Any]]:
     """The tests that are marked gpu, where this Python has pytest; in a dry run they are only collected."""
-    for path in sorted(TESTS.glob("test_*.py")):
+    for path in sorted(TESTS.rglob("test_*.py")):
         if "@pytest.mark.gpu" not in path.read_text():
             continue
 
@@ -190,9 +188,8 @@ def gpu_tests(bench: Bench) -> Iterator[dict[str, Any]]:
             if importlib.util.find_spec("pytest") is None:
                 return {"ok": "not run: there is no pytest"}
             how = ["--collect-only"] if bench.dry_run else []
-            command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *how, path.name]
-            # Not from the checkout's root, whose ./astfast is no package without its kernels.
-            done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False, timeout=120)
+            command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *how, str(path)]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
             lines = (done.stdout + done.stderr).strip().splitlines()
             if done.returncode:
                 raise RuntimeError("\n".join(lines[-15:]))

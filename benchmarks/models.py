@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.config import ModelConfig
 from astfast.front_end import FrontEnd
+from astfast.models.ast.config import ModelConfig
 
 FloatArray = NDArray[np.float32]
 

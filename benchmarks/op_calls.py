@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
-
-import op_cases
-from op_cases import Geometry, OpCase
-
-from astfast.backends.cpu import CpuOps
+from astfast.backends.cpu.ops import CpuOps
 from astfast.backends.reference import ReferenceOps
+from tests.cases import op_cases
+from tests.cases.op_cases import Geometry, OpCase
 
 GEOMETRIES = {"ast-base": op_cases.BASE, "speech-commands": op_cases.SPEECH_COMMANDS, "tiny": op_cases.TINY}
 

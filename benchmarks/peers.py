@@ -20,9 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import models
-
-from astfast.bench import (
+from astfast.benchmarking.compare import (
     Contender,
     FloatArray,
     openvino_contender,
@@ -30,7 +28,8 @@ from astfast.bench import (
     torch_contender,
     transformers_model,
 )
-from astfast.config import ModelConfig
+from astfast.models.ast.config import ModelConfig
+from benchmarks import models
 
 CALIBRATION_CLIPS = 16  # for static quantisation; not those that are measured
 

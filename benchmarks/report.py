@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import rows
-from pages import markdown, write_section
+from benchmarks import rows
+from benchmarks.pages import markdown, write_section
 
 README = rows.ROOT / "README.md"
 DOCS = rows.ROOT / "docs"

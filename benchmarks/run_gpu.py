@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import gpu_sections
 import torch
-from rows import Rows, slug
+
+from benchmarks import gpu_sections
+from benchmarks.rows import Rows, slug
 
 CACHE = Path.home() / ".cache" / "astfast-benchmarks"
 GRACE = 20.0  # seconds that what has begun may still take when the time is up
@@ -76,7 +77,8 @@ def in_processes(names: Sequence[str], gpu: str, out: Path, options: argparse.Na
         for name in names:
             part = Path(folder) / f"{name}.jsonl"
             left = max(0.0, deadline - time.monotonic())
-            command = [sys.executable, __file__, "--section", name, "--out", str(part), "--cache", str(options.cache)]
+            command = [sys.executable, "-m", "benchmarks.run_gpu", "--section", name, "--out", str(part)]
+            command += ["--cache", str(options.cache)]
             command += ["--seconds", str(left), *(["--dry-run"] if options.dry_run else [])]
             failed = None
             try:

@@ -14,13 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import models
-import peers
-from peaks import INSTRUCTIONS, InstructionPeak, tier_of
-from rows import Rows
-
 import astfast
-from astfast.bench import (
+from astfast.benchmarking.compare import (
     AGREEMENT,
     Contender,
     FloatArray,
@@ -32,6 +27,9 @@ from astfast.bench import (
     transformers_model,
 )
 from astfast.errors import BackendError
+from benchmarks import models, peers
+from benchmarks.peaks import INSTRUCTIONS, InstructionPeak, tier_of
+from benchmarks.rows import Rows
 
 CACHE = Path.home() / ".cache" / "astfast-benchmarks"
 PRECISIONS = ("float32", "bfloat16", "int8")

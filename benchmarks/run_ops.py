@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import op_calls
 import torch
-from op_calls import op_cases
-from peaks import INSTRUCTIONS, InstructionPeak, tier_of
-from rows import Rows
-from run_model import CACHE
 
-from astfast.backends.cpu import CpuOps
-from astfast.bench import spread, take_turns
+from astfast.backends.cpu.ops import CpuOps
+from astfast.benchmarking.compare import spread, take_turns
+from benchmarks import op_calls
+from benchmarks.op_calls import op_cases
+from benchmarks.peaks import INSTRUCTIONS, InstructionPeak, tier_of
+from benchmarks.rows import Rows
+from benchmarks.run_model import CACHE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

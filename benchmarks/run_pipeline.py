@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
 import soundfile
-from rows import Rows
-from run_model import CACHE
 
 import astfast
-from astfast.audio import load_audio
-from astfast.bench import spread, take_turns
+from astfast.audio.inputs import load_audio
+from astfast.benchmarking.compare import spread, take_turns
+from benchmarks import models
+from benchmarks.rows import Rows
+from benchmarks.run_model import CACHE
 
 # name -> (file extension, soundfile subtype, sampling rate, channels)
 FORMATS = {

@@ -19,17 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
-import peers
 import soundfile
-from rows import Rows
-from run_model import CACHE
 
 import astfast
-from astfast.bench import spread
+from astfast.benchmarking.compare import spread
+from benchmarks import models, peers
+from benchmarks.rows import Rows
+from benchmarks.run_model import CACHE
 
-ONE_CLIP = Path(__file__).parent / "one_clip.py"
 ENGINES = {  # and the packages that they need
     "astfast": (),
     "transformers": ("transformers",),
@@ -64,7 +62,7 @@ def cold_start(options: argparse.Namespace, rows: Rows) -> None:
     tags: dict[tuple[str, str], list[str]] = {}
     for turn in range(options.turns + 1):
         for (engine, precision), model in contenders.items():
-            took, answer = _process([str(ONE_CLIP), engine, precision, str(model), str(clip)])
+            took, answer = _process(["-m", "benchmarks.one_clip", engine, precision, str(model), str(clip)])
             tags[engine, precision] = answer["tags"]
             if turn > 0:
                 seconds[engine, precision].append(took)

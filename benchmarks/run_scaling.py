@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import models
 import numpy as np
-from rows import Rows
-from run_model import CACHE, PRECISIONS
 
 import astfast
 from astfast import backends
-from astfast.bench import spread, take_turns
-from astfast.config import ModelConfig
+from astfast.benchmarking.compare import spread, take_turns
+from astfast.models.ast.config import ModelConfig
+from benchmarks import models
+from benchmarks.rows import Rows
+from benchmarks.run_model import CACHE, PRECISIONS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,12 +3,12 @@
 Each op is judged by the bar of the tests before it is timed.
 """
 
-import op_calls
 import pytest
-from op_calls import op_cases
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from astfast.backends.cpu import CpuOps
+from astfast.backends.cpu.ops import CpuOps
+from benchmarks import op_calls
+from benchmarks.op_calls import op_cases
 
 OPS = [case.name for case in op_cases.cases(op_cases.TINY, "float32")]
 

@@ -18,7 +18,7 @@ from student import Student, student_config
 from torch import Tensor, nn
 from training import accuracy, load_checkpoint
 
-from astfast.config import ModelConfig
+from astfast.models.ast.config import ModelConfig
 
 
 def hub_tensors(student: Student) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """Train the built-in model on folds 1 to 3: a small Audio Spectrogram Transformer that imitates convolutional teachers.
 
-The network is astfast's own: parameters are handed to `astfast.models.ast` on the reference backend. In training a
-random part of the patch tokens is left out (PaSST, Koutini et al. 2022), the teachers see the very same augmented and
-mixed input (Beyer et al. 2022), and every token that is left must also foretell what the teachers' feature maps hold at
-its place; the linear layers that read those hints are dropped with the rest of the scaffolding.
+The network is astfast's own: parameters are handed to `astfast.models.ast.forward` on the reference backend. In
+training a random part of the patch tokens is left out (PaSST, Koutini et al. 2022), the teachers see the very same
+augmented and mixed input (Beyer et al. 2022), and every token that is left must also foretell what the teachers'
+feature maps hold at its place; the linear layers that read those hints are dropped with the rest of the scaffolding.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from training import WeightAverage, accuracy, optimiser_groups, run_epochs, soft_cross_entropy
 
-from astfast.backends.base import Embed, Head, LayerNorm, Linear, NormLinear
 from astfast.backends.reference import ReferenceOps
-from astfast.config import ModelConfig
 from astfast.front_end import FrontEnd
-from astfast.models import ast
+from astfast.models.ast import forward as ast
+from astfast.models.ast.config import ModelConfig
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
 BATCH = 32
 EPS = 1e-12  # what Hugging Face's AST uses everywhere

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import astfast
-from astfast.audio import load_audio
+from astfast.audio.inputs import load_audio
 
 SAMPLES = Path(__file__).parent
 

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import checkpoints
 import pytest
 import torch
+
+from tests.cases import checkpoints
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "triton", "numpy")
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from astfast.config import ModelConfig
-from astfast.scores import Tagging, activate, activation_of
+from astfast.models.ast.config import ModelConfig
+from astfast.scores import activate, activation_of
+from astfast.tagging.tags import Tagging
 
 ABC = ("a", "b", "c")
 

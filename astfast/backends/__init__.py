@@ -12,9 +12,10 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from astfast.backends.base import Ops
 from astfast.errors import BackendError
+from astfast.ops import Ops
 
 BACKENDS = ("cpu", "cuda", "reference")
 PRECISIONS = {
@@ -51,11 +52,11 @@ class Choice:
                 f"the {self.backend} backend has no precision {precision!r}: use one of {known}, or auto"
             )
         if self.backend == "cpu":
-            from astfast.backends.cpu import CpuOps
+            from astfast.backends.cpu.ops import CpuOps
 
             return CpuOps(heads, precision, self.threads)
         if self.backend == "cuda":
-            from astfast.backends.cuda import open_gpu
+            from astfast.backends.cuda.ops import open_gpu
 
             return open_gpu(heads, precision, device, deterministic)
         from astfast.backends.reference import ReferenceOps
@@ -66,8 +67,13 @@ class Choice:
         """The fastest 16-bit precision that this hardware computes natively, else float32."""
         if self.backend == "reference":
             return "float32"
-        module = importlib.import_module(f"astfast.backends.{self.backend}")
+        module = _module(self.backend)
         return str(module.fastest_precision())
+
+
+def _module(backend: str) -> ModuleType:
+    """The module that has a backend's ``unavailable`` and ``fastest_precision``; imports what it is made of."""
+    return importlib.import_module(f"astfast.backends.{'reference' if backend == 'reference' else backend + '.ops'}")
 
 
 def gpu_present() -> bool:
@@ -80,7 +86,7 @@ def unavailable(backend: str, device: str | list[str] = "auto") -> str | None:
     for package, name in NEEDED[backend].items():
         if importlib.util.find_spec(package) is None:
             return f"{name} is not installed: pip install 'astfast[{backend}]'"
-    module = importlib.import_module(f"astfast.backends.{backend}")
+    module = _module(backend)
     reason: str | None = module.unavailable(device)
     return reason
 

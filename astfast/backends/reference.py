@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from astfast.backends.base import Embed, Head, LayerNorm, Linear, NormLinear
 from astfast.front_end import FrontEnd
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
 T = TypeVar("T")
 

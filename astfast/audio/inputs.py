@@ -1,0 +1,345 @@
+"""Every kind of audio input -> mono float32 at the model's rate.
+
+``open_audio`` gives a stream of blocks, so that a day-long file is never held whole; ``load_audio`` collects its first
+samples. Streams depend on no global state: any number of threads may open inputs of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import re
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astfast.audio.files import VALUES_PER_BLOCK, DecodedFile, open_decoder, open_file
+from astfast.errors import AudioError
+
+FloatArray = NDArray[np.float32]
+
+ASSUMED_RATE = 16_000  # Hz, of a bare array that comes without sampling_rate
+LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # Hz
+MAX_CHANNELS = 32  # of an array: more are samples and channels mixed up
+MAX_DURATION = 24 * 3600.0  # seconds
+LOUD = 16.0  # a peak that no recording in [-1, 1] reaches, headroom and all
+ABSURD = 1e12  # far above any 32-bit integer; its square is still finite in float32
+INTEGER_PCM = {"uint8": (128, 128.0), "int8": (0, 128.0), "int16": (0, 32768.0), "int32": (0, 2147483648.0)}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The beginning of an input, or all of it."""
+
+    wave: NDArray[Any]  # [samples], mono, at the rate that was asked for; float32, or int16 where that may stay
+    truncated: bool  # whether the input goes on
+    duration: float | None  # seconds of the whole input; None when it is truncated and its header doesn't say
+    name: str  # what messages call the input
+
+
+@dataclass(frozen=True)
+class AudioStream:
+    """An opened input. ``blocks`` can be walked once and raises AudioError where the input goes bad."""
+
+    name: str
+    rate: int  # Hz, of the blocks
+    duration: float | None  # seconds of the whole input, None when its header doesn't say
+    blocks: Generator[
+        FloatArray, None, None
+    ]  # [samples] each, mono, at least one sample in all; close() frees the file
+
+
+def load_audio(
+    x: Any,
+    sampling_rate: float | None = None,
+    target_rate: int = ASSUMED_RATE,
+    max_samples: int | None = None,
+    max_duration: float = MAX_DURATION,
+    int16: bool = False,
+) -> Clip:
+    """One input -> its first ``max_samples`` samples at ``target_rate``, or all; no more of a file is decoded.
+
+    With ``int16`` a 1-D NumPy array of that type and rate stays as it is. The other arguments and errors are those of
+    ``open_audio``.
+    """
+    if int16 and isinstance(x, np.ndarray) and x.dtype == np.int16 and x.ndim == 1 and len(x) > 0:
+        rate = rate_of_array(sampling_rate, "<array>")
+        if rate == target_rate and len(x) <= max_duration * rate:
+            wave = x[:max_samples]
+            return Clip(wave, len(wave) < len(x), len(x) / rate, "<array>")
+    stream = open_audio(x, sampling_rate, target_rate, max_duration, decode_all=max_samples is None)
+    parts: list[FloatArray] = []
+    length = 0
+    truncated = False
+    with contextlib.closing(stream.blocks):
+        for block in stream.blocks:
+            parts.append(block)
+            length += len(block)
+            if max_samples is not None and length > max_samples:
+                truncated = True
+                break
+    wave = np.concatenate(parts)[:max_samples]
+    return Clip(wave, truncated, stream.duration if truncated else length / target_rate, stream.name)
+
+
+def open_audio(
+    x: Any,
+    sampling_rate: float | None = None,
+    target_rate: int = ASSUMED_RATE,
+    max_duration: float = MAX_DURATION,
+    decode_all: bool = True,
+) -> AudioStream:
+    """One input -> a stream of mono float32 blocks at ``target_rate``, resampled by soxr (HQ) where need be.
+
+    ``x`` is a path, the bytes of a file, a binary file object, a 1-D array or tensor of samples, a dict
+    ``{"array" or "raw", "sampling_rate"}`` whose array may be (channels, samples), or an AudioDecoder of datasets or
+    torchcodec. ``sampling_rate`` (Hz) is that of bare arrays and of nothing else; without it they are taken as 16 kHz,
+    with one warning. Integer PCM (int8, uint8, int16, int32) is scaled to [-1, 1], channels are averaged.
+
+    Raises AudioError for anything that is no audio, and for more than ``max_duration`` seconds of it: at once when
+    ``decode_all`` says that everything will be decoded and the header tells the length, else on reaching them.
+    """
+    source, name = _open(x, sampling_rate)
+    rate = _checked_rate(source.rate, name)
+    if decode_all and source.duration is not None and source.duration > max_duration:
+        raise _too_long(name, source.duration, max_duration)
+    mono = _mono(source.blocks, rate, name, max_duration)
+    return AudioStream(name, target_rate, source.duration, _resampled(mono, rate, target_rate, name))
+
+
+def expand_batch(x: Any) -> tuple[list[Any], bool]:
+    """What a caller passed -> (list of inputs, whether it was one input).
+
+    A list, tuple or other iterable is a batch of inputs, a bare 2-D array or tensor a batch of clips; a path, bytes,
+    file object, dict, decoder or 1-D array is one input. Raises AudioError for a 2-D array that is (samples, channels).
+    """
+    if _is_array(x):
+        if len(x.shape) != 2:
+            return [x], True
+        rows, columns = x.shape
+        if rows > MAX_CHANNELS >= columns:
+            raise AudioError(
+                f"an array of shape {tuple(x.shape)} looks like (samples, channels), but a bare 2-D array is a batch "
+                f"of clips: pass {{'array': x.T, 'sampling_rate': ...}} for one clip of {columns} channels"
+            )
+        return list(x), False
+    if _is_single(x) or not isinstance(x, Iterable):
+        return [x], True
+    return list(x), False
+
+
+def _is_single(x: Any) -> bool:
+    kinds = (str, bytes, bytearray, memoryview, os.PathLike, Mapping)
+    return isinstance(x, kinds) or hasattr(x, "read") or hasattr(x, "get_all_samples")
+
+
+def _is_array(x: Any) -> bool:
+    """A numpy array, or a tensor of any library: what has a shape and converts to numpy. A class is neither."""
+    return hasattr(x, "shape") and hasattr(x, "__array__") and not isinstance(x, type)
+
+
+def _open(x: Any, sampling_rate: float | None) -> tuple[DecodedFile, str]:
+    """The input with its native rate and channels, and its name."""
+    if isinstance(x, str | os.PathLike):
+        name = os.fspath(x)
+        if not isinstance(name, str):
+            name = os.fsdecode(name)
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+            raise AudioError(f"{name}: URLs are not fetched: download it and pass the file or its bytes")
+        return open_file(name, name), name
+    if isinstance(x, bytes | bytearray | memoryview):
+        name = f"<{x.nbytes if isinstance(x, memoryview) else len(x)} bytes>"
+        return open_file(x, name), name
+    if hasattr(x, "get_all_samples"):
+        return open_decoder(x, "<audio decoder>"), "<audio decoder>"
+    if isinstance(x, Mapping):
+        return _open_dict(x)
+    if hasattr(x, "read"):
+        label = getattr(x, "name", None)
+        name = label if isinstance(label, str) else "<file object>"
+        return open_file(x, name), name
+    if _is_array(x):
+        name = "<array>"
+        samples = _numpy(x, name)
+        if samples.ndim == 2:
+            raise AudioError(
+                f"{name}: shape {samples.shape}: one clip is 1-D; pass {{'array': x, 'sampling_rate': ...}} for "
+                "(channels, samples)"
+            )
+        return _open_array(samples, rate_of_array(sampling_rate, name), name), name
+    hint = " (samples go into a NumPy array)" if isinstance(x, int | float | complex | list | tuple) else ""
+    raise AudioError(
+        f"<{type(x).__name__}>: not an audio input{hint}: pass a path, the bytes of a file, a binary file object, a "
+        "1-D array, or a dict with 'array' and 'sampling_rate'"
+    )
+
+
+def _open_dict(x: Mapping[str, Any]) -> tuple[DecodedFile, str]:
+    path = x.get("path")
+    name = path if isinstance(path, str) and path else "<dict>"
+    key = next((key for key in ("array", "raw") if x.get(key) is not None), None)
+    if key is None or x.get("sampling_rate") is None:
+        keys = ", ".join(map(repr, x)) or "nothing"
+        raise AudioError(f"{name}: a dict needs 'array' (or 'raw') and 'sampling_rate', this one has {keys}")
+    samples = _numpy(x[key], name)
+    if samples.ndim == 2 and len(samples) > MAX_CHANNELS:
+        raise AudioError(
+            f"{name}: shape {samples.shape} means {len(samples)} channels: the array is (channels, samples), "
+            "transpose it"
+        )
+    return _open_array(samples, x["sampling_rate"], name), name
+
+
+def _open_array(samples: NDArray[Any], rate: Any, name: str) -> DecodedFile:
+    """[samples] or [channels, samples] of a PCM type -> blocks [samples, channels] in [-1, 1]."""
+    if samples.ndim not in (1, 2):
+        raise AudioError(
+            f"{name}: {samples.ndim}-D array of shape {samples.shape}: a clip is 1-D, or 2-D (channels, samples) in a "
+            "dict"
+        )
+    if 0 in samples.shape:
+        raise AudioError(f"{name}: no samples in it (shape {samples.shape})")
+    if samples.dtype.kind != "f" and samples.dtype.name not in INTEGER_PCM:
+        raise AudioError(
+            f"{name}: samples of type {samples.dtype}: convert them to float32 in [-1, 1], or to int16 or int32 PCM"
+        )
+    checked = _checked_rate(rate, name)
+    frames = np.atleast_2d(samples).T  # [samples, channels]
+    size = max(1, VALUES_PER_BLOCK // frames.shape[1])
+    starts = range(0, len(frames), size)
+    return DecodedFile(checked, len(frames) / checked, (_scaled(frames[start : start + size]) for start in starts))
+
+
+def _numpy(x: Any, name: str) -> NDArray[Any]:
+    """A numpy array of an array, of a tensor of any library and device, or of a list."""
+    try:
+        if hasattr(x, "detach"):  # torch, without importing it
+            x = x.detach().cpu()
+            x = x.float() if str(x.dtype) == "torch.bfloat16" else x
+        return np.asarray(x)
+    except Exception as error:  # each library has its own exceptions
+        raise AudioError(f"{name}: can't be made a NumPy array ({error})") from error
+
+
+def _scaled(block: NDArray[Any]) -> FloatArray:
+    if block.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what overflows float32 is refused as not finite
+            return block.astype(np.float32)
+    offset, scale = INTEGER_PCM[block.dtype.name]
+    scaled: FloatArray = (block.astype(np.float32) - np.float32(offset)) / np.float32(scale)
+    return scaled
+
+
+def rate_of_array(sampling_rate: float | None, name: str) -> int:
+    """The rate in Hz of a bare array that came with this ``sampling_rate``; warns once where it came without."""
+    if sampling_rate is None:
+        _warn_of_assumed_rate()
+    return _checked_rate(ASSUMED_RATE if sampling_rate is None else sampling_rate, name)
+
+
+def _checked_rate(rate: Any, name: str) -> int:
+    """A sampling rate in Hz as an int."""
+    try:
+        if isinstance(rate, bool | str | bytes):
+            raise TypeError
+        value = float(rate)
+        whole = math.isfinite(value) and value == int(value)
+    except (TypeError, ValueError):
+        raise AudioError(f"{name}: sampling_rate {rate!r} is not a number: give it in Hz") from None
+    if not whole or not LOWEST_RATE <= value <= HIGHEST_RATE:
+        raise AudioError(
+            f"{name}: a sampling rate of {rate!r} Hz is not possible: it is a whole number from {LOWEST_RATE} to "
+            f"{HIGHEST_RATE}"
+        )
+    return int(value)
+
+
+def _mono(blocks: Iterator[FloatArray], rate: int, name: str, max_duration: float) -> Generator[FloatArray, None, None]:
+    """Blocks [samples, channels] -> blocks [samples]: averaged and checked."""
+    done = 0
+    warned = False
+    for block in blocks:
+        wave = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        peak = float(np.abs(wave).max())
+        if not peak <= ABSURD:
+            where = (done + int(np.argmin(np.abs(wave) <= ABSURD))) / rate
+            raise AudioError(
+                f"{name}: not finite, or beyond any audio, at {where:.3f} s: find out where NaN, infinity or huge "
+                "samples come from"
+            )
+        if peak > LOUD and not warned:
+            warned = True
+            warnings.warn(
+                f"{name}: a peak of {peak:.4g}, though float samples lie in [-1, 1]: integer samples in a float array? "
+                "Pass them as int16 or int32, or divide them",
+                UserWarning,
+                stacklevel=2,
+            )
+        done += len(wave)
+        if done > max_duration * rate:
+            raise _too_long(name, done / rate, max_duration)
+        yield wave
+    if not done:
+        raise AudioError(f"{name}: no samples in it")
+
+
+def _resampled(
+    blocks: Generator[FloatArray, None, None], rate: int, target_rate: int, name: str
+) -> Generator[FloatArray, None, None]:
+    """Blocks at ``rate`` -> the same audio at ``target_rate``, at least one sample of it.
+
+    soxr's streaming gives the very samples that resampling the whole clip would, whatever the sizes of the blocks.
+    """
+    with contextlib.closing(blocks):
+        if rate == target_rate:
+            yield from blocks
+            return
+        resampler = _resampler(rate, target_rate, name)
+        last = np.zeros(1, np.float32)
+        made = 0
+        for block in blocks:
+            last = block
+            resampled = resampler.resample_chunk(np.ascontiguousarray(block))
+            made += len(resampled)
+            if len(resampled):
+                yield resampled
+        resampled = resampler.resample_chunk(last[:0], last=True)
+        if len(resampled):
+            yield resampled
+        elif not made:  # a few samples at a high rate
+            yield last.mean(keepdims=True)
+
+
+def _resampler(rate: int, target_rate: int, name: str) -> Any:
+    try:
+        import soxr
+    except ImportError as error:
+        raise AudioError(
+            f"{name}: {rate} Hz must be resampled to {target_rate} Hz, which needs the package soxr ({error}): "
+            "pip install soxr"
+        ) from error
+    return soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality="HQ")
+
+
+def _too_long(name: str, duration: float, max_duration: float) -> AudioError:
+    return AudioError(
+        f"{name}: {duration:,.0f} s of audio or more, above the limit of {max_duration:,.0f} s: split it, or raise "
+        "max_duration"
+    )
+
+
+@functools.cache
+def _warn_of_assumed_rate() -> None:
+    """Once a process, whatever the warning filters."""
+    warnings.warn(
+        f"an array came without sampling_rate and is taken as {ASSUMED_RATE} Hz: pass sampling_rate=, or a dict "
+        "{'array', 'sampling_rate'}",
+        UserWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,283 @@
+"""The GPU backend: each op is a call, served by its kernel or by torch's own ops. Thin: the work is in both of them.
+
+Nothing here needs a GPU but the default launcher and streams: given the interpreter, an emulator or a recorder in the
+launcher's place, the same code runs on CPU or "meta" tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from astfast.backends.cuda import fallback_ops as torch_ops
+from astfast.backends.cuda.autotune import Chooser, machine_of
+from astfast.backends.cuda.op_call import Call
+from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, PackedLinear, Packing, Stream
+from astfast.backends.cuda.streams import Device, device_of, inference
+from astfast.backends.cuda.target import Target, driver_version, has_float8, target_of, unavailable
+from astfast.errors import BackendError
+from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd
+from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, tuning
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+
+__all__ = ["DTYPES", "CudaOps", "Stream", "Target", "fastest_precision", "open_gpu", "unavailable"]
+
+TOKENS_AT_ONCE = 40_000  # 32 clips of AST-base: enough tiles to fill any GPU
+DETERMINISTIC_CLIPS = 8  # for which tiles are chosen, whatever the batch, where bits must not depend on it
+
+
+class CudaOps:
+    """The Ops protocol on one GPU. Raises BackendError for a precision that the GPU backend doesn't have.
+
+    Without a ``chooser`` every call is served by its kernel, unchecked. ``deterministic`` takes one set of tiles for
+    every batch size, so that a clip's bits do not depend on its batch. ``stream_scale`` multiplies the residual stream;
+    None is what keeps it in the range of the precision's type.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        heads: int,
+        precision: str = "bfloat16",
+        device: str = "cuda",
+        *,
+        launcher: launch.Launcher = launch.run,
+        target: Target | None = None,
+        tiles: tuning.Tiles | None = None,
+        streams: Device | None = None,
+        chooser: Chooser | None = None,
+        deterministic: bool = False,
+        stream_scale: float | None = None,
+    ) -> None:
+        if precision not in DTYPES:
+            raise BackendError(f"the GPU backend has no precision {precision!r}: use one of {', '.join(DTYPES)}")
+        self.heads = heads
+        self.precision = precision
+        self.device = torch.device(device)
+        self.streams = streams or device_of(self.device)
+        self.target = target or target_of(self.device)
+        if precision == "float8" and not has_float8(self.target.arch):
+            raise BackendError(
+                f"{self.target.name} has no float8 products, which came with compute capability 8.9: use bfloat16"
+            )
+        self.hardware = self.target.name
+        self.deterministic = deterministic
+        self._packing = Packing(precision, self.device, stream_scale)
+        self._launch = launcher
+        self._chooser = chooser
+        self._tiles = tiles or tuning.tiles_for(self.target.arch, self._packing.operand_dtype.itemsize)
+        # float32 products run on tensor cores where there are any, as three TF32 products.
+        nvidia = isinstance(self.target.arch, int)
+        self._products = "tf32x3" if nvidia and precision == "float32" else "ieee"
+        self._front_ends: dict[FrontEnd, PackedFrontEnd] = {}
+
+    def pack_embed(self, w: Embed) -> PackedEmbed:
+        return self._packing.embed(w)
+
+    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> PackedLinear:
+        return self._packing.norm_linear(w, values)
+
+    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> PackedLinear:
+        return self._packing.linear(w, source)
+
+    def pack_norm(self, w: LayerNorm) -> PackedLinear:
+        return self._packing.norm(w)
+
+    def pack_head(self, w: Head) -> PackedLinear:
+        return self._packing.head(w)
+
+    def empty(self, shape: tuple[int, ...], kind: str) -> Any:
+        if kind == "stream":
+            parts = linear.statistics_parts(shape[-1])
+            return Stream(self._empty(shape, self._packing.dtype), self._empty((*shape[:-1], parts), torch.float32))
+        types = {"activation": self._packing.dtype, "operand": self._packing.operand_dtype}
+        return self._empty(shape, types.get(kind, torch.float32))
+
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def micro_batch(self, num_tokens: int) -> int:
+        return max(1, TOKENS_AT_ONCE // num_tokens)
+
+    def inference(self) -> AbstractContextManager[Any]:
+        return inference(self.streams)
+
+    def to_host(self, x: torch.Tensor) -> NDArray[np.float32]:
+        return np.array(x.cpu().numpy(), dtype=np.float32)
+
+    def _run(self, call: Call) -> torch.Tensor:
+        if self._chooser is not None:
+            return self._chooser.serve(call)
+        self._launch(call.launch())
+        return call.clips[call.result]
+
+    def log_mel(self, waves: Sequence[NDArray[np.float32]], front_end: FrontEnd, out: torch.Tensor) -> torch.Tensor:
+        samples = min(max(map(len, waves)), front_end.input_samples)
+        batch = np.zeros((len(waves), samples), np.float32)
+        for row, wave in zip(batch, waves, strict=True):
+            row[: len(wave)] = wave[:samples]
+        lengths = np.array([min(len(wave), samples) for wave in waves], np.int32)
+        on_device = torch.from_numpy(batch).to(self.device), torch.from_numpy(lengths).to(self.device)
+        return self.log_mel_of_batch(*on_device, front_end, out)
+
+    def log_mel_of_batch(
+        self, waves: torch.Tensor, lengths: torch.Tensor, front_end: FrontEnd, out: torch.Tensor
+    ) -> torch.Tensor:
+        """``log_mel`` of waveforms that are on the device: [B, samples] float32 or int16, lengths [B] int32."""
+        if front_end not in self._front_ends:
+            self._front_ends[front_end] = self._packing.front_end(front_end)
+        constants = self._front_ends[front_end]
+        call = Call(
+            "log_mel",
+            log_mel.log_mel,
+            torch_ops.log_mel,
+            clips={"waves": waves, "lengths": lengths, "out": out},
+            weights={"matrix": constants.spectral, "mel": constants.mel},
+            settings={
+                "frame_length": front_end.frame_length,
+                "frame_shift": front_end.frame_shift,
+                "emphasis": PRE_EMPHASIS,
+                "gain": 1.0 / 32768.0 if waves.dtype == torch.int16 else 1.0,
+                "floor": LOG_FLOOR,
+                "shift": front_end.shift,
+                "scale": front_end.scale,
+            },
+            result="out",
+            written=("out",),
+            tuning={"precision": "ieee", "tile": self._tiles.log_mel},
+        )
+        return self._run(call)
+
+    def patch_embed(self, spectrogram: Any, w: PackedEmbed, out: Stream) -> Stream:
+        if isinstance(spectrogram, np.ndarray):
+            spectrogram = torch.from_numpy(np.ascontiguousarray(spectrogram, np.float32)).to(self.device)
+        call = Call(
+            "patch_embed",
+            patch_embed.patch_embed,
+            torch_ops.patch_embed,
+            clips={"spectrogram": spectrogram, "stream": out.x, "sumsq": out.sumsq},
+            weights={"weight": w.weight, "table": w.table},
+            settings={
+                "scale": self._packing.scale,
+                "patch_size": w.geometry.patch_size,
+                "frequency_stride": w.geometry.frequency_stride,
+                "time_stride": w.geometry.time_stride,
+            },
+            result="stream",
+            written=("stream", "sumsq"),
+            tuning={"precision": self._products, "tile": self._tiles.patch_embed},
+        )
+        self._run(call)
+        return out
+
+    def _tile(self, table: tuple[tuning.Tile, ...], x: torch.Tensor | Stream, w: PackedLinear) -> tuning.Tile:
+        clips = DETERMINISTIC_CLIPS if self.deterministic else x.shape[0]
+        return tuning.linear_tile(table, clips * x.shape[1], len(w.weight), self.target.multiprocessors)
+
+    def norm_linear(
+        self, x: Stream, w: PackedLinear, out: torch.Tensor, activation: Literal["gelu"] | None = None
+    ) -> torch.Tensor:
+        call = Call(
+            "norm_linear",
+            linear.norm_linear,
+            torch_ops.norm_linear,
+            clips={"x": x.x, "sumsq": x.sumsq, "out": out},
+            weights=_linear_weights(w),
+            settings={"eps": w.eps, "activation": activation, "gain": w.gain if out.element_size() == 1 else 1.0},
+            result="out",
+            written=("out",),
+            tuning={"precision": self._products, "tile": self._tile(self._tiles.norm_linear, x, w)},
+            rounded={"bias": w.rounded_bias},
+        )
+        return self._run(call)
+
+    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        few = q.shape[1] <= self._tiles.few_queries.m
+        tile = self._tiles.few_queries if few else self._tiles.attention
+        call = Call(
+            "attention",
+            attention.attention,
+            torch_ops.attention,
+            clips={"q": q, "kv": kv, "out": out},
+            weights={},
+            settings={"heads": self.heads},
+            result="out",
+            written=("out",),
+            tuning={"precision": self._products, "tile": tile},
+        )
+        return self._run(call)
+
+    def linear_residual(self, x: torch.Tensor, w: PackedLinear, residual: Stream) -> Stream:
+        call = Call(
+            "linear_residual",
+            linear.linear_residual,
+            torch_ops.linear_residual,
+            clips={"x": x, "stream": residual.x, "sumsq": residual.sumsq},
+            weights=_linear_weights(w),
+            settings={"scale": self._packing.scale},
+            result="stream",
+            written=("sumsq",),
+            updated=("stream",),
+            tuning={"precision": self._products, "tile": self._tile(self._tiles.residual, x, w)},
+            rounded={"bias": w.rounded_bias},
+        )
+        self._run(call)
+        return residual
+
+    def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
+        call = Call(
+            "pool",
+            head.pool,
+            torch_ops.pool,
+            clips={"stream": x.x, "out": out},
+            weights={"weight": w.weight, "bias": w.bias},
+            settings={"eps": w.eps},
+            result="out",
+            written=("out",),
+        )
+        return self._run(call)
+
+    def head(self, x: torch.Tensor, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
+        call = Call(
+            "head",
+            head.head,
+            torch_ops.head,
+            clips={"x": x, "out": out},
+            weights={"weight": w.weight, "bias": w.bias},
+            settings={"eps": w.eps},
+            result="out",
+            written=("out",),
+            tuning={"precision": "ieee", "tile": self._tiles.head},
+        )
+        return self._run(call)
+
+
+def _linear_weights(w: PackedLinear) -> dict[str, torch.Tensor]:
+    weights = {"weight": w.weight, "bias": w.bias}
+    return weights if w.weight_scale is None else {**weights, "weight_scale": w.weight_scale}
+
+
+def open_gpu(
+    heads: int, precision: str, device: str, deterministic: bool = False, stream_scale: float | None = None
+) -> CudaOps:
+    """The backend of a GPU as the product uses it: with streams and graphs, each kernel checked at its first use."""
+    where = torch.device(device)
+    if where.index is None:
+        where = torch.device(where.type, torch.cuda.current_device())
+    streams = device_of(where)
+    target = target_of(where)
+    chooser = Chooser(streams, launch.run, machine_of(target.name, driver_version()), deterministic)
+    how: dict[str, Any] = {"streams": streams, "chooser": chooser, "deterministic": deterministic}
+    how["stream_scale"] = stream_scale
+    return CudaOps(heads, precision, str(where), target=target, **how)
+
+
+def fastest_precision() -> str:
+    """Every GPU that this backend runs on computes bfloat16 on its matrix units."""
+    return "bfloat16"

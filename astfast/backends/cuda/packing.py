@@ -1,0 +1,164 @@
+"""Weights and buffers as the GPU's kernels read them: folded in float64, then rounded once to the compute type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from astfast.backends.cuda import folding
+from astfast.front_end import FrontEnd, mel_filters
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+
+FLOAT8_MAX = 448.0  # of e4m3
+
+# Of the residual stream and the activations; in float8 the operands of the layers' products are of 8 bits.
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float8": torch.bfloat16}
+STREAM_SCALE = {"float32": 1.0, "float16": 2.0**-5, "bfloat16": 1.0, "float8": 1.0}  # massive activations below 65,504
+QUANTISED_LONGER = 1.25  # a vector in e4m3, whose elements are off by 1/16 of themselves, and one more of them
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream and the sums of squares of every 64 columns of it, which its next reader turns into rstd."""
+
+    x: torch.Tensor  # [B, T, D]
+    sumsq: torch.Tensor  # [B, T, ceil(D / 64)] float32
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.x.shape
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> Stream:
+        return Stream(self.x[index], self.sumsq[index])
+
+
+@dataclass(frozen=True)
+class PackedLinear:
+    """A folded weight [N, K] in the compute type and its bias [N] in float32; eps of the norm in front, if any."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    rounded_bias: torch.Tensor  # [N] in the type of the activations: torch's own product takes no other
+    eps: float = 0.0
+    weight_scale: torch.Tensor | None = None  # [N] float32 of a float8 weight
+    gain: float = 1.0  # of its output where that is float8
+
+
+@dataclass(frozen=True)
+class PackedEmbed:
+    """Folded patch projection [D, p * p] and the table [T, D] of all that is added to it."""
+
+    weight: torch.Tensor
+    table: torch.Tensor
+    geometry: Embed  # patch size and strides are read from it
+
+
+@dataclass(frozen=True)
+class PackedFrontEnd:
+    """The constant matrices of the log-mel front end, float32."""
+
+    spectral: torch.Tensor  # [frame_length, fft_length]
+    mel: torch.Tensor  # [fft_length / 2, mels rounded up to a power of two]
+
+
+class Packing:
+    """Packs the leaves of a model for one device, compute type and scale of the residual stream."""
+
+    def __init__(self, precision: str, device: torch.device, scale: float | None = None) -> None:
+        self.dtype = DTYPES[precision]
+        self.scale = STREAM_SCALE[precision] if scale is None else scale
+        self.device = device
+        self.float8 = precision == "float8"
+        self.operand_dtype = torch.float8_e4m3fn if self.float8 else self.dtype  # of the layers' products
+
+    def embed(self, w: Embed) -> PackedEmbed:
+        weight, table = folding.embedding(w, self.scale)
+        return PackedEmbed(self._constant(weight, self.dtype), self._constant(table), w)
+
+    def norm_linear(self, w: NormLinear, values: int = 0) -> PackedLinear:
+        """``values``: so many of the last outputs are averaged by attention, and their average is quantised."""
+        weight, bias = folding.rms_linear(w)
+        eps = w.norm.eps * self.scale**2
+        if not self.float8:
+            return self._linear(weight, bias, self.dtype, eps)
+        if values:
+            gain = float8_gain(weight[-values:], bias[-values:])
+            weight[-values:] *= gain
+            bias[-values:] *= gain
+        return self._float8_linear(weight, bias, 1.0, eps, float8_gain(weight, bias))
+
+    def linear(self, w: Linear, source: NormLinear | None = None) -> PackedLinear:
+        """``source``: the layer whose last outputs, averaged or through the GELU, this one multiplies."""
+        weight, bias = folding.residual_linear(w, self.scale)
+        if not self.float8:
+            return self._linear(weight, bias, self.dtype)
+        assert source is not None, "a float8 layer has to know the range of its input"
+        width = weight.shape[1]
+        writer, writers_bias = folding.rms_linear(source)
+        return self._float8_linear(weight, bias, float8_gain(writer[-width:], writers_bias[-width:]))
+
+    def norm(self, w: LayerNorm) -> PackedLinear:
+        """gamma and beta of the final norm, which no product follows, as weight and bias."""
+        weight, bias = folding.float64(w.weight), folding.float64(w.bias)
+        return self._linear(weight, bias, torch.float32, w.eps * self.scale**2)
+
+    def head(self, w: Head) -> PackedLinear:
+        return self._linear(*folding.normalised_linear(NormLinear(w.norm, w.linear)), torch.float32, w.norm.eps)
+
+    def front_end(self, front_end: FrontEnd) -> PackedFrontEnd:
+        filters = mel_filters(front_end)[:, :-1].T  # [bins, mels], without the unused Nyquist bin
+        padded = 1 << (front_end.num_mel_bins - 1).bit_length()
+        filters = np.pad(filters, ((0, 0), (0, padded - front_end.num_mel_bins)))
+        return PackedFrontEnd(self._constant(folding.spectral_matrix(front_end)), self._constant(filters))
+
+    def _float8_linear(
+        self,
+        weight: folding.Matrix,
+        bias: folding.Matrix,
+        input_gain: float = 1.0,
+        eps: float = 0.0,
+        gain: float = 1.0,
+    ) -> PackedLinear:
+        quantised, scale = float8_weight(torch.from_numpy(weight))
+        return PackedLinear(
+            quantised.to(self.device),
+            self._constant(bias),
+            self._constant(bias, self.dtype),
+            eps,
+            (scale / input_gain).to(self.device),
+            gain,
+        )
+
+    def _linear(
+        self, weight: folding.Matrix, bias: folding.Matrix, dtype: torch.dtype, eps: float = 0.0
+    ) -> PackedLinear:
+        return PackedLinear(self._constant(weight, dtype), self._constant(bias), self._constant(bias, dtype), eps)
+
+    def _constant(self, x: folding.Matrix, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(dtype).to(self.device)
+
+
+def float8_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """weight [N, K] -> (e4m3 [N, K], scale [N] float32): row n is about scale[n] * quantised[n], scale a power of two
+    that brings its largest element into (224, 448]."""
+    largest = weight.abs().amax(1).double()  # [N]
+    scale = torch.where(largest > 0, torch.exp2(torch.ceil(torch.log2(largest / FLOAT8_MAX))), 1.0)
+    return (weight.double() / scale[:, None]).float().to(torch.float8_e4m3fn), scale.float()
+
+
+def float8_gain(weight: folding.Matrix, bias: folding.Matrix) -> float:
+    """The power of two that keeps every output of a norm_linear with these (folded) weights within e4m3.
+
+    A normalised row is no longer than sqrt(K), so that |y_n| <= sqrt(K) |w_n| + |b_n|, and neither the GELU nor an
+    average makes it larger. A typical row is so much smaller as chance has it, sqrt(K) = 28 times for K = 768: of the
+    17 binades of e4m3 that costs five.
+    """
+    longest = QUANTISED_LONGER * np.sqrt(weight.shape[1]) * np.linalg.norm(weight, axis=1) + np.abs(bias)
+    largest = float(longest.max())
+    return float(2.0 ** np.floor(np.log2(FLOAT8_MAX / largest))) if largest > 0 else 1.0

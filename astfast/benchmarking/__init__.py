@@ -1,0 +1,1 @@
+"""How fast a model runs on this machine, and how that compares."""

@@ -1,0 +1,95 @@
+"""The safetensors format: a JSON header of names, types, shapes and byte ranges, then the values.
+
+Format: https://huggingface.co/docs/safetensors. The header is checked in full before anything is read, and values are
+only read when asked for, bfloat16 included, which the numpy side of the safetensors package can't.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from astfast.checkpoints.lazy_tensor import DTYPES, LazyTensor, stored
+from astfast.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+
+def read_safetensors(path: Path) -> dict[str, LazyTensor]:
+    """Name -> tensor of a .safetensors file. Raises CheckpointError, naming file and tensor, for a broken file."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header_size = int.from_bytes(file.read(8), "little")
+            data = 8 + header_size  # where the values start
+            if size < 8 or header_size > MAX_HEADER_BYTES or data > size:
+                raise CheckpointError(
+                    f"{path} is no safetensors file, or a truncated one: {size} bytes can't hold the header of "
+                    f"{header_size} bytes that it announces. Download it again."
+                )
+            header = file.read(header_size)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error}. Check the file.") from error
+    records = _parse(path, header)
+    return _tensors(path, records, data, size)
+
+
+def _parse(path: Path, header: bytes) -> dict[str, Any]:
+    def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise CheckpointError(f"{path}: the header has {twice!r} twice. Download the file again.")
+        return entries
+
+    try:
+        records = json.loads(header, object_pairs_hook=refuse_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the header is no JSON ({error}). Download the file again.") from error
+    if not isinstance(records, dict):
+        raise CheckpointError(f"{path}: the header is no JSON object. Download the file again.")
+    records.pop("__metadata__", None)
+    return records
+
+
+def _tensors(path: Path, records: dict[str, Any], data: int, size: int) -> dict[str, LazyTensor]:
+    """The format demands that the tensors fill the file without gap or overlap: one pass in file order checks it."""
+    checked = {name: _record(path, name, record) for name, record in records.items()}
+    end, before = 0, "the header"
+    for name, (_, _, start, stop) in sorted(checked.items(), key=lambda item: item[1][2:]):
+        if start != end:
+            problem = "overlaps with" if start < end else "leaves a gap after"
+            raise CheckpointError(f"{path}: tensor {name} (byte {start}) {problem} {before} (which ends at {end}).")
+        if data + stop > size:
+            raise CheckpointError(
+                f"{path} is truncated: tensor {name} ends at byte {data + stop}, the file at {size}. Download it again."
+            )
+        end, before = stop, name
+    if data + end != size:
+        raise CheckpointError(f"{path}: {size - data - end} bytes follow the last tensor, {before}.")
+    return {name: stored(path, name, dtype, data + start, shape) for name, (dtype, shape, start, _) in checked.items()}
+
+
+def _record(path: Path, name: str, record: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """(dtype, shape, first byte, end) of one tensor, consistent with each other."""
+    match record:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]}:
+            pass
+        case _:
+            raise CheckpointError(f"{path}: tensor {name} has no dtype, shape and two data_offsets in the header.")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"{path}: tensor {name} is {dtype}: astfast reads {', '.join(DTYPES)}.")
+    if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+        raise CheckpointError(f"{path}: tensor {name} has a shape or offsets that are no counts: {record}.")
+    expected = prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    if stop - start != expected:
+        raise CheckpointError(
+            f"{path}: tensor {name} has {stop - start} bytes, but {dtype} of shape {shape} takes {expected}."
+        )
+    return dtype, tuple(shape), start, stop

@@ -1,0 +1,167 @@
+"""From what a caller names (hub id, folder, file, nothing) to the files of a checkpoint, opened but not yet read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from astfast.checkpoints.lazy_tensor import LazyTensor
+from astfast.checkpoints.safetensors import read_safetensors
+from astfast.checkpoints.torch_pickle import read_torch_file
+from astfast.errors import CheckpointError
+
+BUILTIN = Path(__file__).parent.parent / "data" / "builtin"
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+READERS: dict[str, Callable[[Path], dict[str, LazyTensor]]] = {
+    ".safetensors": read_safetensors,
+    ".pth": read_torch_file,
+    ".pt": read_torch_file,
+    ".bin": read_torch_file,
+}
+HUB_WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"),
+)
+HUGGING_FACE_SUFFIXES = (".safetensors", ".bin")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LOOKED_FOR = f"looked for {', '.join(WEIGHTS)}. Pass the weights' file itself if it has another name."
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """A checkpoint as found: its tensors by their names in the file, and the contents of its JSON files."""
+
+    source: str  # for messages: a path, or a hub id
+    paths: tuple[Path, ...]  # of the files that hold the weights
+    tensors: Mapping[str, LazyTensor]
+    config: Mapping[str, Any] | None  # config.json
+    preprocessor: Mapping[str, Any] | None  # preprocessor_config.json
+
+
+def find(
+    source: str | os.PathLike[str] | None,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+) -> CheckpointFiles:
+    """The files behind ``source``: None is the built-in model, an existing path comes before a hub id.
+
+    A file in a Hugging Face format (.safetensors, .bin) is read with the config.json and preprocessor_config.json
+    beside it, if there are any. Raises CheckpointError for what isn't there or can't be read.
+    """
+    if source is None:
+        return _folder(BUILTIN, "the built-in model")
+    text = os.fspath(source)
+    if re.match(r"\w+://", text):
+        raise CheckpointError(f"{text} is a URL, which astfast doesn't fetch: download it and pass the file.")
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        return _folder(path, text)
+    if text and path.exists():
+        return _file(path, text)
+    is_hub_id = isinstance(source, str) and HUB_ID.fullmatch(text) and path.suffix.lower() not in READERS
+    if not is_hub_id:
+        raise CheckpointError(
+            f"{text!r} is no file or folder here and can't be a hub id (owner/name). Check the path, from {Path.cwd()}."
+        )
+    return _hub(text, revision, cache_dir, local_files_only)
+
+
+def _folder(folder: Path, source: str) -> CheckpointFiles:
+    """A folder in Hugging Face layout."""
+    config, preprocessor = (_json(folder / name) for name in (CONFIG, PREPROCESSOR))
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise CheckpointError(f"{source} has no weights: {_LOOKED_FOR}")
+    paths = _shards(weights) if weights.name.endswith(".index.json") else (weights,)
+    return CheckpointFiles(source, paths, _merged(paths), config, preprocessor)
+
+
+def _file(path: Path, source: str) -> CheckpointFiles:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise CheckpointError(
+            f"{source}: astfast reads {', '.join(READERS)} and folders in Hugging Face layout, not {path.name}."
+        )
+    hugging_face = path.suffix.lower() in HUGGING_FACE_SUFFIXES
+    config, preprocessor = (_json(path.with_name(name)) if hugging_face else None for name in (CONFIG, PREPROCESSOR))
+    return CheckpointFiles(source, (path,), reader(path), config, preprocessor)
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """The files that an index.json's weight_map names, each beside it."""
+    weight_map = (_json(index) or {}).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map. Download it again.")
+    paths = []
+    for name in sorted({str(name) for name in weight_map.values()}):
+        path = index.parent / name
+        if Path(name).name != name or path.suffix not in READERS:
+            raise CheckpointError(f"{index} names the shard {name!r}: a shard must be a weights' file beside it.")
+        if not path.is_file():
+            raise CheckpointError(f"{index} names the shard {name}, which isn't there. Download it.")
+        paths.append(path)
+    return tuple(paths)
+
+
+def _merged(paths: tuple[Path, ...]) -> dict[str, LazyTensor]:
+    tensors: dict[str, LazyTensor] = {}
+    for path in paths:
+        shard = READERS[path.suffix](path)
+        for name in shard:
+            if name in tensors:
+                raise CheckpointError(f"{path}: tensor {name} is in another shard too. Download the checkpoint again.")
+        tensors |= shard
+    return tensors
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None if there is no file."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} can't be read as JSON: {error}. Download it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object. Download it again.")
+    return content
+
+
+def _hub(
+    repository: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, local_files_only: bool
+) -> CheckpointFiles:
+    """A model of the Hugging Face hub, or of its local cache; only the files that are needed are fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import LocalEntryNotFoundError
+
+    not_local = f"There is no local file or folder {repository!r} either (looked from {Path.cwd()})."
+    folder = Path()
+    for weights in HUB_WEIGHTS:  # .bin files only of models that have no others
+        try:
+            folder = Path(
+                snapshot_download(
+                    repository,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    local_files_only=local_files_only,
+                    allow_patterns=[CONFIG, PREPROCESSOR, *weights],
+                )
+            )
+        except LocalEntryNotFoundError as error:
+            raise CheckpointError(
+                f"{repository} is not in the local cache and can't be downloaded ({error}). Download it once while "
+                f"online, or pass a local folder. {not_local}"
+            ) from error
+        except (OSError, ValueError) as error:  # no such model or revision, gated, the hub's own failures
+            raise CheckpointError(f"{repository} can't be had from the model hub: {error}. {not_local}") from error
+        if (folder / CONFIG).is_file() and any((folder / name).is_file() for name in WEIGHTS):
+            return _folder(folder, repository)
+    where = "the local cache" if local_files_only else "the model hub, or what of it is cached,"
+    raise CheckpointError(f"{repository} in {where} lacks {CONFIG} or weights ({folder}): {_LOOKED_FOR}")

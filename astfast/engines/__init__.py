@@ -1,0 +1,1 @@
+"""A model on a backend: batches of waveforms or spectrograms in, logits out."""

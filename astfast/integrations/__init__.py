@@ -1,0 +1,1 @@
+"""astfast inside other people's programs: transformers, torch.compile and torch.export."""

@@ -1,0 +1,117 @@
+"""The AST as a torch module of ``torch.ops.astfast``: for torch.compile, torch.export and models around it.
+
+The forward pass is that of ``models/ast.py``, with the ops of ``torch_ops`` in the place of a backend. ``astfast.load``
+and ``astfast.accelerate`` are faster: they pack once, reuse their buffers, and write the residual stream in place.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from astfast.integrations import torch_ops
+from astfast.integrations import transformers as drop_in
+from astfast.models import recognise as checkpoint
+from astfast.models.ast import forward as ast
+from astfast.models.recognise import Checkpoint
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+
+
+class AstModule(torch.nn.Module):
+    """Normalised log-mel spectrograms [B, max_length, num_mel_bins] float32 -> logits [B, L] float32.
+
+    ``model``: what ``astfast.load`` takes, or a live transformers ASTForAudioClassification. Weights are buffers:
+    matrices in ``dtype``, the rest in float32. Raises CheckpointError as ``astfast.load`` does.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike[str] | torch.nn.Module | None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        loaded: Checkpoint
+        if isinstance(model, torch.nn.Module):
+            loaded = checkpoint.from_files(drop_in.files_of(model))
+        else:
+            loaded = checkpoint.load(model)
+        self.config = loaded.config
+        self.ops = TorchOps(loaded.config.num_attention_heads, dtype)
+        self.weights = Node(ast.pack(self.ops, loaded.weights))  # type: ignore[arg-type]
+        self.outputs = dict.fromkeys(ast.workspace_spec(loaded.config))  # every op makes its own
+
+    def forward(self, spectrogram: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = ast.forward(self.ops, self.weights, spectrogram, self.outputs)  # type: ignore[arg-type]
+        return logits
+
+
+class Node(torch.nn.Module):
+    """A dataclass of weights as a module: the same attributes, but tensors are buffers and tuples lists of nodes."""
+
+    def __init__(self, w: Any) -> None:
+        super().__init__()
+        for f in fields(w):
+            value = getattr(w, f.name)
+            if isinstance(value, torch.Tensor):
+                self.register_buffer(f.name, value)
+            elif isinstance(value, tuple):
+                setattr(self, f.name, torch.nn.ModuleList(map(Node, value)))
+            else:
+                setattr(self, f.name, Node(value) if is_dataclass(value) else value)
+
+
+class TorchOps:
+    """The part of the Ops protocol that a forward pass from a spectrogram asks for."""
+
+    def __init__(self, heads: int, dtype: torch.dtype) -> None:
+        self.heads = heads
+        self.dtype = dtype
+
+    def pack_embed(self, w: Embed) -> Embed:
+        cls, dist, position = (_tensor(x) for x in (w.cls, w.dist, w.position))
+        return Embed(self.pack_linear(w.projection), cls, dist, position, *geometry_of(w))
+
+    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> NormLinear:
+        return NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
+
+    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Linear:
+        return Linear(_tensor(w.weight).to(self.dtype), _tensor(w.bias))
+
+    def pack_norm(self, w: LayerNorm) -> LayerNorm:
+        return LayerNorm(_tensor(w.weight), _tensor(w.bias), w.eps)
+
+    def pack_head(self, w: Head) -> Head:
+        return Head(self.pack_norm(w.norm), Linear(_tensor(w.linear.weight), _tensor(w.linear.bias)))
+
+    def patch_embed(self, spectrogram: torch.Tensor, w: Any, out: None) -> Any:
+        p = w.projection
+        return torch_ops.patch_embed(spectrogram, p.weight, p.bias, w.cls, w.dist, w.position, *geometry_of(w))
+
+    def norm_linear(self, x: torch.Tensor, w: Any, out: None, activation: str | None = None) -> Any:
+        norm, linear = w.norm, w.linear
+        return torch_ops.norm_linear(
+            x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias, activation == "gelu"
+        )
+
+    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: None) -> Any:
+        return torch_ops.attention(q, kv, self.heads)
+
+    def linear_residual(self, x: torch.Tensor, w: Any, residual: torch.Tensor) -> Any:
+        return torch_ops.linear_residual(x, w.weight, w.bias, residual)
+
+    def pool(self, x: torch.Tensor, w: Any, out: None) -> Any:
+        return torch_ops.pool(x, w.weight, w.bias, w.eps)
+
+    def head(self, x: torch.Tensor, w: Any, out: None) -> Any:
+        return torch_ops.head(x, w.norm.weight, w.norm.bias, w.norm.eps, w.linear.weight, w.linear.bias)
+
+
+def geometry_of(w: Any) -> tuple[int, int, int]:
+    """Patch size and strides of an ``Embed``."""
+    return w.patch_size, w.frequency_stride, w.time_stride
+
+
+def _tensor(x: Any) -> Any:
+    return torch.from_numpy(np.array(x, dtype=np.float32))

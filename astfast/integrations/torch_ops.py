@@ -1,0 +1,167 @@
+"""The ops as ``torch.ops.astfast.*``: torch.compile and torch.export see through a model made of them.
+
+Imported on demand: ``import astfast.integrations.torch_ops`` registers them. On CPU tensors the native engine computes,
+on CUDA ones the GPU backend; contracts and formulas are those of ``astfast.ops``, on plain tensors with weights as a
+checkpoint has them (no LayerNorm folded, nothing centred), and nothing is written in place. There are no gradients.
+
+The type of ``weight`` is that of the products and of the activations (float32 or bfloat16; on a GPU float16 too). The
+residual stream (tokens, ``x`` of norm_linear, ``residual``) is float32 on a CPU and of the weight's type on a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from astfast.front_end import FrontEnd
+from astfast.integrations.torch_op_impls import server_of
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+
+_Tensor = torch.Tensor
+
+
+def stream_dtype(weight: torch.Tensor) -> torch.dtype:
+    """The type of the residual stream of a model with this weight."""
+    return torch.float32 if weight.device.type == "cpu" else weight.dtype
+
+
+@torch.library.custom_op("astfast::log_mel", mutates_args=())
+def log_mel(
+    waves: torch.Tensor,
+    lengths: torch.Tensor,
+    sampling_rate: int,
+    num_mel_bins: int,
+    max_length: int,
+    mean: float,
+    std: float,
+    do_normalize: bool,
+) -> torch.Tensor:
+    """waves [B, samples] float32 in [-1, 1] or int16, lengths [B] -> log-mel [B, max_length, num_mel_bins]."""
+    front_end = FrontEnd(sampling_rate, num_mel_bins, max_length, mean, std, do_normalize)
+    return server_of(waves.device).log_mel(waves, lengths, front_end)
+
+
+@log_mel.register_fake
+def _(
+    waves: _Tensor,
+    lengths: _Tensor,
+    sampling_rate: int,
+    num_mel_bins: int,
+    max_length: int,
+    mean: float,
+    std: float,
+    do_normalize: bool,
+) -> _Tensor:
+    return waves.new_empty(waves.shape[0], max_length, num_mel_bins, dtype=torch.float32)
+
+
+@torch.library.custom_op("astfast::patch_embed", mutates_args=())
+def patch_embed(
+    spectrogram: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    cls: torch.Tensor,
+    dist: torch.Tensor,
+    position: torch.Tensor,
+    patch_size: int,
+    frequency_stride: int,
+    time_stride: int,
+) -> torch.Tensor:
+    """spectrogram [B, frames, mels] float32, weight [D, patch_size^2], position [T, D] -> tokens [B, T, D]."""
+    w = Embed(Linear(weight, bias), cls, dist, position, patch_size, frequency_stride, time_stride)
+    return server_of(spectrogram.device).patch_embed(spectrogram, w)
+
+
+@patch_embed.register_fake
+def _(
+    spectrogram: _Tensor,
+    weight: _Tensor,
+    bias: _Tensor,
+    cls: _Tensor,
+    dist: _Tensor,
+    position: _Tensor,
+    patch_size: int,
+    frequency_stride: int,
+    time_stride: int,
+) -> _Tensor:
+    return spectrogram.new_empty(spectrogram.shape[0], *position.shape, dtype=stream_dtype(weight))
+
+
+@torch.library.custom_op("astfast::norm_linear", mutates_args=())
+def norm_linear(
+    x: torch.Tensor,
+    norm_weight: torch.Tensor,
+    norm_bias: torch.Tensor,
+    eps: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    gelu: bool,
+) -> torch.Tensor:
+    """x [B, T, K], weight [N, K] -> act(LN(x) weight^T + bias) [B, T, N], act the erf-GELU or nothing."""
+    _check_stream("x", x, weight)
+    w = NormLinear(LayerNorm(norm_weight, norm_bias, eps), Linear(weight, bias))
+    return server_of(x.device).norm_linear(x, w, gelu)
+
+
+@norm_linear.register_fake
+def _(
+    x: _Tensor, norm_weight: _Tensor, norm_bias: _Tensor, eps: float, weight: _Tensor, bias: _Tensor, gelu: bool
+) -> _Tensor:
+    return x.new_empty(*x.shape[:2], weight.shape[0], dtype=weight.dtype)
+
+
+@torch.library.custom_op("astfast::attention", mutates_args=())
+def attention(q: torch.Tensor, kv: torch.Tensor, heads: int) -> torch.Tensor:
+    """q [B, R, D], kv [B, T, 2D] = [k, v] -> softmax(q k^T / sqrt(D / heads)) v per head [B, R, D]."""
+    return server_of(q.device).attention(q, kv, heads)
+
+
+@attention.register_fake
+def _(q: _Tensor, kv: _Tensor, heads: int) -> _Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op("astfast::linear_residual", mutates_args=())
+def linear_residual(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """x [B, T, K], weight [N, K], residual [B, T, N] -> residual + x weight^T + bias, a new tensor."""
+    _check_stream("residual", residual, weight)
+    return server_of(x.device).linear_residual(x, Linear(weight, bias), residual)
+
+
+@linear_residual.register_fake
+def _(x: _Tensor, weight: _Tensor, bias: _Tensor, residual: _Tensor) -> _Tensor:
+    return residual.new_empty(residual.shape)
+
+
+@torch.library.custom_op("astfast::pool", mutates_args=())
+def pool(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
+    """x [B, 2, D] -> (LN(x)[:, 0] + LN(x)[:, 1]) / 2 [B, D] float32."""
+    return server_of(x.device).pool(x, LayerNorm(weight, bias, eps))
+
+
+@pool.register_fake
+def _(x: _Tensor, weight: _Tensor, bias: _Tensor, eps: float) -> _Tensor:
+    return x.new_empty(x.shape[0], x.shape[2], dtype=torch.float32)
+
+
+@torch.library.custom_op("astfast::head", mutates_args=())
+def head(
+    x: torch.Tensor,
+    norm_weight: torch.Tensor,
+    norm_bias: torch.Tensor,
+    eps: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+) -> torch.Tensor:
+    """x [B, D] float32, weight [L, D] -> LN(x) weight^T + bias [B, L] float32, computed in float32."""
+    return server_of(x.device).head(x, Head(LayerNorm(norm_weight, norm_bias, eps), Linear(weight, bias)))
+
+
+@head.register_fake
+def _(x: _Tensor, norm_weight: _Tensor, norm_bias: _Tensor, eps: float, weight: _Tensor, bias: _Tensor) -> _Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+def _check_stream(name: str, x: torch.Tensor, weight: torch.Tensor) -> None:
+    expected = stream_dtype(weight)
+    if x.dtype != expected:
+        raise ValueError(f"{name} is {x.dtype}: beside a {weight.dtype} weight on {x.device} it must be {expected}")

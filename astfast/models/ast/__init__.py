@@ -1,0 +1,1 @@
+"""The Audio Spectrogram Transformer: its forward pass, geometry, key layouts and export."""

@@ -1,0 +1,1 @@
+"""The public Tagger and everything between an engine's logits and tags."""

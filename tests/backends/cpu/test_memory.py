@@ -1,0 +1,77 @@
+"""Memory of the CPU engine: none is lost over many calls, and loading keeps no float32 copy of the weights."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import astfast
+from astfast import backends
+from tests.cases import checkpoints
+
+PRECISIONS = backends.PRECISIONS["cpu"]
+
+
+def resident_bytes() -> int:
+    found = re.search(r"VmRSS:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def growth(folder: Path, precision: str, calls: int) -> int:
+    """Bytes by which resident memory grows over so many calls on batches of all sizes, after a tenth more of them."""
+    tagger = astfast.load(folder, device="cpu", precision=precision, threads=2)
+    longest = tagger.config.front_end.input_samples
+    rng = np.random.default_rng(0)
+    before = 0
+    for call in range(calls + calls // 10):
+        if call == calls // 10:
+            before = resident_bytes()
+        sizes = rng.integers(1, longest, 4 if call < calls // 10 else rng.integers(1, 5))
+        tagger.classify([0.1 * rng.standard_normal(n).astype(np.float32) for n in sizes], sampling_rate=16_000)
+    return resident_bytes() - before
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_memory_does_not_grow(tmp_path: Path, precision: str) -> None:
+    folder = checkpoints.write_v4(checkpoints.random_model(), tmp_path)
+    assert growth(folder, precision, 200) < 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_memory_does_not_grow_over_a_thousand_calls(tmp_path: Path, precision: str) -> None:
+    sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_hidden_layers": 4}
+    model = checkpoints.random_model(**sizes, max_length=128, num_mel_bins=128, num_labels=35)
+    folder = checkpoints.write_v4(model, tmp_path)
+    assert growth(folder, precision, 1000) < 2**20
+
+
+LOAD = """
+import json, pathlib, re, sys
+import astfast.engines.load, astfast.tagging.tagger, astfast.backends.cpu.ops
+astfast.backends.cpu.native()
+def kilobytes():
+    return {k: int(v) for k, v in re.findall(r"(Vm\\w+):\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())}
+before = kilobytes()["VmRSS"]
+tagger = astfast.load(sys.argv[1], device="cpu", precision=sys.argv[2], threads=2)
+tagger.hardware
+print(json.dumps(1024 * (kilobytes()["VmHWM"] - before)))
+"""
+
+
+def test_loading_never_holds_a_second_copy_of_the_weights(tmp_path: Path) -> None:
+    """At its peak, bfloat16 weights take two bytes each, beside a few of the largest in float32."""
+    model = checkpoints.random_model(
+        hidden_size=768, num_attention_heads=12, intermediate_size=3072, num_hidden_layers=4
+    )
+    folder = checkpoints.write_v4(model, tmp_path)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    largest = max(parameter.numel() for parameter in model.parameters())
+    script = [sys.executable, "-c", LOAD, str(folder), "bfloat16"]
+    peak = json.loads(subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout)
+    assert 2 * weights < peak < 2 * weights + 3 * 4 * largest + 2**23, (peak, weights, largest)

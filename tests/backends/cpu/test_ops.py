@@ -1,0 +1,297 @@
+"""Every op of the CPU engine, on every tier that this machine has, against the reference in float64."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from astfast.backends.cpu.ops import PRECISIONS, CpuOps, choose_tier, describe, native, spread_outliers, unavailable
+from astfast.errors import BackendError
+from tests.cases import op_cases
+from tests.cases.op_cases import BASE, ODD, QUICK, SPEECH_COMMANDS, TINY, Geometry, OpCase
+
+TIERS = [name for name, missing in native().tiers() if not missing]
+
+
+def on_cpu(precision: str) -> Any:
+    """put for CpuOps: fresh numpy arrays, activations in the precision's own form."""
+    as_bits = precision != "float32"
+    return lambda x, kind: op_cases.bfloat16_bits(x) if as_bits and kind == "activation" else x.copy()
+
+
+def run(case: OpCase, ops: CpuOps) -> np.ndarray:
+    y = case.call(ops, on_cpu(ops.precision))
+    return op_cases.from_bfloat16_bits(y) if y.dtype == np.uint16 else y
+
+
+@cache
+def expected(geometry: Geometry, precision: str, tier: str) -> list[tuple[OpCase, np.ndarray, np.ndarray]]:
+    """(case, exact result, torch's result in the same precision) for each op; int8 as this tier's kernels have it."""
+    return [
+        (
+            case,
+            op_cases.result_of(case, geometry, torch.float64),
+            op_cases.at_precision(case, geometry, precision, tier),
+        )
+        for case in op_cases.cases(geometry, precision)
+    ]
+
+
+def judge(geometry: Geometry, precision: str, tier: str) -> None:
+    ops = CpuOps(geometry.heads, precision, threads=2, isa=tier)
+    failures = []
+    serving = op_cases.serving_tier(ops) if precision == "int8" else "any"
+    for case, exact, by_torch in expected(geometry, precision, serving):
+        error = np.abs(run(case, ops) - exact)
+        bar = 2 * np.abs(by_torch - exact).max() + case.floor
+        if not (error <= bar).all():
+            failures.append(f"{case.name}: error {error.max():.2e}, torch's {np.abs(by_torch - exact).max():.2e}")
+    assert not failures
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", QUICK)
+def test_error_at_most_twice_that_of_torch(name: str, precision: str, tier: str) -> None:
+    judge(QUICK[name], precision, tier)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_error_at_most_twice_that_of_torch_at_base(precision: str, tier: str) -> None:
+    judge(BASE, precision, tier)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_rows_depend_on_nothing_but_themselves(precision: str, tier: str) -> None:
+    """Bitwise: a clip alone, at any position of a batch, cut to fewer rows, with one thread or three."""
+    g = ODD
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((3, 77, g.hidden)).astype(np.float32)
+    w = op_cases.NormLinear(
+        op_cases.LayerNorm(np.ones(g.hidden, np.float32), np.zeros(g.hidden, np.float32), 1e-12),
+        op_cases.Linear(rng.standard_normal((g.mlp, g.hidden)).astype(np.float32), np.zeros(g.mlp, np.float32)),
+    )
+    back = op_cases.Linear(rng.standard_normal((g.hidden, g.mlp)).astype(np.float32), np.zeros(g.hidden, np.float32))
+
+    def through(x: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        ops = CpuOps(g.heads, precision, threads, isa=tier)
+        b, t, d = x.shape
+        hidden = ops.norm_linear(x, ops.pack_norm_linear(w), ops.empty((b, t, g.mlp), "activation"), "gelu")
+        y = ops.linear_residual(hidden, ops.pack_linear(back), x.copy())
+        qkv = hidden[..., : 2 * d]  # any values will do: q over k, v of the same
+        context = ops.attention(qkv[..., :d], qkv, ops.empty((b, t, d), "activation"))
+        return y, context
+
+    y, context = through(x, 2)
+    for threads in (1, 3):
+        for whole, part in zip((y, context), through(x, threads), strict=True):
+            np.testing.assert_array_equal(whole, part)
+    for clip in range(3):
+        for whole, alone in zip((y, context), through(x[clip : clip + 1], 2), strict=True):
+            np.testing.assert_array_equal(whole[clip], alone[0])
+    for rows in (1, 2, 3, 5, 8, 17, 31, 33, 48):
+        alone, _ = through(x[:1, :rows], 2)
+        np.testing.assert_array_equal(y[0, :rows], alone[0])
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_few_queries_give_the_rows_of_all_queries(precision: str, tier: str) -> None:
+    """Bitwise: what the last layer's two queries rest on."""
+    rng = np.random.default_rng(4)
+    qkv = on_cpu(precision)(rng.standard_normal((2, 61, 3 * 48)).astype(np.float32), "activation")
+    ops = CpuOps(3, precision, 2, isa=tier)
+    every = ops.attention(qkv[..., :48], qkv[..., 48:], ops.empty((2, 61, 48), "activation"))
+    for queries in (1, 2, 23, 25, 33):
+        few = ops.attention(qkv[:, :queries, :48], qkv[..., 48:], ops.empty((2, queries, 48), "activation"))
+        np.testing.assert_array_equal(few, every[:, :queries])
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 95, 97])
+def test_attention_at_every_edge_of_a_panel(tokens: int, precision: str, tier: str) -> None:
+    rng = np.random.default_rng(tokens)
+    x = rng.standard_normal((1, tokens, 96)).astype(np.float32)
+    x[0, -1] *= 4  # the last key matters
+    bits = on_cpu(precision)(x, "activation")
+    exact = op_cases.from_bfloat16_bits(bits) if precision != "float32" else x
+    q, kv = torch.from_numpy(exact[..., :32].copy()).double(), torch.from_numpy(exact[..., 32:].copy()).double()
+    ops = CpuOps(1, precision, 2, isa=tier)
+    quantised = op_cases.QuantisedOps(1, op_cases.serving_tier(ops))
+    exactly = quantised if precision == "int8" else op_cases.ReferenceOps(1, torch.float64)
+    reference = exactly.attention(q, kv).numpy()
+    y = ops.attention(bits[..., :32], bits[..., 32:], ops.empty((1, tokens, 32), "activation"))
+    y = op_cases.from_bfloat16_bits(y) if precision != "float32" else y
+    # A convex combination of values: one rounding of the weights and one of the result.
+    tolerance = (2 * 2.0**-8 if precision != "float32" else 16 * 2.0**-24) * np.abs(exact).max()
+    if precision == "int8":  # and one step of a probability, which may be rounded either way: from one value to another
+        tolerance += 2 / quantised.probability_steps(tokens) * np.abs(exact).max()
+    np.testing.assert_allclose(y, reference, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("largest", [50, 2000, 1e7])
+@pytest.mark.parametrize("order", ["rising", "falling", "one late"])
+def test_scores_of_any_size(order: str, largest: float, precision: str, tier: str) -> None:
+    """Scores far apart underflow to zero weights and large ones don't overflow, whichever keys come first."""
+    keys, query = 400, 40.0
+    scores = np.linspace(-largest, largest, keys)[:: -1 if order == "falling" else 1].copy()
+    if order == "one late":
+        scores = np.where(np.arange(keys) == 300, largest, -largest)
+    put = on_cpu(precision)
+    q = put(np.full((1, 33, 16), query, np.float32), "activation")
+    kv = np.random.default_rng(3).standard_normal((1, keys, 32)).astype(np.float32)
+    kv[..., :16] = 0
+    kv[0, :, 0] = scores * 4 / query  # sqrt(head_dim) = 4
+    kv = put(kv, "activation")
+    exact = [op_cases.from_bfloat16_bits(x) if precision != "float32" else x for x in (q, kv)]
+    reference = op_cases.ReferenceOps(1, torch.float64).attention(*(torch.from_numpy(x).double() for x in exact))
+    y = CpuOps(1, precision, 1, isa=tier).attention(q, kv, np.empty_like(q))
+    y = op_cases.from_bfloat16_bits(y) if precision != "float32" else y
+    # A convex combination of values: one rounding of the weights and one of the result; large scores are far apart.
+    tolerance = (2 * 2.0**-8 if precision != "float32" else 2.0**-20) * np.abs(exact[1][..., 16:]).max()
+    np.testing.assert_allclose(y, reference, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("k", [1, 2, 3, 768, 769, 3072, 9000])
+def test_sums_of_the_largest_products_have_room(k: int, sign: float, tier: str) -> None:
+    """All operands are as large as quantised ones get: one more step would wrap 32 bits where there are most."""
+    ops = CpuOps(1, "int8", 2, isa=tier)
+    ones = op_cases.bfloat16_bits(np.full((1, 7, k), sign, np.float32))
+    w = ops.pack_linear(op_cases.Linear(np.ones((5, k), np.float32), np.zeros(5, np.float32)))
+    y = ops.linear_residual(ones, w, np.zeros((1, 7, 5), np.float32))
+    np.testing.assert_allclose(y, sign * k, rtol=(k + 8) * op_cases.FLOAT32_ROUNDING)  # some tiers sum in float32
+    q = op_cases.bfloat16_bits(np.full((1, 3, 16), sign, np.float32))
+    kv = op_cases.bfloat16_bits(np.full((1, k, 32), sign, np.float32))
+    y = op_cases.from_bfloat16_bits(ops.attention(q, kv, np.empty_like(q)))
+    np.testing.assert_array_equal(y, np.full((1, 3, 16), sign, np.float32))
+
+
+def test_outlier_channels_are_spread_exactly_and_to_effect() -> None:
+    g = ODD
+    rng = np.random.default_rng(6)
+    gamma, beta = 1 + 0.3 * rng.standard_normal(g.hidden), 0.3 * rng.standard_normal(g.hidden)
+    gamma[[3, 50]] *= 25
+    weight = rng.standard_normal((g.mlp, g.hidden)).astype(np.float32)
+    w = op_cases.NormLinear(
+        op_cases.LayerNorm(gamma.astype(np.float32), beta.astype(np.float32), 1e-12),
+        op_cases.Linear(weight, np.zeros(g.mlp, np.float32)),
+    )
+    x = torch.from_numpy(rng.standard_normal((2, 40, g.hidden)))
+    exactly = op_cases.ReferenceOps(g.heads, torch.float64)
+    exact = exactly.norm_linear(x, exactly.pack_norm_linear(w)).numpy()
+    spread = exactly.norm_linear(x, exactly.pack_norm_linear(spread_outliers(w))).numpy()
+    np.testing.assert_allclose(spread, exact, rtol=0, atol=2.0**-22 * np.abs(exact).max())
+    assert spread_outliers(spread_outliers(w)).norm.weight.max() < gamma.max() / 5
+
+    ops = CpuOps(g.heads, "int8", 2, isa="scalar")  # of 127 steps, where outliers matter
+    plainly = op_cases.QuantisedOps(g.heads, "scalar")
+    plain = plainly.norm_linear(x, plainly.pack_norm_linear(w)).numpy()
+    y = ops.norm_linear(x.float().numpy(), ops.pack_norm_linear(w), ops.empty((2, 40, g.mlp), "activation"))
+    assert np.std(op_cases.from_bfloat16_bits(y) - exact) < 0.7 * np.std(plain - exact)
+
+
+@pytest.mark.parametrize("argument", ["x", "out", "norm", "dtype", "stride", "readonly", "empty"])
+def test_a_wrong_argument_is_named(argument: str) -> None:
+    g = TINY
+    ops = CpuOps(g.heads, "float32", 1)
+    ones, zeros = np.ones(g.hidden, np.float32), np.zeros(g.hidden, np.float32)
+    weight = np.ones((g.mlp, g.hidden), np.float32)
+    w = op_cases.NormLinear(op_cases.LayerNorm(ones, zeros, 1e-6), op_cases.Linear(weight, np.zeros(g.mlp, np.float32)))
+    packed = ops.pack_norm_linear(w)
+    x, out = np.ones((1, 4, g.hidden), np.float32), np.empty((1, 4, g.mlp), np.float32)
+    ops.norm_linear(x, packed, out)
+    readonly = out.copy()
+    readonly.flags.writeable = False
+    narrow = ops.pack_norm(op_cases.LayerNorm(ones[1:], zeros[1:], 1e-6))
+    bad = {
+        "x": lambda: ops.norm_linear(x[..., 1:], packed, out),
+        "out": lambda: ops.norm_linear(x, packed, out[:, 1:]),
+        "norm": lambda: ops._engine.norm_linear(x, narrow, packed.linear, out, False),
+        "dtype": lambda: ops.norm_linear(x.astype(np.float64), packed, out),
+        "stride": lambda: ops.norm_linear(np.ones((1, 4, 2 * g.hidden), np.float32)[..., ::2], packed, out),
+        "readonly": lambda: ops.norm_linear(x, packed, readonly),
+        "empty": lambda: ops.norm_linear(x[:, :0], packed, out[:, :0]),
+    }
+    messages = {
+        "x": "norm is over 32 columns, not 31",
+        "out": r"out has shape \[1, 3, 37\], not \[1, 4, 37\]",
+        "norm": "norm is over 31 columns",
+        "dtype": "x is float64, not float32",
+        "stride": "x is not contiguous",
+        "readonly": "out is read-only",
+        "empty": "x is empty",
+    }
+    with pytest.raises(ValueError, match=messages[argument]):
+        bad[argument]()
+
+
+def test_wrong_shapes_of_the_other_ops_are_named() -> None:
+    ops = CpuOps(2, "float32", 1)
+    a = lambda *shape: np.ones(shape, np.float32)  # noqa: E731
+    with pytest.raises(ValueError, match="kv has shape"):
+        ops.attention(a(1, 4, 32), a(1, 4, 60), a(1, 4, 32))
+    with pytest.raises(ValueError, match="heads of 257, more than 256"):
+        ops.attention(a(1, 4, 514), a(1, 4, 1028), a(1, 4, 514))
+    ops.attention(a(1, 4, 512), a(1, 4, 1024), a(1, 4, 512))
+    with pytest.raises(ValueError, match="no multiple of 2 heads"):
+        ops.attention(a(1, 4, 33), a(1, 4, 66), a(1, 4, 33))
+    with pytest.raises(ValueError, match="x has shape"):
+        ops.linear_residual(a(1, 4, 31), ops.pack_linear(op_cases.Linear(a(8, 32), a(8))), a(1, 4, 8))
+    other = CpuOps(2, "bfloat16", 1).pack_linear(op_cases.Linear(a(8, 32), a(8)))
+    with pytest.raises(ValueError, match="another precision"):
+        ops.linear_residual(a(1, 4, 32), other, a(1, 4, 8))
+    embed = op_cases.Embed(op_cases.Linear(a(8, 4), a(8)), a(8), a(8), a(6, 8), 2, 2, 2)
+    packed = ops.pack_embed(embed)  # 6 tokens: a 2 x 2 grid
+    ops.patch_embed(a(1, 4, 4), packed, a(1, 6, 8))
+    with pytest.raises(ValueError, match="makes 8 tokens, not 6"):
+        ops.patch_embed(a(1, 6, 4), packed, a(1, 6, 8))
+    with pytest.raises(ValueError, match="too small for a patch"):
+        ops.patch_embed(a(1, 1, 4), packed, a(1, 6, 8))
+    norm = ops.pack_norm(op_cases.LayerNorm(a(8), a(8), 1e-6))
+    with pytest.raises(ValueError, match="x has shape"):
+        ops.pool(a(1, 3, 8), norm, a(1, 8))
+
+
+def test_tiers_are_named_and_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASTFAST_CPU_ISA", raising=False)
+    assert choose_tier() == TIERS[-1]
+    assert unavailable() is None
+    monkeypatch.setenv("ASTFAST_CPU_ISA", "scalar")
+    assert choose_tier() == "scalar"
+    assert CpuOps(1).hardware.startswith("scalar, ")
+    assert describe()[0].startswith("tier scalar")
+    monkeypatch.setenv("ASTFAST_CPU_ISA", "avx1024")
+    with pytest.raises(BackendError, match="'avx1024' is unknown: set ASTFAST_CPU_ISA to one of scalar, avx2, avx512"):
+        CpuOps(1)
+    assert "avx1024" in (unavailable() or "")
+
+
+def test_a_tier_that_the_machine_lacks_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from astfast.backends.cpu import ops as cpu
+
+    class Native:
+        @staticmethod
+        def tiers() -> list[tuple[str, str]]:
+            return [("scalar", ""), ("avx2", "the processor has no AVX2")]
+
+    monkeypatch.setattr(cpu, "native", Native)
+    with pytest.raises(BackendError, match="avx2 can't run here: the processor has no AVX2"):
+        choose_tier("avx2")
+
+
+def test_batches_larger_than_the_micro_batch_are_not_too_long() -> None:
+    assert CpuOps(12).micro_batch(BASE.tokens) == 2
+    assert CpuOps(12).micro_batch(SPEECH_COMMANDS.tokens) > 2
+    assert CpuOps(12).micro_batch(10**6) == 1

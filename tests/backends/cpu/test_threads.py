@@ -1,0 +1,121 @@
+"""The thread pool of the CPU engine: callers on several threads, forks in the middle of a job, the machine's limits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from astfast.backends.cpu.ops import CpuOps, native
+from astfast.ops import LayerNorm, Linear, NormLinear
+
+
+def work(threads: int, rows: int = 64) -> Callable[[], np.ndarray]:
+    """A job on the pool, ready to run, whose result is always the same."""
+    rng = np.random.default_rng(0)
+    d = 96
+    ops = CpuOps(3, "float32", threads)
+    norm = LayerNorm(np.ones(d, np.float32), np.zeros(d, np.float32), 1e-12)
+    w = ops.pack_norm_linear(
+        NormLinear(norm, Linear(rng.standard_normal((3 * d, d)).astype(np.float32), norm.bias.repeat(3)))
+    )
+    x = rng.standard_normal((1, rows, d)).astype(np.float32)
+
+    def run() -> np.ndarray:
+        qkv = ops.norm_linear(x, w, ops.empty((1, rows, 3 * d), "activation"))
+        return ops.attention(qkv[..., :d], qkv[..., d:], ops.empty((1, rows, d), "activation"))
+
+    return run
+
+
+def test_callers_on_many_threads_take_turns() -> None:
+    run, expected = work(2), work(1)()
+    wrong = []
+
+    def caller() -> None:
+        for _ in range(50):
+            if not np.array_equal(run(), expected):
+                wrong.append(True)
+
+    callers = [threading.Thread(target=caller) for _ in range(4)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in callers)
+    assert not wrong
+
+
+def test_more_threads_than_work_and_than_cores() -> None:
+    np.testing.assert_array_equal(work(9, rows=3)(), work(1, rows=3)())
+    np.testing.assert_array_equal(work(9, rows=300)(), work(1, rows=300)())
+
+
+FORKS = """
+import os, signal, sys, threading, time
+from tests.backends.cpu.test_threads import work
+run, expected = work(2), work(1)()
+stop = []
+busy = threading.Thread(target=lambda: [run() for _ in iter(lambda: bool(stop), True)])
+busy.start()
+failed = 0
+for i in range(20):
+    time.sleep(0.002)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a child that hangs dies of it
+        os._exit(0 if (run() == expected).all() and (run() == expected).all() else 1)
+    failed += os.waitpid(child, 0)[1] != 0
+stop.append(True)
+busy.join()
+sys.exit(failed)
+"""
+
+
+def test_a_child_forked_in_the_middle_of_a_job_has_a_pool_of_its_own() -> None:
+    code = FORKS
+    done = subprocess.run([sys.executable, "-c", code], timeout=300, check=False)
+    assert done.returncode == 0, f"{done.returncode} of 20 children hung or were wrong"
+
+
+def test_helpers_sleep_when_there_is_nothing_to_do() -> None:
+    run = work(2)
+    run()
+    time.sleep(0.1)  # longer than they look out for the next job
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
+
+
+def test_threads_follow_the_affinity_mask() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert 1 <= native().available_threads() <= len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert native().available_threads() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_the_gil_is_free_while_kernels_run() -> None:
+    run = work(1, rows=3000)
+    ticks = 0
+    worker = threading.Thread(target=run)
+    worker.start()
+    while worker.is_alive():
+        ticks += 1
+        time.sleep(0)
+    assert ticks > 10
+
+
+@pytest.mark.parametrize("value", ["3", "1"])
+def test_number_of_threads_from_the_environment(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTFAST_NUM_THREADS", value)
+    assert CpuOps(1).threads == int(value)
+    assert CpuOps(1, threads=2).threads == 2

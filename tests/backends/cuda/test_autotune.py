@@ -1,0 +1,398 @@
+"""Kernels are checked against torch's ops, timed, and replaced where they are wrong or slow; verdicts are kept.
+
+But for one test in Triton's interpreter, torch's ops stand in for the kernels too: what is tested is who is chosen.
+"""
+
+import json
+import re
+import threading
+import warnings
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from astfast import cache as cache_file
+from astfast.backends.cuda import autotune_cache as verdicts
+from astfast.backends.cuda.autotune import CHECKED_CLIPS, NO_COMPILER, Chooser, check, machine_of
+from astfast.backends.cuda.autotune_cache import Verdict
+from astfast.backends.cuda.op_call import Call
+from astfast.backends.cuda.ops import CudaOps, Target
+from astfast.backends.cuda.streams import HostDevice
+from astfast.backends.reference import ReferenceOps
+from astfast.engines.cuda_graphs import DeviceEngine
+from astfast.engines.eager import Engine
+from astfast.errors import BackendError
+from astfast.kernels import launch
+from astfast.kernels.tuning import Tile, Tiles
+from astfast.models import recognise as checkpoint
+from tests.cases import checkpoints
+
+GPU = Target(80, 4, "a GPU that is not here")
+LARGE = Tiles(  # few programs: the interpreter spends its time between them
+    norm_linear=(Tile(64, 128, 64, 4, 2),),
+    residual=(Tile(64, 64, 128, 4, 2),),
+    attention=Tile(64, 64, 0, 4, 2),
+    few_queries=Tile(16, 64, 0, 4, 2),
+    patch_embed=Tile(64, 64, 256, 4, 2),
+    log_mel=Tile(64, 256, 128, 4, 2),
+    head=Tile(16, 16, 64, 4, 2),
+)
+OPS = {"log_mel", "patch_embed", "norm_linear", "attention", "linear_residual", "pool", "head"}
+
+
+class Clock(HostDevice):
+    """Times by decree: each measurement takes the next of ``times``, over and over."""
+
+    def __init__(self, *times: float) -> None:
+        super().__init__()
+        self.times = times
+        self.measured = 0
+
+    def seconds(self, work: Any) -> float:
+        work()
+        self.measured += 1
+        return self.times[(self.measured - 1) % len(self.times)]
+
+
+KERNEL_FIRST, TORCH_FIRST = (1e-5, 2e-5), (2e-5, 1e-5)  # the kernel is timed before torch's ops
+
+
+@pytest.fixture
+def loaded(tiny_model: Path) -> checkpoint.Checkpoint:
+    return checkpoint.load(tiny_model)
+
+
+class Kernels:
+    """A launcher of calls, as ``calls_for_launches`` has them: torch's ops in a kernel's place. Notes what it ran."""
+
+    def __init__(self, spoilt: str = "", spoil: Any = None) -> None:
+        self.spoilt, self.spoil = spoilt, spoil
+        self.launched: list[Call] = []
+
+    def __call__(self, call: Any) -> None:
+        self.launched.append(call)
+        call.clips[call.result].copy_(call.run_torch())
+        if call.op == self.spoilt:
+            self.spoil(call)
+
+
+@pytest.fixture
+def calls_for_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a call gives its launcher is the call itself."""
+    monkeypatch.setattr(Call, "launch", lambda self: self)
+
+
+quick = pytest.mark.usefixtures("calls_for_launches")
+
+
+def backend(
+    loaded: checkpoint.Checkpoint,
+    launcher: Any = None,
+    times: tuple[float, float] = KERNEL_FIRST,
+    precision: str = "float32",
+    deterministic: bool = False,
+    machine: str = "a machine",
+) -> tuple[Engine, Chooser]:
+    chooser = Chooser(Clock(*times), launcher or Kernels(), machine, deterministic)
+    how = {"target": GPU, "tiles": LARGE, "chooser": chooser, "deterministic": deterministic}
+    ops = CudaOps(loaded.config.num_attention_heads, precision, "cpu", **how)
+    return Engine(ops, loaded.config, loaded.weights), chooser
+
+
+def waves(count: int = 3) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [0.1 * rng.standard_normal(9000 + 1000 * i).astype(np.float32) for i in range(count)]
+
+
+def reference(loaded: checkpoint.Checkpoint) -> np.ndarray:
+    return Engine(ReferenceOps(loaded.config.num_attention_heads), loaded.config, loaded.weights).logits(waves())
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_kernels_and_torchs_ops_agree_on_a_whole_model(precision: str, tmp_path: Path) -> None:
+    small = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_length": 40, "num_mel_bins": 32}
+    folder = checkpoints.write_v4(checkpoints.random_model(seed=0, **small), tmp_path / "model")
+    loaded = checkpoint.load(folder)
+    ops = backend(loaded, launch.interpret, precision=precision)[0].ops
+    engine = DeviceEngine(ops, loaded.config, loaded.weights, batch_size=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        by_kernels = engine.logits(waves(2))
+    table = verdicts.tables()["a machine"]
+    assert {key.split()[0] for key in table} == OPS
+    assert all(verdict.wrong is None and verdict.timed for verdict in table.values())
+    by_torch = Engine(ops, loaded.config, loaded.weights)
+    ops._chooser._no_compiler = True
+    expected = Engine(ReferenceOps(2), loaded.config, loaded.weights).logits(waves(2))
+    allowed = 2e-4 if precision == "float32" else 0.05
+    np.testing.assert_allclose(by_kernels, expected, atol=allowed)
+    np.testing.assert_allclose(by_torch.logits(waves(2)), expected, atol=allowed)
+
+
+@quick
+@pytest.mark.parametrize(("times", "faster"), [((2e-5, 1e-5), False), ((1e-5, 2e-5), True), ((1e-5, 1e-5), True)])
+def test_the_faster_one_serves(loaded: checkpoint.Checkpoint, times: tuple[float, float], faster: bool) -> None:
+    kernels = Kernels()
+    engine, _ = backend(loaded, kernels, times)
+    judged = engine.logits(waves())
+    kernels.launched.clear()
+    np.testing.assert_array_equal(engine.logits(waves()), judged)
+    assert len(kernels.launched) == (4 + 5 * loaded.config.num_hidden_layers + 1 if faster else 0)
+
+
+@quick
+@pytest.mark.parametrize("op", sorted(OPS))
+def test_a_wrong_kernel_is_replaced_with_one_warning(loaded: checkpoint.Checkpoint, op: str) -> None:
+    def one_value(call: Call) -> None:
+        out = call.clips[call.result]
+        out[-1, -1] += 0.1 + 0.1 * out.abs().max()
+
+    engine, _ = backend(loaded, Kernels(op, one_value))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        got = engine.logits(waves())
+        engine.logits(waves(2))
+    assert len(caught) == 1
+    assert re.search(rf"torch's own ops serve for the kernel of {op}: \w+ is off by", str(caught[0].message))
+    np.testing.assert_allclose(got, reference(loaded), atol=2e-4)
+    wrong = {key.split()[0] for key, verdict in verdicts.tables()["a machine"].items() if verdict.wrong}
+    assert wrong == {op}
+
+
+@quick
+def test_a_kernel_that_leaves_a_value_unwritten_is_wrong(loaded: checkpoint.Checkpoint) -> None:
+    engine, _ = backend(loaded, Kernels("head", lambda call: call.clips["out"][-1, -1].fill_(float("nan"))))
+    with pytest.warns(RuntimeWarning, match="kernel of head: out is off by nan"):
+        assert np.isfinite(engine.logits(waves())).all()
+
+
+@quick
+def test_a_kernel_that_does_not_compile_is_replaced_with_one_warning(loaded: checkpoint.Checkpoint) -> None:
+    def fails(_: Call) -> None:
+        raise ValueError("out of resource: shared memory\nand more")
+
+    engine, _ = backend(loaded, Kernels("attention", fails))
+    with pytest.warns(
+        RuntimeWarning, match=r"kernel of attention: ValueError: out of resource: shared memory$"
+    ) as seen:
+        got = engine.logits(waves())
+    assert len(seen) == 1
+    np.testing.assert_allclose(got, reference(loaded), atol=2e-4)
+
+
+@quick
+def test_without_a_c_compiler_torchs_ops_serve_with_one_warning(loaded: checkpoint.Checkpoint) -> None:
+    tried = []
+
+    def launcher(call: Call) -> None:
+        tried.append(call)
+        raise RuntimeError(f"{NO_COMPILER}. Please specify via CC environment variable")
+
+    engine, _ = backend(loaded, launcher)
+    with pytest.warns(RuntimeWarning, match="install gcc or clang") as caught:
+        got = engine.logits(waves())
+    assert len(caught) == 1
+    assert len(tried) == 1
+    np.testing.assert_allclose(got, reference(loaded), atol=2e-4)
+    assert verdicts.tables() == {}  # the next process looks for a compiler again
+
+
+@quick
+def test_a_compiler_that_has_gone_since_is_noticed(loaded: checkpoint.Checkpoint) -> None:
+    backend(loaded)[0].logits(waves())
+
+    def launcher(_: Call) -> None:
+        raise RuntimeError(NO_COMPILER)
+
+    engine, _ = backend(loaded, launcher)
+    with pytest.warns(RuntimeWarning, match="install gcc or clang"):
+        got = engine.logits(waves())
+    np.testing.assert_allclose(got, reference(loaded), atol=2e-4)
+
+
+@quick
+def test_too_little_memory_is_no_fault_of_a_kernel(loaded: checkpoint.Checkpoint) -> None:
+    def launcher(_: Call) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    engine, _ = backend(loaded, launcher)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.logits(waves())
+    assert verdicts.tables() == {}
+
+
+@quick
+def test_verdicts_are_remembered_for_the_machine_that_they_are_of(loaded: checkpoint.Checkpoint) -> None:
+    def measured(machine: str) -> int:
+        engine, chooser = backend(loaded, machine=machine)
+        engine.logits(waves())
+        return chooser.device.measured
+
+    judged = measured("a machine")
+    assert judged == 2 * len(verdicts.tables()["a machine"])
+    assert measured("a machine") == 0
+    assert measured("another machine") == judged
+    assert set(verdicts.tables()) == {"a machine", "another machine"}
+
+
+@quick
+def test_deterministic_takes_every_right_kernel_and_times_none(loaded: checkpoint.Checkpoint) -> None:
+    kernels = Kernels()
+    fixed, chooser = backend(loaded, kernels, TORCH_FIRST, deterministic=True)
+    fixed.logits(waves())
+    assert chooser.device.measured == 0
+    kernels.launched.clear()
+    fixed.logits(waves())
+    assert len(kernels.launched) == 4 + 5 * loaded.config.num_hidden_layers + 1
+    table = verdicts.tables()["a machine"]
+    assert not any(verdict.timed for verdict in table.values())
+    engine, timing = backend(loaded)
+    engine.logits(waves())
+    assert timing.device.measured == 2 * len(table)  # checked before, timed only now
+    again, chooser = backend(loaded, kernels, deterministic=True)  # and times that are known change nothing
+    again.logits(waves())
+    assert chooser.device.measured == 0
+
+
+def test_deterministic_takes_one_tile_for_every_batch(loaded: checkpoint.Checkpoint) -> None:
+    def tiles(deterministic: bool, clips: int) -> set[tuple[int, int]]:
+        recorder = launch.Recorder()
+        target = Target(90, 132, "H100")
+        how = {"launcher": recorder, "target": target, "deterministic": deterministic}
+        ops = CudaOps(loaded.config.num_attention_heads, "bfloat16", "cpu", **how)
+        Engine(ops, loaded.config, loaded.weights, batch_size=clips).logits(waves(1) * clips)
+        blocks = [entry.args for entry in recorder.launches if "linear" in entry.name]
+        return {(args["BLOCK_M"], args["BLOCK_N"]) for args in blocks}
+
+    assert tiles(True, 1) == tiles(True, 600)
+    assert tiles(False, 1) != tiles(False, 600)
+
+
+@quick
+def test_nothing_is_judged_inside_a_capture(loaded: checkpoint.Checkpoint) -> None:
+    engine, chooser = backend(loaded)
+    chooser.device.capturing = True
+    with pytest.raises(BackendError, match=r"log_mel .* is new inside a graph capture"):
+        engine.logits(waves())
+    chooser.device.capturing = False
+    expected = engine.logits(waves())
+    chooser.device.capturing = True
+    np.testing.assert_array_equal(engine.logits(waves()), expected)
+
+
+def made_up(error: float, torch_error: float, size: float = 8.0, dtype: torch.dtype = torch.float32) -> Call:
+    """A call whose kernel and torch's ops are off by so much from ``size``."""
+
+    def torch_op(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return out.copy_(x + (torch_error if x.dtype == dtype else 0.0))
+
+    clips = {"x": torch.full((5, 3), size, dtype=dtype), "out": torch.zeros(5, 3, dtype=dtype)}
+    kernel: Any = lambda x, out: lambda: out.copy_(x + error)  # noqa: E731
+    return Call("made up", kernel, torch_op, clips, {}, {}, "out", ("out",))
+
+
+def test_a_kernel_may_be_off_by_twice_as_much_as_torch_and_some_roundings() -> None:
+    ulp = 2.0**-20  # of numbers from 8 to 16; the roundings that are granted to float32 are five of it
+    for torchs in (0, 2):
+        assert check(made_up((2 * torchs + 5) * ulp, torchs * ulp), lambda entry: entry()) is None
+        assert check(made_up((2 * torchs + 6) * ulp, torchs * ulp), lambda entry: entry()) is not None
+    ulp = 2.0**-7  # of bfloat16 from 1 to 2; half of it is granted
+    for torchs in (0, 2):
+        call = made_up((2 * torchs + 1) * ulp, torchs * ulp, 1.0, torch.bfloat16)
+        assert check(call, lambda entry: entry()) is not None
+        call = made_up(2 * torchs * ulp, torchs * ulp, 1.0, torch.bfloat16)
+        assert check(call, lambda entry: entry()) is None
+
+
+def test_inputs_that_are_not_finite_prove_nothing() -> None:
+    wrong = check(made_up(0.0, 0.0, size=float("inf")), lambda entry: entry())
+    assert wrong is not None
+    assert "not finite" in wrong
+
+
+@quick
+def test_a_check_takes_two_clips_and_writes_to_nothing_that_is_seen_outside(loaded: checkpoint.Checkpoint) -> None:
+    kernels = Kernels()
+    engine, _ = backend(loaded, kernels)
+    judged = engine.logits(waves())
+    seen = [call.clips["stream"] for call in kernels.launched if call.op == "linear_residual"]
+    assert [len(x) for x in seen[:3]] == [CHECKED_CLIPS, 3, 3]  # the check, the clock, the call itself
+    assert len({x.data_ptr() for x in seen[:3]}) == 3
+    np.testing.assert_array_equal(engine.logits(waves()), judged)
+
+
+def test_the_file_survives_what_others_leave_in_it(loaded: checkpoint.Checkpoint, tmp_path: Path) -> None:
+    entry = {"wrong": None, "kernel_seconds": 1e-6, "torch_seconds": 2e-6}
+    path = tmp_path / "cache" / verdicts.FILE
+    path.parent.mkdir()
+    for text in ("", "[1, 2]", "{not json"):
+        path.write_text(text)
+        assert verdicts.tables() == {}
+    odd = {**entry, "kernel_seconds": "fast"}
+    path.write_text(json.dumps({"m": {"a": entry, "b": 3, "c": {"wrong": None}, "d": odd}, "n": 4}))
+    assert verdicts.tables() == {"m": {"a": Verdict(None, 1e-6, 2e-6)}, "n": {}}
+    verdicts.remember("n", "e", Verdict("broken"))
+    assert verdicts.tables()["m"] == {"a": Verdict(None, 1e-6, 2e-6)}
+    assert verdicts.tables()["n"] == {"e": Verdict("broken")}
+
+
+def test_a_cache_that_cant_be_written_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ASTFAST_CACHE", str(tmp_path / "file" / "cache"))
+    verdicts.remember("m", "a", Verdict())
+    assert verdicts.tables() == {}
+
+
+def test_no_update_of_the_cache_is_lost(tmp_path: Path) -> None:
+    def add(name: str) -> None:
+        for i in range(20):
+            cache_file.update("file.json", partial(dict.update, **{f"{name}{i}": True}))
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(cache_file.read("file.json")) == 80
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"file.json", "file.lock"}
+
+
+def test_a_table_is_readable() -> None:
+    table = {
+        "norm_linear bfloat16 32x9x64": Verdict(None, 21.5e-6, 30e-6),
+        "attention bfloat16": Verdict(None, 3e-5, 2e-5),
+        "head float32": Verdict("out is off by 1"),
+        "pool float32": Verdict(),
+    }
+    said = [re.sub(r"\s+", " ", line) for line in verdicts.lines(table)]
+    assert said == [
+        "attention bfloat16 torch kernel 30.0 us torch 20.0 us",
+        "head float32 torch (kernel: out is off by 1)",
+        "norm_linear bfloat16 32x9x64 kernel kernel 21.5 us torch 30.0 us",
+        "pool float32 kernel (not timed)",
+    ]
+
+
+def test_a_machine_is_what_compiles_and_runs() -> None:
+    machine = machine_of("NVIDIA H200", "580.1")
+    assert machine == machine_of("NVIDIA H200", "580.1")
+    assert machine.startswith(f"NVIDIA H200, driver 580.1, torch {torch.__version__}, triton ")
+    assert machine != machine_of("NVIDIA H200", "580.2")
+
+
+def test_calls_of_other_shapes_types_and_settings_have_other_keys() -> None:
+    call = made_up(0.0, 0.0)
+    others = [
+        replace(call, clips={"x": torch.zeros(4, 3), "out": torch.zeros(4, 3)}),
+        replace(call, clips={"x": torch.zeros(5, 3, dtype=torch.int16), "out": torch.zeros(5, 3)}),
+        replace(call, settings={"activation": "gelu"}),
+        replace(call, settings={"heads": 3}),
+        replace(call, weights={"weight": torch.zeros(3, 3)}),
+    ]
+    assert len({call.key, *(other.key for other in others)}) == 6
+    assert replace(call, settings={"eps": 1e-6}).key == call.key

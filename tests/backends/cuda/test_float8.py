@@ -1,0 +1,247 @@
+"""float8, the opt-in precision of GPUs from compute capability 8.9 on: its kernels, its quantisation, a whole model.
+
+The kernels are held against torch on operands quantised alike; the quantisation against a bound of its own.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import triton.language as tl
+from triton.runtime import interpreter
+
+from astfast import backends
+from astfast.backends.cuda import fallback_ops as cuda_torch_ops
+from astfast.backends.cuda import packing as cuda_packing
+from astfast.backends.cuda.ops import CudaOps, Target
+from astfast.backends.reference import ReferenceOps
+from astfast.engines.eager import Engine
+from astfast.errors import BackendError
+from astfast.kernels import launch, tuning
+from astfast.kernels.linear import float8_room
+from astfast.kernels.tuning import Tile
+from astfast.models import recognise as checkpoint
+from tests.backends.cuda import test_ops as test_cuda_backend
+from tests.cases import checkpoints, float8_cases, gpu_model
+from tests.cases.float8_cases import FLOAT8
+from tests.emulation import emulator
+from tests.kernels import test_compiled as compiler
+
+ARCHS = [89, 90, 100, 120]
+MATRIX = {89: "QMMA", 90: "QGMMA", 100: "UTC[A-Z]*MMA", 120: "QMMA"}
+SMALL = Tile(32, 64, 32, 4, 2)
+ADA = Target(89, 4, "a GPU that is not here")
+LARGE = test_cuda_backend.LARGE
+
+
+@pytest.fixture
+def rounding_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter drops the carry when it rounds up to a power of two, 7.8 to 4: torch rounds instead."""
+    original = interpreter._convert_float
+
+    def convert(x: np.ndarray, source: tl.dtype, target: tl.dtype, mode: object) -> np.ndarray:
+        if source == tl.float16 and target == tl.float8e4nv:
+            bits = torch.from_numpy(np.ascontiguousarray(x).view(np.float16)).to(FLOAT8).view(torch.uint8)
+            return bits.numpy().reshape(x.shape)
+        return original(x, source, target, mode)
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert)
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "activation", "out_type", "rows"),
+    [
+        ((1, 1, 32), 64, None, None, None),
+        ((1, 33, 65), 65, "gelu", FLOAT8, None),  # one past every tile
+        ((3, 21, 31), 63, "gelu", None, None),  # one short of them; tiles that span clips
+        ((2, 65, 96), 200, None, FLOAT8, 2),
+    ],
+)
+def test_norm_linear(rounding_interpreter, shape, n, activation, out_type, rows) -> None:
+    case = float8_cases.norm_linear(torch.float16, shape, n, SMALL, activation, out_type, rows)
+    launch.interpret(case.launch)
+    case.check()
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "rows"),
+    [((1, 1, 32), 64, None), ((1, 33, 65), 129, None), ((3, 21, 31), 63, None), ((2, 65, 37), 96, 2)],
+)
+def test_linear_residual(rounding_interpreter, shape, n, rows) -> None:
+    case = float8_cases.linear_residual(torch.float16, shape, n, SMALL, rows)
+    launch.interpret(case.launch)
+    case.check()
+
+
+def test_attention_writes_float8(rounding_interpreter) -> None:
+    case = float8_cases.attention_(torch.float16, 2, 33, 65, 2, 16, Tile(32, 32, 0, 4, 2))
+    launch.interpret(case.launch)
+    case.check()
+
+
+def test_the_quantisation_of_rows_is_as_coarse_as_its_format_and_never_saturates() -> None:
+    """Each element within 1/16 of itself, or within the last step of the row's range; one channel holds all of a row at
+    worst, and is still below the largest number."""
+    k = 768
+    x = float8_cases.stream((2, 50, k), torch.bfloat16, seed=1)
+    x[0, 0] = 0
+    x[0, 0, 5] = 1e4  # nothing but one outlier: |x| rstd = sqrt(K)
+    x[0, 1] *= 2.0**-40
+    sumsq = float8_cases.sums_of_squares(x).float()
+    quantised, left = cuda_torch_ops.quantised_rows(x, sumsq, 1e-12)
+    rstd = cuda_torch_ops.row_rstd(x.double(), sumsq.double(), 1e-12)
+    error = (quantised.double() * left - x.double() * rstd).abs()
+    assert (error <= (x.double() * rstd).abs() / 16 + left * 2.0**-10 + 1e-6).all()
+    assert quantised.float().abs().max() < 448
+    assert float8_room(k) * k**0.5 <= 448 < 2 * float8_room(k) * k**0.5
+
+
+def test_weights_fill_the_range() -> None:
+    weight = float8_cases._random((5, 33), torch.float64, 1)
+    weight[1] *= 1e-6
+    weight[2] = 0
+    weight[3, 4] = 448 * 2.0**-3  # fills it exactly
+    quantised, scale = cuda_packing.float8_weight(weight)
+    largest = quantised.double().abs().amax(1)
+    assert ((largest > 208) & (largest <= 448))[[0, 1, 3, 4]].all()
+    assert torch.equal(torch.frexp(scale).mantissa, torch.full((5,), 0.5)), "scales are powers of two"
+    error = (quantised.double() * scale[:, None] - weight).abs()
+    assert (error <= weight.abs() / 16 + scale[:, None] * 2.0**-10).all()
+
+
+def test_gains_keep_the_worst_output_within_the_range() -> None:
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((40, 96)), rng.standard_normal(40)
+    gain = cuda_packing.float8_gain(weight, bias)
+    worst = weight / np.linalg.norm(weight, axis=1, keepdims=True) * 96**0.5  # rows that are normalised, along each w
+    outputs = np.abs(worst @ weight.T + bias) * gain
+    assert 448 / 4 < outputs.max() <= 448
+    assert cuda_packing.float8_gain(np.zeros((2, 3)), np.zeros(2)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "target", [Target(80, 108, "A100"), Target(86, 84, "RTX 3090"), Target("gfx942", 304, "MI300X")]
+)
+def test_older_gpus_are_refused_with_the_reason(target: Target) -> None:
+    with pytest.raises(BackendError, match=rf"{target.name}.*8\.9: use bfloat16"):
+        CudaOps(3, "float8", "meta", launcher=launch.interpret, target=target)
+
+
+def test_float8_is_never_chosen_unasked() -> None:
+    from astfast.backends.cuda import ops as cuda
+
+    assert "float8" in backends.PRECISIONS["cuda"]
+    assert cuda.fastest_precision() != "float8"
+    with pytest.raises(BackendError, match="no precision 'float8'"):
+        backends.choose("cpu").make(3, "float8")
+
+
+def with_torchs_ops(heads: int, precision: str) -> CudaOps:
+    """The GPU backend with torch's own ops in the place of every kernel: on a CPU, in bfloat16 too."""
+    ops = CudaOps(heads, precision, "cpu", launcher=launch.interpret, target=ADA, tiles=LARGE)
+    ops._run = lambda call: call.run_torch()  # type: ignore[method-assign]
+    return ops
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> checkpoint.Checkpoint:
+    return checkpoint.load(checkpoints.write_v4(checkpoints.random_model(seed=3, **test_cuda_backend.ODD), tmp_path))
+
+
+class Textbook(ReferenceOps):
+    """Each operand of the layers' products divided by its row's largest element (weights: channel's), as is usual."""
+
+    def norm_linear(self, x, w, out=None, activation=None):
+        y = F.linear(quantised(self._norm(x, w.norm)), quantised(w.linear.weight), w.linear.bias)
+        return F.gelu(y) if activation == "gelu" else y
+
+    def linear_residual(self, x, w, residual):
+        return residual + F.linear(quantised(x), quantised(w.weight), w.bias)
+
+
+def quantised(x: torch.Tensor) -> torch.Tensor:
+    scale = x.abs().amax(-1, keepdim=True) / 448
+    return (x / scale).to(FLOAT8).to(x.dtype) * scale
+
+
+def test_whole_model_is_no_coarser_than_with_scales_that_are_searched_for(odd: checkpoint.Checkpoint) -> None:
+    """Random weights with outlier channels, the logits' distance from float64."""
+    rng = np.random.default_rng(0)
+    spectrogram = (0.5 * rng.standard_normal((8, odd.config.max_length, odd.config.num_mel_bins))).astype(np.float32)
+
+    def logits(ops) -> np.ndarray:
+        return Engine(ops, odd.config, odd.weights).logits(spectrogram)
+
+    exact = logits(ReferenceOps(3, torch.float64))
+    error = {
+        name: np.sqrt(np.mean((logits(ops) - exact) ** 2))
+        for name, ops in (
+            ("ours", with_torchs_ops(3, "float8")),
+            ("textbook", Textbook(3)),
+            ("bfloat16", with_torchs_ops(3, "bfloat16")),
+        )
+    }
+    assert error["bfloat16"] < error["ours"] <= 1.5 * error["textbook"], error
+
+
+def test_operands_of_the_products_are_of_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compiler.AST_BASE
+    for entry in gpu_model.record(config, 2, "float8", compiler.GPUS[90]):
+        if entry.name in ("norm_linear_kernel", "linear_residual_kernel"):
+            assert entry.args["w_ptr"].dtype == FLOAT8
+            assert entry.args["w_scale_ptr"].dtype == torch.float32
+        if entry.name == "linear_residual_kernel":
+            assert entry.args["x_ptr"].dtype == FLOAT8
+        if entry.name == "attention_kernel":
+            assert entry.args["kv_ptr"].dtype == torch.bfloat16
+
+
+def check_compiled(arch: int, names: slice = slice(None)) -> None:
+    failures = []
+    configurations = {
+        name: entry
+        for name, entry in compiler.configurations(arch, "float8").items()
+        if entry.name in ("norm_linear_kernel", "linear_residual_kernel") or entry.args.get("BLOCK_M", 0) >= 64
+    }
+    for name, entry in list(configurations.items())[names]:
+        try:
+            made = compiler.compiled(entry, arch)
+            assert made.spills == 0, f"{made.spills} accesses to spilled registers"
+            assert made.shared <= compiler.SHARED_LIMIT[arch] * 1024, f"{made.shared} bytes of shared memory"
+            if "w_scale_ptr" in entry.args:
+                assert re.search(MATRIX[arch], made.code), f"no {MATRIX[arch]}"
+                assert compiler.tiles_move_by_16_bytes(made.code, arch), "tiles are not copied by 16 bytes"
+        except Exception as error:
+            failures.append(f"{name}: {error}")
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_configuration_compiles_as_it_should(arch: int) -> None:
+    check_compiled(arch)
+
+
+def test_one_configuration_compiles_as_it_should() -> None:
+    check_compiled(89, slice(-1, None))
+
+
+EMULATED = {
+    "norm_linear": lambda t: float8_cases.norm_linear(
+        torch.bfloat16, (1, 70, 96), 200, t.norm_linear[-1], "gelu", FLOAT8
+    ),
+    "linear_residual": lambda t: float8_cases.linear_residual(torch.bfloat16, (2, 37, 64), 129, t.residual[-1]),
+    "attention": lambda t: float8_cases.attention_(torch.bfloat16, 1, 70, 70, 2, 64, t.attention),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EMULATED)
+@pytest.mark.parametrize("arch", [89, 90])
+def test_compiled_code_in_the_emulator(arch: int, name: str) -> None:
+    case = EMULATED[name](tuning.tiles_for(arch, 1))
+    emulator.Emulator(arch)(case.launch)
+    case.check()

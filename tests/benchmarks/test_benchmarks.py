@@ -1,0 +1,275 @@
+"""The benchmarks' own machinery, on a tiny geometry and with one repetition."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from astfast.backends.cpu.ops import CpuOps, choose_tier
+from astfast.backends.reference import ReferenceOps
+from astfast.benchmarking.compare import Contender
+from astfast.models import recognise as checkpoint
+from astfast.models.ast import forward as ast
+from benchmarks import (
+    models,
+    op_calls,
+    pages,
+    peaks,
+    peers,
+    report,
+    rows,
+    run_model,
+    run_ops,
+    run_pipeline,
+    run_process,
+    run_scaling,
+)
+from benchmarks.op_calls import op_cases
+
+COMMON = {"benchmark", "commit", "date", "machine", "cpu", "versions", "threads", "background", "stolen"}
+QUICK = ["--turns", "1", "--seconds", "0"]
+ALONE = ["--threads", "1", *QUICK]  # other tests may run beside
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def run(script: Any, cache: Path, out: Path, *arguments: str) -> list[dict[str, Any]]:
+    script.main([*arguments, "--geometry", "tiny", "--cache", str(cache), "--out", str(out)])
+    found = rows.read(out)
+    assert found
+    for row in found:
+        assert row.keys() >= COMMON
+        assert 0 <= row["background"] <= 1
+        assert 0 <= row["stolen"] <= 1
+    return found
+
+
+def test_operations_are_those_that_torch_counts(cache: Path) -> None:
+    loaded = checkpoint.load(models.checkpoint("tiny", cache))
+    ops = ReferenceOps(loaded.config.num_attention_heads)
+    weights = ast.pack(ops, loaded.weights)
+    nothing = dict.fromkeys(ast.workspace_spec(loaded.config))
+    spectrogram = torch.zeros(1, loaded.config.max_length, loaded.config.num_mel_bins)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):  # the fused attention is not counted
+        ast.forward(ops, weights, spectrogram, nothing)
+    assert models.operations(loaded.config) == counter.get_total_flops()
+    base = models.GEOMETRIES["ast-base"].model_config()
+    assert models.operations(base) == pytest.approx(242e9, rel=0.002)
+
+
+def test_checkpoint_has_the_geometry_and_no_symmetric_weights(cache: Path) -> None:
+    loaded = checkpoint.load(models.checkpoint("tiny", cache))
+    assert loaded.config == models.GEOMETRIES["tiny"].model_config()
+    gamma = np.asarray(loaded.weights.layers[0].qkv.norm.weight)
+    outliers = np.asarray(
+        checkpoint.load(models.checkpoint("tiny", cache, outliers=True)).weights.layers[0].qkv.norm.weight
+    )
+    assert gamma.std() > 0.1
+    assert outliers.max() > 5 * gamma.max()
+
+
+def test_waves_differ_and_repeat() -> None:
+    config = models.GEOMETRIES["tiny"].model_config()
+    first, again = models.waves(2, config), models.waves(2, config)
+    np.testing.assert_array_equal(first, again)
+    assert len(first[0]) == config.front_end.input_samples
+    assert np.abs(first[0] - first[1]).max() > 0.01
+
+
+def test_peak_is_measured_on_every_thread(cache: Path) -> None:
+    instruction = peaks.INSTRUCTIONS[choose_tier("scalar"), "float32"]
+    one, two = (peaks.InstructionPeak(instruction, threads, cache) for threads in (1, 2))
+    assert one() > 1e8
+    assert two() > 1e8
+    assert (len(one.rates), len(two.rates)) == (1, 1)
+    with pytest.raises(ValueError, match="none of sse2 float32"):
+        peaks.InstructionPeak("avx3 float32", 1, cache)
+
+
+def test_every_tier_has_an_instruction_for_every_precision() -> None:
+    for precision in ("float32", "bfloat16"):
+        assert (peaks.tier_of(CpuOps(2, precision).hardware), precision) in peaks.INSTRUCTIONS
+
+
+def test_model_rows(cache: Path, tmp_path: Path) -> None:
+    arguments = ["--batch", "2", "--peer", "transformers float32", "--precision", "float32", *ALONE]
+    found = run(run_model, cache, tmp_path / "model.jsonl", *arguments)
+    by_engine = {row["engine"]: row for row in found}
+    assert by_engine.keys() == {"astfast", "transformers", "instruction"}
+    for engine in ("astfast", "transformers"):
+        row = by_engine[engine]
+        assert row["shape"] == [2, 64, 128]
+        assert row["agrees"]
+        assert row["relative_error"] < 1e-5
+        assert row["clips_per_second"][1] == pytest.approx(2 / row["seconds"][1])
+        assert row.keys() >= {"isa", "dtype", "version", "max_error", "largest_logit"}
+    ours = by_engine["astfast"]
+    assert ours["speedup"]["transformers float32"][1] == pytest.approx(
+        by_engine["transformers"]["seconds"][1] / ours["seconds"][1]
+    )
+    peak = by_engine["instruction"]["operations_per_second"][1]
+    assert ours["share_of_peak"] == pytest.approx(ours["operations_per_second"][1] / peak)
+
+
+def test_a_peer_that_disagrees_is_reported_and_not_timed(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(setup: peers.Setup) -> Contender:
+        return Contender("broken", "float32", "", "", lambda features: np.zeros((len(features), 10), np.float32))
+
+    monkeypatch.setitem(peers.PEERS, "broken float32", ((), broken))
+    arguments = ["--batch", "1", "--peer", "broken float32", "--precision", "float32", *ALONE]
+    found = run(run_model, cache, tmp_path / "model.jsonl", *arguments)
+    [row] = [row for row in found if row["engine"] == "broken"]
+    assert row["agrees"] is False
+    assert "seconds" not in row
+
+
+def test_a_peer_that_is_not_installed_is_left_out(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(peers.PEERS, "absent float32", (("no_such_package",), peers.transformers_float32))
+        setup = peers.Setup(cache, models.GEOMETRIES["tiny"].model_config(), 1, 1, cache)
+        assert list(peers.make(["absent float32"], setup)) == []
+    assert "absent float32 left out: no_such_package is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("openvino float32", "openvino"),
+        ("openvino bfloat16", "openvino"),
+        ("onnxruntime float32", "onnxruntime"),
+        ("onnxruntime dynamic int8", "onnxruntime"),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_peers_agree(name: str, package: str, batch: int, cache: Path) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    config = models.GEOMETRIES["tiny"].model_config()
+    setup = peers.Setup(models.checkpoint("tiny", cache), config, batch, 2, cache)
+    features = models.features(batch, config)
+    [exact] = [c.run(features) for c in peers.make(["transformers float32"], setup)]
+    [contender] = peers.make([name], setup)
+    limit = {"float32": 1e-5, "bfloat16": 0.02, "int8": 0.1}[contender.precision]
+    assert np.linalg.norm(contender.run(features) - exact) <= limit * np.linalg.norm(exact)
+    assert contender.isa
+
+
+def test_op_rows(cache: Path, tmp_path: Path) -> None:
+    found = run(run_ops, cache, tmp_path / "ops.jsonl", "--precision", "float32", "--op", "qkv", "--op", "pool", *ALONE)
+    assert [row["op"] for row in found] == ["qkv", "pool"]
+    assert 0 < found[0]["share_of_peak"] < 1
+    assert "share_of_peak" not in found[1]
+    assert found[0]["max_error"] < 1e-4
+
+
+def test_a_wrong_op_is_not_timed() -> None:
+    [case] = [case for case in op_cases.cases(op_cases.TINY, "float32") if case.name == "qkv"]
+    call = op_calls.native_call(case, CpuOps(op_cases.TINY.heads, "float32", 1))
+    op_calls.errors(case, op_cases.TINY, "float32", call)
+    with pytest.raises(AssertionError, match="qkv in float32 is off by"):
+        op_calls.errors(case, op_cases.TINY, "float32", lambda: call() + np.float32(0.01))
+
+
+def test_process_rows(cache: Path, tmp_path: Path) -> None:
+    arguments = ["--engine", "astfast", "--precision", "float32", "--turns", "1", "--calls", "10"]
+    start, growth = run(run_process, cache, tmp_path / "process.jsonl", *arguments)
+    assert start["measure"] == "cold start"
+    assert start["first_tag"].startswith("LABEL_")
+    assert 0.05 < start["seconds"][1] < 60
+    assert 2e7 < start["peak_bytes"][1] < 2e8
+    assert growth["calls"] == 10
+    assert growth["growth_bytes"] < 1e7
+
+
+def test_scaling_rows(cache: Path, tmp_path: Path) -> None:
+    found = run(run_scaling, cache, tmp_path / "scaling.jsonl", "--precision", "float32", "--batch", "3", *QUICK)
+    measures = [(row["measure"], row["threads"], row.get("batch")) for row in found]
+    assert measures == [
+        ("threads", 1, None),
+        ("threads", 2, None),
+        ("batch", 2, 1),
+        ("batch", 2, 3),
+        ("log-mel", 1, None),
+    ]
+    assert found[0]["over_one_thread"] == [1.0, 1.0, 1.0]
+    assert found[-1]["max_error"] < 1e-3
+
+
+def test_pipeline_rows(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_pipeline, "FORMATS", {"16 kHz WAV": run_pipeline.FORMATS["16 kHz WAV"]})
+    arguments = ["--precision", "float32", "--files", "2", *ALONE]
+    found = run(run_pipeline, cache, tmp_path / "pipeline.jsonl", *arguments)
+    stages = {row["stage"]: row for row in found}
+    assert stages.keys() >= {"decode", "resample", "front end", "model", "classify, one file", "stream, a file"}
+    assert stages["transformers pipeline"]["first_tag_agrees"]
+    assert all(row["seconds"][1] > 0 for row in found)
+
+
+def fake_results(folder: Path, background: float) -> None:
+    common = {
+        "commit": "abc",
+        "date": "2026-01-01T00:00:00+00:00",
+        "machine": "2 cores",
+        "cpu": "Some CPU",
+        "versions": {"python": "3.11"},
+        "threads": 2,
+        "background": background,
+        "stolen": 0.25,
+        "geometry": "ast-base",
+        "weights": "plain",
+        "relative_error": 0.004,
+        "isa": "amx",
+        "clips_per_second": [3.0, 4.0, 5.0],
+    }
+    ours = {"engine": "astfast", "dtype": "bfloat16", "speedup": {"openvino bfloat16": [1.1, 1.25, 1.3]}}
+    written = [
+        {**common, "benchmark": "model", "batch": batch, **engine}
+        for batch in (1, 8)
+        for engine in (ours, {"engine": "openvino", "dtype": "bfloat16"})
+    ]
+    folder.mkdir(exist_ok=True)
+    (folder / "model_some-cpu.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+
+
+def test_report_writes_between_the_markers(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the plots need matplotlib")
+    fake_results(tmp_path / "results", background=report.BUSY)
+    other = (tmp_path / "results" / "model_some-cpu.jsonl").read_text().replace("Some CPU", "Older CPU")
+    (tmp_path / "results" / "model_older-cpu.jsonl").write_text(other.replace("2026-", "2025-"))
+    readme = tmp_path / "README.md"
+    begin, end = pages.markers("benchmarks")
+    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    places = ["--results", str(tmp_path / "results"), "--readme", str(readme), "--docs", str(tmp_path / "docs")]
+    report.main(places)
+    text = readme.read_text()
+    assert text.startswith(f"before\n{begin}\n")
+    assert text.endswith(f"{end}\nafter\n")
+    assert "old\n" not in text
+    assert text.index("**Some CPU, ") < text.index("**Older CPU, ")
+    assert "| openvino | bfloat16 | 4 (3 to 5) | 4 (3 to 5) | 1.25x (1.10 to 1.30) | 1.25x (1.10 to 1.30) |" in text
+    assert "Its host gave up to 25% of its time to others meanwhile." in text
+    assert (tmp_path / "docs" / "clips_per_second_ast_base_some-cpu.svg").stat().st_size > 1000
+    report.main(places)
+    assert readme.read_text() == text
+
+
+def test_report_refuses_results_measured_beside_other_work(tmp_path: Path) -> None:
+    fake_results(tmp_path / "results", background=report.BUSY + 0.001)
+    with pytest.raises(SystemExit, match=r"model \(5%\)"):
+        report.main(["--results", str(tmp_path / "results")])
+
+
+def test_report_refuses_a_file_without_markers(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(" ".join(reversed(pages.markers("benchmarks"))))
+    with pytest.raises(ValueError, match=r"README\.md has no"):
+        pages.write_section(tmp_path / "README.md", "benchmarks", "text")

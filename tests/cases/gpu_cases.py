@@ -1,0 +1,293 @@
+"""Cases of every GPU kernel, written once: for the interpreter, the emulator of compiled PTX, and a real GPU.
+
+A case is a launch, its outputs (NaN before it runs), the exact results in float64 and those of torch's own ops in the
+same type. A kernel passes if its error is at most twice torch's, plus one rounding of the largest result. Where torch's
+error is that of a few numbers, and differs by processor, what any order of summation may cost is added.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from astfast.backends.cuda import folding
+from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, mel_filters
+from astfast.kernels import attention, head, linear, log_mel, patch_embed
+from astfast.kernels.launch import Launch
+from astfast.kernels.tuning import Tile
+
+EPSILON = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+@dataclass
+class Case:
+    launch: Launch
+    outputs: dict[str, torch.Tensor]
+    exact: dict[str, torch.Tensor]  # float64
+    peer: dict[str, torch.Tensor]  # torch's own, in the type of the output
+    summation: float = 0.0  # what any order of summation may cost
+
+    def check(self) -> None:
+        """Raises AssertionError for an output that is not finite, or less exact than twice torch's."""
+        for name, got in self.outputs.items():
+            exact, values = self.exact[name], got.cpu().double()
+            assert values.isfinite().all(), f"{name}: {int((~values.isfinite()).sum())} of {got.numel()} not finite"
+            error = (values - exact).abs().max().item()
+            peer = (self.peer[name].double() - exact).abs().max().item()
+            allowed = 2 * peer + EPSILON[got.dtype] * exact.abs().max().item() + self.summation
+            assert error <= allowed, f"{name}: error {error:.2e}, torch's own {peer:.2e}, allowed {allowed:.2e}"
+
+
+def _random(shape: tuple[int, ...], dtype: torch.dtype, seed: int, size: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (size * torch.randn(shape, generator=generator)).to(dtype)
+
+
+def _nan(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
+    return torch.full(shape, float("nan"), dtype=dtype, device=device)
+
+
+def stream(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """Rows as the residual stream has them: zero-mean, with massive activations in two channels."""
+    x = _random(shape, torch.float64, seed)
+    x[..., 3 % shape[-1]] *= 40
+    x[..., 7 % shape[-1]] -= 25
+    return (x - x.mean(-1, keepdim=True)).to(dtype)
+
+
+def sums_of_squares(x: torch.Tensor) -> torch.Tensor:
+    """[.., D] -> [.., ceil(D / 64)] float64."""
+    parts = linear.statistics_parts(x.shape[-1])
+    padded = F.pad(x.double(), (0, parts * linear.STATISTICS_TILE - x.shape[-1]))
+    return padded.unflatten(-1, (parts, linear.STATISTICS_TILE)).square().sum(-1)
+
+
+def norm_linear(
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],  # clips, tokens, K
+    n: int,
+    tile: Tile,
+    activation: str | None = None,
+    rows: int | None = None,  # only the first rows of each clip are read, as in the last layer
+    device: str = "cpu",
+    precision: str = "ieee",
+) -> Case:
+    x = stream(shape, dtype, seed=1)
+    weight = _random((n, shape[-1]), dtype, 2, shape[-1] ** -0.5)
+    bias = _random((n,), torch.float32, 3)
+    eps = 1e-6
+    used = x[:, :rows]
+    normed = used.double() / (used.double().square().mean(-1, keepdim=True) + eps).sqrt()
+    exact = normed @ weight.double().T + bias.double()
+    peer = F.linear(F.layer_norm(used, used.shape[-1:], eps=eps), weight, bias.to(dtype))
+    if activation == "gelu":
+        exact, peer = F.gelu(exact), F.gelu(peer)
+    out = _nan(exact.shape, dtype, device)
+    sumsq = sums_of_squares(x).float().to(device)
+    launch = linear.norm_linear(
+        x.to(device)[:, :rows],
+        sumsq[:, :rows],
+        weight.to(device),
+        bias.to(device),
+        eps,
+        out,
+        activation=activation,
+        precision=precision,
+        tile=tile,
+    )
+    return Case(launch, {"out": out}, {"out": exact}, {"out": peer})
+
+
+def linear_residual(
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],  # clips, tokens, K
+    n: int,
+    tile: Tile,
+    rows: int | None = None,  # only the first rows of each clip of the stream are written, as in the last layer
+    device: str = "cpu",
+    precision: str = "ieee",
+) -> Case:
+    clips, tokens, k = shape
+    residual = stream((clips, tokens, n), dtype, seed=4)
+    x = _random((clips, rows or tokens, k), dtype, 5)
+    weight = _random((n, k), dtype, 6, k**-0.5)
+    bias = _random((n,), torch.float32, 7)
+    scale = 0.5
+    exact = residual[:, :rows].double() + scale * (x.double() @ weight.double().T) + bias.double()
+    peer = residual[:, :rows] + F.linear(x, scale * weight, bias.to(dtype))
+    new = residual.to(device).clone()
+    sumsq = _nan((clips, tokens, linear.statistics_parts(n)), torch.float32, device)
+    launch = linear.linear_residual(
+        x.to(device),
+        weight.to(device),
+        bias.to(device),
+        scale,
+        new[:, :rows],
+        sumsq[:, :rows],
+        precision=precision,
+        tile=tile,
+    )
+    return Case(
+        launch,
+        {"stream": new[:, :rows], "sumsq": sumsq[:, :rows]},
+        {"stream": exact, "sumsq": sums_of_squares(exact)},
+        {"stream": peer, "sumsq": sums_of_squares(peer)},
+    )
+
+
+def attention_(
+    dtype: torch.dtype,
+    clips: int,
+    queries: int,
+    keys: int,
+    heads: int,
+    head_dim: int,
+    tile: Tile,
+    device: str = "cpu",
+    precision: str = "ieee",
+) -> Case:
+    d = heads * head_dim
+    qkv = _random((clips, max(queries, keys), 3 * d), dtype, 8, 1.5).to(device)  # views of one buffer, as in a layer
+    q, kv = qkv[:, :queries, :d], qkv[:, :keys, d:]
+    out = _nan((clips, queries, d), dtype, device)
+
+    def product(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:]))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    exact, peer = product(q.cpu().double(), kv.cpu().double()), product(q.cpu(), kv.cpu())
+    launch = attention.attention(q, kv, out, heads=heads, precision=precision, tile=tile)
+    return Case(launch, {"out": out}, {"out": exact}, {"out": peer})
+
+
+def patch_embed_(
+    dtype: torch.dtype,
+    clips: int,
+    frames: int,
+    mels: int,
+    patch: int,
+    strides: tuple[int, int],  # along mel, along time
+    n: int,
+    tile: Tile,
+    device: str = "cpu",
+    precision: str = "ieee",
+) -> Case:
+    grid = ((mels - patch) // strides[0] + 1, (frames - patch) // strides[1] + 1)
+    spectrogram = _random((clips, frames, mels), torch.float32, 9, 0.5)
+    weight = _random((n, patch * patch), dtype, 10, 1 / patch)
+    table = _random((grid[0] * grid[1] + 2, n), torch.float32, 11)
+    scale = 2.0
+
+    def tokens(spectrogram: torch.Tensor, weight: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        image = spectrogram.transpose(1, 2).unsqueeze(1)  # [B, 1, mels, frames]
+        kernel = weight.unflatten(1, (1, patch, patch)).transpose(2, 3)  # columns of weight: mel bins fastest
+        patches = F.conv2d(image, scale * kernel, stride=strides).flatten(2).transpose(1, 2)
+        return F.pad(patches, (0, 0, 2, 0)) + table
+
+    exact = tokens(spectrogram.to(dtype).double(), weight.double(), table.double())
+    peer = tokens(spectrogram.to(dtype), weight, table.to(dtype))
+    out = _nan(exact.shape, dtype, device)
+    sumsq = _nan((*exact.shape[:2], linear.statistics_parts(n)), torch.float32, device)
+    launch = patch_embed.patch_embed(
+        spectrogram.to(device),
+        weight.to(device),
+        table.to(device),
+        scale,
+        out,
+        sumsq,
+        patch_size=patch,
+        frequency_stride=strides[0],
+        time_stride=strides[1],
+        precision=precision,
+        tile=tile,
+    )
+    return Case(
+        launch,
+        {"stream": out, "sumsq": sumsq},
+        {"stream": exact, "sumsq": sums_of_squares(exact)},
+        {"stream": peer, "sumsq": sums_of_squares(peer)},
+    )
+
+
+def log_mel_(
+    front_end: FrontEnd,
+    lengths: list[int],
+    tile: Tile,
+    integers: bool = False,
+    tones: bool = False,
+    device: str = "cpu",
+) -> Case:
+    """Noise with a DC offset, or pure tones: most bins almost empty, which the logarithm shows. The peer is the same
+    computation in float32, step by step, on the CPU."""
+    bins = front_end.fft_length // 2
+    waves = torch.zeros(len(lengths), max(lengths))
+    for i, length in enumerate(lengths):
+        tone = 0.9 * torch.sin(0.17 * (1 + i) * torch.arange(length, dtype=torch.float64)).float()
+        waves[i, :length] = tone if tones else 0.3 + 0.1 * _random((length,), torch.float32, 12 + i)
+    if integers:
+        waves = (waves * 32768).to(torch.int16)
+    spectral = torch.from_numpy(folding.spectral_matrix(front_end))
+    window = torch.from_numpy(analysis_window(front_end.frame_length))
+    mel = torch.from_numpy(mel_filters(front_end)[:, :-1].T.copy())
+
+    def spectrogram(dtype: torch.dtype) -> torch.Tensor:
+        out = torch.zeros(len(lengths), front_end.max_length, front_end.num_mel_bins, dtype=dtype)
+        for row, wave, length in zip(out, waves, lengths, strict=True):
+            samples = wave[:length].to(dtype) / (32768 if integers else 1)
+            samples = F.pad(samples, (0, max(0, front_end.frame_length - length)))
+            frames = samples.unfold(0, front_end.frame_length, front_end.frame_shift)[: front_end.max_length]
+            frames = frames - frames.mean(1, keepdim=True)
+            frames = (frames - PRE_EMPHASIS * torch.cat([frames[:, :1], frames[:, :-1]], 1)) * window.to(dtype)
+            phase = 2 * torch.pi * torch.outer(torch.arange(front_end.frame_length), torch.arange(bins)).double()
+            phase /= front_end.fft_length
+            parts = frames @ phase.cos().to(dtype), frames @ phase.sin().to(dtype)
+            energy = (parts[0] ** 2 + parts[1] ** 2) @ mel.to(dtype)
+            row[: len(frames)] = energy.clamp(min=LOG_FLOOR).log()
+        return (out - front_end.shift) * front_end.scale
+
+    padded = F.pad(mel, (0, (1 << (front_end.num_mel_bins - 1).bit_length()) - front_end.num_mel_bins))
+    out = _nan((len(lengths), front_end.max_length, front_end.num_mel_bins), torch.float32, device)
+    launch = log_mel.log_mel(
+        waves.to(device),
+        torch.tensor(lengths, dtype=torch.int32, device=device),
+        spectral.float().to(device),
+        padded.float().to(device),
+        out,
+        frame_length=front_end.frame_length,
+        frame_shift=front_end.frame_shift,
+        emphasis=PRE_EMPHASIS,
+        gain=1 / 32768 if integers else 1.0,
+        floor=LOG_FLOOR,
+        shift=front_end.shift,
+        scale=front_end.scale,
+        precision="ieee",
+        tile=tile,
+    )
+    # sqrt(K) roundings of an amplitude, twice that of its energy, hence of the logarithm, which is scaled.
+    summation = 2 * front_end.frame_length**0.5 * EPSILON[torch.float32] * front_end.scale
+    exact, peer = spectrogram(torch.float64), spectrogram(torch.float32)
+    return Case(launch, {"out": out}, {"out": exact}, {"out": peer}, summation)
+
+
+def pool(dtype: torch.dtype, clips: int, d: int, device: str = "cpu") -> Case:
+    x = stream((clips, 5, d), dtype, seed=13)
+    weight, bias = _random((d,), torch.float32, 14), _random((d,), torch.float32, 15)
+
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x[:, :2], (d,), weight.to(x.dtype), bias.to(x.dtype), 1e-6).mean(1)
+
+    out = _nan((clips, d), torch.float32, device)
+    launch = head.pool(x.to(device)[:, :2], weight.to(device), bias.to(device), 1e-6, out)
+    return Case(launch, {"out": out}, {"out": mean(x.double())}, {"out": mean(x.float())})
+
+
+def head_(clips: int, d: int, labels: int, tile: Tile, device: str = "cpu") -> Case:
+    x = _random((clips, d), torch.float32, 16) + 3
+    weight, bias = _random((labels, d), torch.float32, 17, d**-0.5), _random((labels,), torch.float32, 18)
+
+    def logits(x: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.layer_norm(x, (d,), eps=1e-6), weight.to(x.dtype), bias.to(x.dtype))
+
+    out = _nan((clips, labels), torch.float32, device)
+    launch = head.head(x.to(device), weight.to(device), bias.to(device), 1e-6, out, precision="ieee", tile=tile)
+    return Case(launch, {"out": out}, {"out": logits(x.double())}, {"out": logits(x)})

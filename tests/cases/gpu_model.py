@@ -1,0 +1,59 @@
+"""Every launch of a forward pass, recorded on tensors that have no memory, and the time predicted for a batch."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from astfast.backends.cuda.ops import CudaOps, Target
+from astfast.kernels import performance
+from astfast.kernels.launch import Launch, Recorder
+from astfast.models.ast import forward as ast
+from astfast.models.ast.config import ModelConfig
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+
+WAYS = ("waveforms there, to logits there", "waveforms to top-k, in a stream of batches", "waveforms to top-k, alone")
+
+
+def zero_weights(config: ModelConfig) -> ast.AstWeights:
+    """Weights of the right shapes, all zero; of the layers but the last only one."""
+    d, m, p = config.hidden_size, config.intermediate_size, config.patch_size
+
+    def norm() -> LayerNorm:
+        return LayerNorm(np.zeros(d), np.zeros(d), config.layer_norm_eps)
+
+    def linear(n: int, k: int) -> Linear:
+        return Linear(np.broadcast_to(0.0, (n, k)), np.zeros(n))
+
+    def norm_linear(n: int) -> NormLinear:
+        return NormLinear(norm(), linear(n, d))
+
+    layer = ast.Layer(norm_linear(3 * d), linear(d, d), norm_linear(m), linear(d, m))
+    last = ast.LastLayer(norm_linear(d), norm_linear(2 * d), linear(d, d), norm_linear(m), linear(d, m))
+    position = np.zeros((config.num_tokens, d))
+    strides = (config.frequency_stride, config.time_stride)
+    embed = Embed(linear(d, p * p), np.zeros(d), np.zeros(d), position, p, *strides)
+    return ast.AstWeights(embed, (layer,), last, norm(), Head(norm(), linear(config.num_labels, d)))
+
+
+def record(config: ModelConfig, clips: int, precision: str, target: Target) -> list[Launch]:
+    """The launches of one batch, int16 waveforms to logits. A host synchronisation would raise: there is no memory."""
+    recorder = Recorder()
+    ops = CudaOps(config.num_attention_heads, precision, "meta", launcher=recorder, target=target)
+    packed = ast.pack(ops, zero_weights(config))
+    weights = replace(packed, layers=packed.layers * (config.num_hidden_layers - 1))
+    ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in ast.workspace_spec(config).items()}
+    waves = torch.empty((clips, config.front_end.input_samples), dtype=torch.int16, device="meta")
+    lengths = torch.empty(clips, dtype=torch.int32, device="meta")
+    spectrogram = ops.log_mel_of_batch(waves, lengths, config.front_end, ws["spectrogram"])
+    ast.forward(ops, weights, spectrogram, ws)
+    return recorder.launches
+
+
+def seconds(config: ModelConfig, clips: int, precision: str, target: Target, gpu: performance.Gpu) -> dict[str, float]:
+    """Predicted seconds of a batch of int16 waveforms, by the WAYS that it can go."""
+    waves_bytes = 2 * clips * config.front_end.input_samples
+    forward = performance.total(record(config, clips, precision, target), gpu)
+    around = performance.around_the_graph(waves_bytes, clips, config.num_labels, gpu)
+    to_top_k = forward + sum(around.values())
+    return dict(zip(WAYS, (forward, to_top_k, to_top_k + performance.upload(waves_bytes, gpu)), strict=True))

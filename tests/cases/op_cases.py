@@ -1,0 +1,270 @@
+"""The op cases: shapes, inputs and tolerances, written once. Tests judge every backend by them, benchmarks time them.
+
+An op passes when its error against the reference in float64 is at most twice that of torch's own op in the same dtype,
+plus a floor for what any order of summation may cost: sqrt(K) float32 roundings of the sum of magnitudes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from astfast.backends.reference import ReferenceOps
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+
+FLOAT32_ROUNDING = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a model as the ops see them."""
+
+    clips: int
+    hidden: int
+    heads: int
+    mlp: int
+    patch_size: int
+    strides: tuple[int, int]  # along mel, along time
+    mels: int
+    frames: int
+    labels: int = 7
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        f, t = self.strides
+        return (self.mels - self.patch_size) // f + 1, (self.frames - self.patch_size) // t + 1
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1] + 2
+
+
+ODD = Geometry(2, hidden=96, heads=3, mlp=200, patch_size=16, strides=(11, 13), mels=64, frames=301)
+TINY = Geometry(3, hidden=32, heads=2, mlp=37, patch_size=2, strides=(2, 2), mels=7, frames=11)
+UNEVEN = Geometry(2, hidden=45, heads=3, mlp=19, patch_size=5, strides=(3, 4), mels=23, frames=40)
+WIDE_HEADS = Geometry(1, hidden=256, heads=2, mlp=130, patch_size=8, strides=(8, 8), mels=32, frames=200)
+FOUR_VECTORS = Geometry(1, hidden=240, heads=3, mlp=51, patch_size=4, strides=(4, 4), mels=16, frames=34)
+SPEECH_COMMANDS = Geometry(
+    1, hidden=768, heads=12, mlp=3072, patch_size=16, strides=(10, 10), mels=128, frames=128, labels=35
+)
+BASE = Geometry(1, hidden=768, heads=12, mlp=3072, patch_size=16, strides=(10, 10), mels=128, frames=1024, labels=527)
+
+QUICK = {
+    "odd": ODD,
+    "tiny": TINY,
+    "uneven": UNEVEN,
+    "wide_heads": WIDE_HEADS,
+    "four_vectors": FOUR_VECTORS,
+    "speech_commands": SPEECH_COMMANDS,
+}
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """An op on fixed inputs. ``call(ops, put)`` runs it: put(x, kind) makes a backend's array of a numpy one."""
+
+    name: str
+    call: Callable[[Any, Callable[[np.ndarray, str], Any]], Any]
+    floor: np.ndarray | float  # absolute, by element of the result
+    flops: float
+
+
+def bfloat16_bits(x: np.ndarray) -> np.ndarray:
+    """float32 rounded to the nearest bfloat16, as its upper 16 bits."""
+    return torch.from_numpy(np.ascontiguousarray(x)).bfloat16().view(torch.uint16).numpy()
+
+
+def from_bfloat16_bits(x: np.ndarray) -> np.ndarray:
+    return (x.astype(np.uint32) << 16).view(np.float32)
+
+
+def on_torch(dtype: torch.dtype) -> Callable[[np.ndarray, str], torch.Tensor]:
+    return lambda x, kind: torch.from_numpy(np.ascontiguousarray(x)).to(dtype)
+
+
+def result_of(case: OpCase, geometry: Geometry, dtype: torch.dtype) -> np.ndarray:
+    """The case by torch's ops in this dtype, as float64."""
+    with torch.inference_mode():
+        return case.call(ReferenceOps(geometry.heads, dtype), on_torch(dtype)).double().numpy()
+
+
+def serving_tier(ops: Any) -> str:
+    """The tier whose kernels compute for these CpuOps: the one asked for, or one below it."""
+    tier: str = ops.hardware.split(",")[0]
+    return tier
+
+
+class QuantisedOps(ReferenceOps):
+    """What int8 means on a tier of the CPU engine, in float64: weights by output channel and activations by token as so
+    many steps of their largest magnitude, products exact; LayerNorms, softmax and the residual stream as they are,
+    embeddings and what ops exchange in bfloat16. Of a head, where the tier quantises attention, queries and keys by
+    token and values by channel likewise, probabilities as steps of a row's largest."""
+
+    def __init__(self, heads: int, tier: str) -> None:
+        super().__init__(heads, torch.float64)
+        self._by_pairs_of_16_bits = tier == "avx2"
+        self._quantises_attention = tier in ("avx2", "avx512_vnni", "avx512_bf16")
+
+    def patch_embed(self, spectrogram: Any, w: Embed, out: Any = None) -> torch.Tensor:
+        projection = replace(w.projection, weight=_as_bfloat16(w.projection.weight))
+        return super().patch_embed(_as_bfloat16(torch.as_tensor(spectrogram)), replace(w, projection=projection), out)
+
+    def norm_linear(self, x: Any, w: NormLinear, out: Any = None, activation: Any = None) -> torch.Tensor:
+        y = self._linear(self._norm(x, w.norm), w.linear)
+        return _as_bfloat16(torch.nn.functional.gelu(y) if activation == "gelu" else y)
+
+    def attention(self, q: Any, kv: Any, out: Any = None) -> torch.Tensor:
+        if not self._quantises_attention:
+            return _as_bfloat16(super().attention(q, kv))
+        b, rows, d = q.shape
+        keys, head_dim = kv.shape[1], d // self.heads
+        parts = [x.reshape(b, -1, self.heads, head_dim).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:])]
+        q, k = (_quantised(x, -1, self._steps(head_dim)) for x in parts[:2])
+        v = _quantised(parts[2], -2, self._steps(keys))
+        scores = q @ k.mT / head_dim**0.5
+        p = (self.probability_steps(keys) * torch.exp(scores - scores.amax(-1, keepdim=True))).round()
+        y = p @ v / p.sum(-1, keepdim=True)
+        return _as_bfloat16(y.transpose(1, 2).reshape(b, rows, d))
+
+    def probability_steps(self, keys: int) -> float:
+        """What a row's largest probability becomes; infinity where they are not quantised."""
+        if not self._quantises_attention:
+            return math.inf
+        return self._steps(keys) if self._by_pairs_of_16_bits else 255
+
+    def linear_residual(self, x: Any, w: Linear, residual: Any) -> torch.Tensor:
+        return residual + self._linear(x, w)
+
+    def _linear(self, x: torch.Tensor, w: Linear) -> torch.Tensor:
+        steps = self._steps(x.shape[-1])
+        return torch.nn.functional.linear(_quantised(x, -1, steps), _quantised(w.weight, -1, steps), w.bias)
+
+    def _steps(self, k: int) -> int:
+        """Of operands whose products are summed over k: as many as fit their type, and their sums 32 bits."""
+        return min(2**15 - 1, math.isqrt(2**31 // k)) if self._by_pairs_of_16_bits else 127
+
+
+def _as_bfloat16(x: torch.Tensor) -> torch.Tensor:
+    return x.bfloat16().double()
+
+
+def _quantised(x: torch.Tensor, dim: int, steps: int) -> torch.Tensor:
+    step = x.abs().amax(dim, keepdim=True) / steps
+    return torch.where(step > 0, (x / step).round() * step, 0.0)
+
+
+def at_precision(case: OpCase, geometry: Geometry, precision: str, tier: str) -> np.ndarray:
+    """The case by torch in this precision, as float64; int8 as ``QuantisedOps`` has it."""
+    if precision != "int8":
+        return result_of(case, geometry, getattr(torch, precision))
+    with torch.inference_mode():
+        return case.call(QuantisedOps(geometry.heads, tier), on_torch(torch.float64)).double().numpy()
+
+
+def cases(g: Geometry, precision: str, seed: int = 0) -> list[OpCase]:
+    """Every op at this geometry. Inputs have outlier channels; activations hold values of the precision."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def activation(*shape: int) -> np.ndarray:
+        x = normal(*shape)
+        return x if precision == "float32" else from_bfloat16_bits(bfloat16_bits(x))
+
+    def norm(width: int) -> LayerNorm:
+        weight = 1 + 0.3 * normal(width)
+        weight[rng.integers(width)] *= 8  # an outlier channel
+        return LayerNorm(weight, 0.5 * normal(width), 1e-12)
+
+    def linear(n: int, k: int) -> Linear:
+        return Linear(normal(n, k) / np.float32(k**0.5), normal(n))
+
+    b, t, d, m = g.clips, g.tokens, g.hidden, g.mlp
+    x = normal(b, t, d) * np.where(rng.random(d) < 0.02, 20, 1).astype(np.float32) + normal(d)
+
+    def norm_linear(name: str, rows: int, n: int, act: str | None) -> OpCase:
+        w = NormLinear(norm(d), linear(n, d))
+        part = x[:, :rows]
+        normal_rows = (part - part.mean(-1, keepdims=True)) / part.std(-1, keepdims=True)
+        magnitude = np.abs(normal_rows * w.norm.weight + w.norm.bias) @ np.abs(w.linear.weight).T
+        floor = d**0.5 * FLOAT32_ROUNDING * magnitude
+        return OpCase(
+            name,
+            lambda ops, put: ops.norm_linear(
+                put(x, "stream")[:, :rows], ops.pack_norm_linear(w), ops.empty((b, rows, n), "activation"), act
+            ),
+            floor,
+            2.0 * b * rows * d * n,
+        )
+
+    def linear_residual(name: str, rows: int, k: int) -> OpCase:
+        w, inputs = linear(d, k), activation(b, rows, k)
+        floor = k**0.5 * FLOAT32_ROUNDING * (np.abs(inputs) @ np.abs(w.weight).T + np.abs(x[:, :rows]))
+
+        def call(ops: Any, put: Any) -> Any:
+            residual = put(x, "stream")[:, :rows]  # strided where rows < t, as in the last layer
+            return ops.linear_residual(put(inputs, "activation"), ops.pack_linear(w), residual)
+
+        return OpCase(name, call, floor, 2.0 * b * rows * k * d)
+
+    def attention(name: str, queries: int) -> OpCase:
+        qkv = activation(b, t, 3 * d)  # q and kv are column slices of it
+
+        def call(ops: Any, put: Any) -> Any:
+            q, kv = put(qkv, "activation")[:, :queries, :d], put(qkv, "activation")[..., d:]
+            return ops.attention(q, kv, ops.empty((b, queries, d), "activation"))
+
+        return OpCase(name, call, t**0.5 * FLOAT32_ROUNDING * float(np.abs(qkv).max()), 4.0 * b * queries * t * d)
+
+    def patch_embed() -> OpCase:
+        k = g.patch_size**2
+        w = Embed(linear(d, k), normal(d), normal(d), normal(t, d), g.patch_size, *g.strides)
+        spectrogram = normal(b, g.frames, g.mels)
+        floor = 4 * k**0.5 * FLOAT32_ROUNDING * float(np.abs(spectrogram).max())
+        return OpCase(
+            "patch_embed",
+            lambda ops, put: ops.patch_embed(
+                put(spectrogram, "stream"), ops.pack_embed(w), ops.empty((b, t, d), "stream")
+            ),
+            floor,
+            2.0 * b * (t - 2) * k * d,
+        )
+
+    def pool() -> OpCase:
+        w = norm(d)
+        return OpCase(
+            "pool",
+            lambda ops, put: ops.pool(put(x, "stream")[:, :2], ops.pack_norm(w), ops.empty((b, d), "output")),
+            8 * FLOAT32_ROUNDING * float(np.abs(x).max()),
+            0.0,
+        )
+
+    def head() -> OpCase:
+        w = Head(norm(d), linear(g.labels, d))
+        pooled = normal(b, d)
+        return OpCase(
+            "head",
+            lambda ops, put: ops.head(put(pooled, "stream"), ops.pack_head(w), ops.empty((b, g.labels), "output")),
+            d**0.5 * FLOAT32_ROUNDING * 8 * float(np.abs(pooled).max()),
+            2.0 * b * d * g.labels,
+        )
+
+    return [
+        patch_embed(),
+        norm_linear("qkv", t, 3 * d, None),
+        norm_linear("fc1", t, m, "gelu"),
+        norm_linear("last_q", 2, d, None),
+        attention("attention", t),
+        attention("last_attention", 2),
+        linear_residual("proj", t, d),
+        linear_residual("fc2", t, m),
+        linear_residual("last_fc2", 2, m),
+        pool(),
+        head(),
+    ]

@@ -1,0 +1,62 @@
+"""The tables of docs/gpu.md, none of them typed: ``python tests/gpu_docs.py`` makes those of resources and predictions.
+
+The tables of an emulated clip come from ``python tests/emulate_clip.py --docs``.
+"""
+
+from collections.abc import Sequence
+
+from astfast.backends.cuda.ops import Target
+from astfast.kernels import performance
+from astfast.models.ast.config import ModelConfig
+from benchmarks.pages import markdown, write_section
+from tests import ROOT
+from tests.cases import gpu_model
+from tests.kernels import test_compiled as compiled
+
+PAGE = ROOT / "docs" / "gpu.md"
+BATCHES = (1, 8, 32)
+PREDICTED = {"H100": ("H100 SXM", 90), "A100": ("A100", 80), "RTX 4090": ("RTX 4090", 89)}
+
+
+def write(section: str, text: str) -> None:
+    """Replaces a section of docs/gpu.md."""
+    write_section(PAGE, section, text)
+
+
+def resources() -> str:
+    """Every configuration of AST-base on every GPU, as the compiler made it."""
+    parts = []
+    for arch, target in compiled.GPUS.items():
+        rows = [("kernel", "type", "tile, warps, stages", "registers", "shared KiB", "spills", "matrix instructions")]
+        for precision in ("bfloat16", "float32"):
+            for name, launch in compiled.configurations(arch, precision).items():
+                made = compiled.compiled(launch, arch)
+                kernel, tile = name.rstrip(")").split(" (")
+                kinds = ", ".join(f"{count} {kind}" for kind, count in compiled.matrix_instructions(made.code).items())
+                rows.append((kernel, precision, tile, made.registers, made.shared // 1024, made.spills, kinds or "-"))
+        label = arch if isinstance(arch, str) else f"sm_{arch}"
+        parts.append(f"<details><summary>{label} ({target.name})</summary>\n\n{markdown(rows)}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def predictions() -> str:
+    """Clips/s of AST-base in bfloat16 by GPU and batch: int16 waveforms that are there already, to logits there; to the
+    best labels on the host, uploads hidden behind the batch before; and with no batch before."""
+    model = ModelConfig(labels=tuple(map(str, range(527))))
+    rows: list[Sequence[object]] = [("GPU", "from, to", *(f"batch {clips}" for clips in BATCHES))]
+    for name, (label, arch) in PREDICTED.items():
+        gpu = performance.GPUS[name]
+        target = Target(arch, gpu.multiprocessors, name)
+        ways = {
+            way: [gpu_model.seconds(model, clips, "bfloat16", target, gpu)[way] for clips in BATCHES]
+            for way in gpu_model.WAYS
+        }
+        for way, seconds in ways.items():
+            rates = [clips / each for clips, each in zip(BATCHES, seconds, strict=True)]
+            rows.append((label, way, *(f"{rate:,.0f}" for rate in rates)))
+    return markdown(rows)
+
+
+if __name__ == "__main__":
+    write("predictions", predictions())
+    write("resources", resources())

@@ -1,0 +1,106 @@
+"""A device that takes notes, in the place of a GPU's streams and graphs, and torch's ops for an engine on it."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from astfast.backends.cuda.autotune import NO_COMPILER, Chooser
+from astfast.backends.cuda.ops import CudaOps, Target
+from astfast.backends.cuda.streams import HostDevice
+from astfast.kernels import launch
+from astfast.models import recognise as checkpoint
+
+GPU = Target(90, 132, "a GPU that is not here")
+
+
+class Note:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def synchronize(self) -> None:
+        self.log.append("host waits")
+
+
+class Allocations(TorchDispatchMode):
+    """Names of the operators that made new memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not (func.is_view or func._schema.is_mutable):
+            self.made.append(str(func))
+        return result
+
+
+class NotedDevice(HostDevice):
+    """Runs everything at once, as HostDevice, and notes what it was asked for; captures as a GPU does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[str] = []
+        self.uploading = False
+        self.captures = 0
+        self.made_in_captures: list[str] = []
+        self.inside = 0
+
+    @contextlib.contextmanager
+    def copying(self) -> Iterator[None]:
+        self.log.append("upload")
+        self.uploading = True
+        yield
+        self.uploading = False
+
+    def mark(self) -> Note:
+        return Note(self.log)
+
+    def wait(self, event: Note) -> None:
+        self.log.append("uploads wait" if self.uploading else "stream waits")
+
+    def synchronize(self) -> None:
+        self.log.append("host waits")
+
+    def capture(self, work: Callable[[], Any]) -> Callable[[], None]:
+        work()
+        self.capturing = True
+        with Allocations() as allocations:
+            work()
+        self.capturing = False
+        self.captures += 1
+        self.made_in_captures += allocations.made
+
+        def replay() -> None:
+            self.log.append("replay")
+            self.inside += 1
+            assert self.inside == 1, "two calls use a graph's buffers at once"
+            work()
+            self.inside -= 1
+
+        return replay
+
+
+def no_compiler(_: launch.Launch) -> None:
+    raise RuntimeError(f"{NO_COMPILER}. Please specify via CC environment variable")
+
+
+def torch_ops(loaded: checkpoint.Checkpoint, device: NotedDevice) -> CudaOps:
+    """The GPU backend in float32 with torch's own ops in the place of all kernels."""
+    chooser = Chooser(device, no_compiler, "test")
+    chooser._no_compiler = True
+    return CudaOps(loaded.config.num_attention_heads, "float32", "cpu", target=GPU, streams=device, chooser=chooser)
+
+
+def waves(count: int) -> list[np.ndarray]:
+    """From half of the model's input to twice as much, and one shorter than a frame."""
+    rng = np.random.default_rng(0)
+    lengths = [300, *(6000 + 1700 * i % 19000 for i in range(1, count))]
+    return [0.1 * rng.standard_normal(length).astype(np.float32) for length in lengths[:count]]
+
+
+def pcm(batch: list[np.ndarray]) -> list[np.ndarray]:
+    return [(32768 * wave).astype(np.int16) for wave in batch]

@@ -1,0 +1,146 @@
+"""The compiled PTX of every kernel, executed on the CPU with the race detectors on, at real and odd shapes.
+
+Out-of-bounds, misaligned, uninitialised, unwritten and racing accesses raise in the emulator; planted bugs show that
+it would notice.
+"""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from astfast.front_end import FrontEnd
+from astfast.kernels import tuning
+from astfast.kernels.tuning import Tile
+from tests.cases import gpu_cases
+from tests.emulation import emulate_clip
+from tests.emulation.emulator import Emulator, ptxemu
+
+ARCHS = [80, 90]
+BF16, FP16 = torch.bfloat16, torch.float16
+Build = Callable[[tuning.Tiles, torch.dtype], gpu_cases.Case]
+
+ODD: dict[str, Build] = {
+    "norm_linear": lambda t, d: gpu_cases.norm_linear(d, (1, 70, 96), 200, t.norm_linear[-1], "gelu"),
+    "linear_residual": lambda t, d: gpu_cases.linear_residual(d, (2, 37, 37), 129, t.residual[-1]),
+    "last linear_residual": lambda t, d: gpu_cases.linear_residual(d, (3, 9, 64), 96, t.residual[-1], rows=2),
+    "attention": lambda t, d: gpu_cases.attention_(d, 1, 130, 146, 2, 64, t.attention),
+    "attention, odd head": lambda t, d: gpu_cases.attention_(d, 1, 65, 63, 1, 24, t.attention),
+    "few queries": lambda t, d: gpu_cases.attention_(d, 2, 2, 146, 2, 64, t.few_queries),
+    "patch_embed": lambda t, d: gpu_cases.patch_embed_(d, 1, 96, 64, 16, (11, 13), 96, t.patch_embed),
+    "pool": lambda t, d: gpu_cases.pool(d, 3, 96),
+    "head": lambda t, d: gpu_cases.head_(5, 96, 70, t.head),
+}
+REAL: dict[str, Build] = {
+    "proj": lambda t, d: gpu_cases.linear_residual(d, (1, 1214, 768), 768, t.residual[-2]),
+    "fc1": lambda t, d: gpu_cases.norm_linear(d, (1, 1214, 768), 3072, t.norm_linear[1], "gelu"),
+    "qkv, largest tile": lambda t, d: gpu_cases.norm_linear(d, (1, 300, 768), 2304, t.norm_linear[0]),
+    "attention": lambda t, d: gpu_cases.attention_(d, 1, 1214, 1214, 12, 64, t.attention),
+    "few queries": lambda t, d: gpu_cases.attention_(d, 1, 2, 1214, 12, 64, t.few_queries),
+    "patch_embed": lambda t, d: gpu_cases.patch_embed_(d, 1, 1024, 128, 16, (10, 10), 768, t.patch_embed),
+    "head": lambda t, d: gpu_cases.head_(3, 768, 527, t.head),
+}
+
+
+def emulate(case: gpu_cases.Case, arch: int, edit_ptx: Callable[[str], str] | None = None) -> None:
+    Emulator(arch, edit_ptx=edit_ptx)(case.launch)
+    case.check()
+
+
+@pytest.mark.parametrize("name", ["norm_linear", "last linear_residual", "attention", "patch_embed"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_kernel_of_each_kind(arch: int, name: str) -> None:
+    emulate(ODD[name](tuning.tiles_for(arch, 2), BF16), arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_odd_shapes(arch: int, name: str, dtype: torch.dtype) -> None:
+    emulate(ODD[name](tuning.tiles_for(arch, 2), dtype), arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_real_shapes(arch: int, name: str) -> None:
+    emulate(REAL[name](tuning.tiles_for(arch, 2), BF16), arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+def test_float32_products_on_tensor_cores(arch: int) -> None:
+    tiles = tuning.tiles_for(arch, 4)
+    emulate(
+        gpu_cases.norm_linear(torch.float32, (1, 70, 96), 100, tiles.norm_linear[0], "gelu", precision="tf32x3"), arch
+    )
+    emulate(gpu_cases.attention_(torch.float32, 1, 70, 70, 2, 64, tiles.attention, precision="tf32x3"), arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tones", [False, True], ids=["noise", "tones"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_log_mel(arch: int, tones: bool) -> None:
+    """int16 noise; float32 tones, whose empty bins show any product in fewer digits."""
+    front_end = FrontEnd(max_length=40, num_mel_bins=33)
+    emulate(gpu_cases.log_mel_(front_end, [5000, 399], tuning.tiles_for(arch, 2).log_mel, not tones, tones), arch)
+
+
+def without(pattern: str) -> Callable[[str], str]:
+    """PTX without the lines that match."""
+
+    def edit(ptx: str) -> str:
+        lines = ptx.splitlines()
+        kept = [line for line in lines if not re.search(pattern, line)]
+        assert len(kept) < len(lines), f"nothing matches {pattern}: the plant would prove nothing"
+        return "\n".join(kept)
+
+    return edit
+
+
+def unmasked_stores(ptx: str) -> str:
+    edited, count = re.subn(r"@%p\d+ (st\.global)", r"\1", ptx)
+    assert count
+    return edited
+
+
+def planted_case(rows: int) -> gpu_cases.Case:
+    """[rows, 256] times [256, 200] in tiles of 64 x 64, four steps of the sum in three stages."""
+    return gpu_cases.norm_linear(BF16, (1, rows, 256), 200, Tile(64, 64, 64, 4, 3), "gelu")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("rows", [1, 70])
+def test_what_bugs_are_planted_in_runs_clean_without_them(arch: int, rows: int) -> None:
+    emulate(planted_case(rows), arch)
+
+
+@pytest.mark.parametrize(
+    ("arch", "rows", "edit", "error", "message"),
+    [
+        (80, 70, without(r"\bbar\.sync"), "SharedRace", "no barrier between"),
+        (90, 70, without(r"\bbar\.sync"), "SharedRace", "no barrier between"),
+        (80, 70, without(r"cp\.async\.wait_group"), "AsyncHazard", "missing wait"),
+        (90, 70, without(r"cp\.async\.wait_group"), "AsyncHazard", "missing wait"),
+        (90, 70, without(r"wgmma\.wait_group"), "AsyncHazard", "missing wgmma.wait_group"),
+        (80, 1, unmasked_stores, "OutOfBounds", "out_ptr"),  # columns past the end: nothing is there
+        (90, 1, unmasked_stores, "OutOfBounds", "out_ptr"),
+        (80, 70, unmasked_stores, "GlobalRace", "out_ptr"),  # the next row is there
+        (90, 70, unmasked_stores, "GlobalRace", "out_ptr"),
+    ],
+)
+def test_planted_bugs_are_caught(arch: int, rows: int, edit: Callable[[str], str], error: str, message: str) -> None:
+    with pytest.raises(getattr(ptxemu().errors, error), match=message):
+        emulate(planted_case(rows), arch, edit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "layers"), [("bfloat16", 12), ("float16", 2)])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_clip_of_ast_base_waveform_to_logits(arch: int, precision: str, layers: int) -> None:
+    """With the race detectors, and all layers in float16: ``python tests/emulate_clip.py``."""
+    ptxemu()
+    outcome = emulate_clip.run(arch, precision, layers, races=False)
+    assert outcome.error <= 2 * outcome.peer_error

@@ -1,0 +1,100 @@
+"""`astfast convert` writes what transformers and astfast load, whole or not at all."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from astfast.errors import CheckpointError
+from astfast.models.ast.export import convert
+from astfast.models.recognise import load
+from tests.cases.checkpoints import (
+    GEOMETRY,
+    MEAN,
+    SMALL,
+    assert_close,
+    logits,
+    random_model,
+    spectrogram,
+    transformers_logits,
+    write_authors,
+    write_v4,
+)
+
+# astfast convert ------------------------------------------------------------------------------------------------------
+
+
+def test_convert_writes_what_transformers_loads(model, tmp_path):
+    from transformers import ASTFeatureExtractor, ASTForAudioClassification
+
+    path = write_authors(model, tmp_path / "ast.pth")
+    notes = convert(path, tmp_path / "out" / "hf", **GEOMETRY, labels=[f"n{i}" for i in range(7)])
+    assert any("head_layer_norm_eps" in note and "transformers ignores" in note for note in notes)
+    folder = tmp_path / "out" / "hf"
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert list(folder.parent.iterdir()) == [folder]  # nothing staged is left
+    x = spectrogram(model.config)
+    theirs, info = ASTForAudioClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    assert theirs.config.layer_norm_eps == 1e-6
+    assert theirs.config.id2label[6] == "n6"
+    assert ASTFeatureExtractor.from_pretrained(folder).mean == MEAN
+    original, converted = load(path, **GEOMETRY), load(folder)
+    assert np.array_equal(logits(original, x), logits(converted, x))
+    assert converted.config.head_layer_norm_eps == 1e-5
+    theirs.classifier.layernorm.eps = 1e-5
+    assert_close(logits(converted, x), transformers_logits(theirs.eval(), x))
+
+
+def test_convert_round_trip_of_every_tensor(v4, tmp_path):
+    assert convert(v4, tmp_path / "copy") == ()
+    before, after = load_file(v4 / "model.safetensors"), load_file(tmp_path / "copy" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    convert(v4, tmp_path / "half", dtype="float16")
+    half = load_file(tmp_path / "half" / "model.safetensors")
+    assert all(torch.equal(before[name].half(), half[name]) for name in before)
+
+
+def test_convert_bare_model(tmp_path):
+    folder = write_v4(random_model(bare=True), tmp_path / "bare")
+    assert convert(folder, tmp_path / "copy") == ()
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "copy" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert load(tmp_path / "copy").weights.head is None
+
+
+def test_convert_never_overwrites_unasked(v4, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="not an empty folder"):
+        convert(v4, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    convert(v4, tmp_path, force=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert load(tmp_path).config == load(v4).config
+    with pytest.raises(CheckpointError, match="not an empty folder"):
+        convert(v4, tmp_path / "notes.txt", force=True)
+
+
+def test_convert_that_fails_leaves_nothing(v4, tmp_path):
+    state = load_file(v4 / "model.safetensors")
+    state["classifier.dense.bias"][3] = 70000.0  # beyond float16
+    save_file(state, tmp_path / "model.safetensors")
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_text((v4 / name).read_text())
+    with pytest.raises(CheckpointError, match=r"classifier\.dense\.bias has values that float16 can't hold"):
+        convert(tmp_path, tmp_path / "new" / "half", dtype="float16")
+    assert list((tmp_path / "new").iterdir()) == []
+    convert(tmp_path, tmp_path / "new" / "full")
+
+
+def test_written_config_is_plain_json(v4, tmp_path):
+    convert(v4, tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    assert config["model_type"] == "audio-spectrogram-transformer"
+    assert config["id2label"]["1"] == "sound 1, b"
+    assert {name: config[name] for name in SMALL if name != "num_labels"} == {
+        name: value for name, value in SMALL.items() if name != "num_labels"
+    }
