@@ -10,17 +10,35 @@ from a checkpoint (float32 numpy arrays, or anything with ``__array__``) into th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astfast.front_end import FrontEnd
 
+W = TypeVar("W")
 Array = Any  # numpy array, torch tensor, or a backend's own handle
+
+
+def patch_grid(frames: int, mels: int, patch_size: int, frequency_stride: int, time_stride: int) -> tuple[int, int]:
+    """(patches along mel F, patches along time T') of a spectrogram [frames, mels]; patch index is ``f * T' + t``."""
+    return (mels - patch_size) // frequency_stride + 1, (frames - patch_size) // time_stride + 1
+
+
+def map_arrays(function: Callable[[Array], Array], w: W) -> W:
+    """The same dataclass of weights with ``function`` of every array in it; numbers stay, dataclasses are entered."""
+    changed: dict[str, Any] = {}
+    for f in fields(w):  # type: ignore[arg-type]
+        value = getattr(w, f.name)
+        if is_dataclass(value):
+            changed[f.name] = map_arrays(function, value)
+        elif not isinstance(value, int | float):
+            changed[f.name] = function(value)
+    return replace(w, **changed)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -54,12 +72,16 @@ class Embed:
     t * time_stride + j; ``projection.weight[d, i * patch_size + j]`` multiplies that value."""
 
     projection: Linear  # [D, patch_size * patch_size]
-    cls: Array  # [D]
-    dist: Array  # [D]
-    position: Array  # [T, D], rows: cls, dist, patches
+    prefix: Array  # [P, D]: learned tokens before the patches, such as cls and dist; P may be 0
+    position: Array  # [T, D], T = P + patches; rows: prefix, patches
     patch_size: int
     frequency_stride: int
     time_stride: int
+
+    @property
+    def geometry(self) -> tuple[int, int, int]:
+        """Patch size, stride along frequency, stride along time."""
+        return self.patch_size, self.frequency_stride, self.time_stride
 
 
 @dataclass(frozen=True)
@@ -125,7 +147,7 @@ class Ops(Protocol):
         ...
 
     def patch_embed(self, spectrogram: Array, w: Any, out: Array) -> Array:
-        """[B, frames, mels] -> [B, T, D]: [cls, dist, projection of patch f * grid[1] + t] + position."""
+        """[B, frames, mels] -> [B, T, D]: [prefix, projection of each patch of ``patch_grid``] + position."""
         ...
 
     def norm_linear(self, x: Array, w: Any, out: Array, activation: Literal["gelu"] | None = None) -> Array:
@@ -141,7 +163,7 @@ class Ops(Protocol):
         ...
 
     def pool(self, x: Array, w: Any, out: Array) -> Array:
-        """[B, 2, D] -> [B, D] float32: (LN(x)[:, 0] + LN(x)[:, 1]) / 2."""
+        """[B, R, D] -> [B, D] float32: mean of LN(x) over the R rows."""
         ...
 
     def head(self, x: Array, w: Any, out: Array) -> Array:

@@ -1,32 +1,27 @@
-"""Logits to scores: the activation, and which one a checkpoint was trained with."""
+"""Logits to scores, and the best of them: activation and top-k, each defined once."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from astfast.models.ast.config import ModelConfig
 
 ACTIVATIONS = ("auto", "sigmoid", "softmax", "none")
 AUDIOSET_LABELS = 527
 
 
-def activation_of(config: ModelConfig, asked: str = "auto") -> str:
-    """The activation that turns this model's logits into scores: the one asked for, else the checkpoint's
-    problem_type, else sigmoid for the 527 AudioSet labels and softmax for any other set.
+def activation_of(problem_type: str | None, num_labels: int, asked: str = "auto") -> str:
+    """Activation of a model: the one ``asked`` for, else that of the checkpoint's problem_type, else sigmoid for the
+    527 AudioSet labels and softmax for any other set.
 
-    Raises ValueError for a name that is none of ACTIVATIONS.
+    Raises ValueError for a name that is not in ACTIVATIONS.
     """
     if asked not in ACTIVATIONS:
         raise ValueError(f"activation {asked!r} is unknown: use one of {', '.join(ACTIVATIONS)}")
     if asked != "auto":
         return asked
-    if config.problem_type is not None:
-        return {"multi_label_classification": "sigmoid", "regression": "none"}.get(config.problem_type, "softmax")
-    return "sigmoid" if config.num_labels == AUDIOSET_LABELS else "softmax"
+    if problem_type is not None:
+        return {"multi_label_classification": "sigmoid", "regression": "none"}.get(problem_type, "softmax")
+    return "sigmoid" if num_labels == AUDIOSET_LABELS else "softmax"
 
 
 def activate(logits: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
@@ -38,3 +33,9 @@ def activate(logits: NDArray[np.float32], activation: str) -> NDArray[np.float32
         x = np.exp(x - x.max(axis=-1, keepdims=True))
         x /= x.sum(axis=-1, keepdims=True)
     return x.astype(np.float32)
+
+
+def top_k(scores: NDArray[np.float32], k: int | None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Scores [..., L] -> the k best [..., k], best first, and their indices; ties by index. None for all L."""
+    best = np.argsort(-scores, axis=-1, kind="stable")[..., :k]
+    return np.take_along_axis(scores, best, -1), best

@@ -121,7 +121,7 @@ class Student(nn.Module):
         layers = [layer for layer in self.layers if isinstance(layer, LayerParameters)]
         return ast.AstWeights(
             embed=Embed(
-                _linear(self.projection), self.cls[0], self.dist[0], self.position,
+                _linear(self.projection), torch.cat([self.cls, self.dist]), self.position,
                 config.patch_size, config.frequency_stride, config.time_stride,
             ),
             layers=tuple(layer.weights() for layer in layers[:-1]),

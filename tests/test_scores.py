@@ -28,12 +28,12 @@ def labelled(count: int, problem_type: str | None = None) -> ModelConfig:
     ],
 )
 def test_activation_of(config: ModelConfig, asked: str, expected: str) -> None:
-    assert activation_of(config, asked) == expected
+    assert activation_of(config.problem_type, config.num_labels, asked) == expected
 
 
 def test_unknown_activation_is_named() -> None:
     with pytest.raises(ValueError, match=r"'relu'.*sigmoid"):
-        activation_of(labelled(3), "relu")
+        activation_of(None, 3, "relu")
 
 
 def test_activations_of_extreme_logits() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from astfast.front_end import FrontEnd
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays
 
 T = TypeVar("T")
 
@@ -35,15 +34,12 @@ class ReferenceOps:
 
     def _pack(self, w: T) -> T:
         """The same dataclass with every array as a tensor of this backend's dtype; tensors keep their gradient."""
-        packed: dict[str, Any] = {}
-        for f in fields(w):  # type: ignore[arg-type]
-            value = getattr(w, f.name)
-            if is_dataclass(value):
-                packed[f.name] = self._pack(value)
-            elif not isinstance(value, int | float):
-                tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
-                packed[f.name] = tensor.to(self.device, self.dtype)
-        return replace(w, **packed)  # type: ignore[type-var]
+
+        def packed(x: Any) -> torch.Tensor:
+            tensor = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))
+            return tensor.to(self.device, self.dtype)
+
+        return map_arrays(packed, w)
 
     def pack_embed(self, w: Embed) -> Embed:
         return self._pack(w)
@@ -104,8 +100,8 @@ class ReferenceOps:
         kernel = w.projection.weight.view(-1, 1, w.patch_size, w.patch_size)
         patches = F.conv2d(image, kernel, w.projection.bias, stride=(w.frequency_stride, w.time_stride))
         patches = patches.flatten(2).transpose(1, 2)  # [B, F * T', D]
-        cls_and_dist = torch.stack([w.cls, w.dist]).expand(len(patches), -1, -1)
-        return torch.cat([cls_and_dist, patches], dim=1).add(w.position)
+        prefix = w.prefix.expand(len(patches), -1, -1)  # [B, P, D]
+        return torch.cat([prefix, patches], dim=1).add(w.position)
 
     def norm_linear(
         self, x: torch.Tensor, w: NormLinear, out: Any = None, activation: Literal["gelu"] | None = None

@@ -33,7 +33,7 @@ def check_clips(config: ModelConfig) -> list[NDArray[np.float32]]:
 
 def within_tolerance(config: ModelConfig, fast: NDArray[np.float32], exact: NDArray[np.float32]) -> bool:
     """Whether two sets of logits [B, L] give the same scores to within TOLERANCE."""
-    activation = activation_of(config)
+    activation = activation_of(config.problem_type, config.num_labels)
     return bool(np.abs(activate(fast, activation) - activate(exact, activation)).max() <= TOLERANCE)
 
 

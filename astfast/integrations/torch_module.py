@@ -70,8 +70,7 @@ class TorchOps:
         self.dtype = dtype
 
     def pack_embed(self, w: Embed) -> Embed:
-        cls, dist, position = (_tensor(x) for x in (w.cls, w.dist, w.position))
-        return Embed(self.pack_linear(w.projection), cls, dist, position, *geometry_of(w))
+        return Embed(self.pack_linear(w.projection), _tensor(w.prefix), _tensor(w.position), *w.geometry)
 
     def pack_norm_linear(self, w: NormLinear, values: int = 0) -> NormLinear:
         return NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
@@ -86,8 +85,8 @@ class TorchOps:
         return Head(self.pack_norm(w.norm), Linear(_tensor(w.linear.weight), _tensor(w.linear.bias)))
 
     def patch_embed(self, spectrogram: torch.Tensor, w: Any, out: None) -> Any:
-        p = w.projection
-        return torch_ops.patch_embed(spectrogram, p.weight, p.bias, w.cls, w.dist, w.position, *geometry_of(w))
+        p, geometry = w.projection, (w.patch_size, w.frequency_stride, w.time_stride)
+        return torch_ops.patch_embed(spectrogram, p.weight, p.bias, w.prefix, w.position, *geometry)
 
     def norm_linear(self, x: torch.Tensor, w: Any, out: None, activation: str | None = None) -> Any:
         norm, linear = w.norm, w.linear
@@ -106,11 +105,6 @@ class TorchOps:
 
     def head(self, x: torch.Tensor, w: Any, out: None) -> Any:
         return torch_ops.head(x, w.norm.weight, w.norm.bias, w.norm.eps, w.linear.weight, w.linear.bias)
-
-
-def geometry_of(w: Any) -> tuple[int, int, int]:
-    """Patch size and strides of an ``Embed``."""
-    return w.patch_size, w.frequency_stride, w.time_stride
 
 
 def _tensor(x: Any) -> Any:

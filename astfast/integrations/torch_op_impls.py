@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from astfast.backends.cuda.packing import PackedEmbed, PackedLinear, Stream
 from astfast.errors import BackendError
 from astfast.front_end import FrontEnd
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays
 
 _packed: Any = WeakTensorKeyDictionary()  # weight -> {op and settings: (versions, others, packed)}
 
@@ -69,8 +68,8 @@ class CpuServer:
 
     def patch_embed(self, spectrogram: torch.Tensor, w: Embed) -> torch.Tensor:
         ops = _cpu_for(w.projection)
-        leaves = w.projection.weight, w.projection.bias, w.cls, w.dist, w.position
-        packed = remembered(lambda: ops.pack_embed(_arrays(w)), ("embed", ops.precision, _geometry(w)), *leaves)
+        leaves = w.projection.weight, w.projection.bias, w.prefix, w.position
+        packed = remembered(lambda: ops.pack_embed(_arrays(w)), ("embed", ops.precision, w.geometry), *leaves)
         out = torch.empty(len(spectrogram), *w.position.shape)
         ops.patch_embed(_numpy(spectrogram), packed, _numpy(out))
         return out
@@ -136,13 +135,13 @@ class GpuServer:
         def pack() -> PackedEmbed:
             weight = w.projection.weight.view(-1, p, p).transpose(1, 2).reshape(-1, p * p)  # mel bins fastest
             table = w.position.float().clone()
-            table[0] += w.cls
-            table[1] += w.dist
-            table[2:] += w.projection.bias
+            prefix = len(w.prefix)
+            table[:prefix] += w.prefix
+            table[prefix:] += w.projection.bias
             return PackedEmbed(weight.contiguous(), table, w)
 
-        leaves = w.projection.weight, w.projection.bias, w.cls, w.dist, w.position
-        packed = remembered(pack, ("gpu embed", _geometry(w)), *leaves)
+        leaves = w.projection.weight, w.projection.bias, w.prefix, w.position
+        packed = remembered(pack, ("gpu embed", w.geometry), *leaves)
         stream = ops.patch_embed(
             spectrogram.float().contiguous(), packed, ops.empty((len(spectrogram), *w.position.shape), "stream")
         )
@@ -220,10 +219,6 @@ def _precision(x: torch.Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
-def _geometry(w: Embed) -> tuple[int, int, int]:
-    return w.patch_size, w.frequency_stride, w.time_stride
-
-
 def _rows(x: torch.Tensor) -> torch.Tensor:
     """x with contiguous columns; its rows may be strided."""
     return x if x.stride(-1) == 1 else x.contiguous()
@@ -237,11 +232,4 @@ def _numpy(x: torch.Tensor) -> Any:
 
 def _arrays(w: Any) -> Any:
     """A leaf of the weights with float32 numpy arrays in the place of its tensors."""
-    changed = {}
-    for f in fields(w):
-        value = getattr(w, f.name)
-        if is_dataclass(value):
-            changed[f.name] = _arrays(value)
-        elif isinstance(value, torch.Tensor):
-            changed[f.name] = value.detach().to("cpu", torch.float32).numpy()
-    return replace(w, **changed)
+    return map_arrays(lambda x: x.detach().to("cpu", torch.float32).numpy(), w)

@@ -59,15 +59,14 @@ def patch_embed(
     spectrogram: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
-    cls: torch.Tensor,
-    dist: torch.Tensor,
+    prefix: torch.Tensor,
     position: torch.Tensor,
     patch_size: int,
     frequency_stride: int,
     time_stride: int,
 ) -> torch.Tensor:
-    """spectrogram [B, frames, mels] float32, weight [D, patch_size^2], position [T, D] -> tokens [B, T, D]."""
-    w = Embed(Linear(weight, bias), cls, dist, position, patch_size, frequency_stride, time_stride)
+    """spectrogram [B, frames, mels] float32, weight [D, patch_size^2], prefix [P, D], position [T, D] -> [B, T, D]."""
+    w = Embed(Linear(weight, bias), prefix, position, patch_size, frequency_stride, time_stride)
     return server_of(spectrogram.device).patch_embed(spectrogram, w)
 
 
@@ -76,8 +75,7 @@ def _(
     spectrogram: _Tensor,
     weight: _Tensor,
     bias: _Tensor,
-    cls: _Tensor,
-    dist: _Tensor,
+    prefix: _Tensor,
     position: _Tensor,
     patch_size: int,
     frequency_stride: int,

@@ -152,7 +152,9 @@ class Tagger:
         """Scores of every label, [B, L] float32 (B = 1 for one input); an ensemble's are its members' mean."""
         self._labelled()
         if (there := self._on_device(batch, sampling_rate)) is not None:
-            return activate(there[0], activation_of(self._only("tensors").config, activation))
+            return activate(
+                there[0], activation_of(self._only("tensors").config.problem_type, len(self.labels), activation)
+            )
         return self._arrays(batch, sampling_rate, lambda waves: self._scores_of(waves, activation), len(self.labels))
 
     def logits(self, batch: Any, *, sampling_rate: float | None = None) -> FloatArray:
@@ -283,7 +285,7 @@ class Tagger:
         """
         if len(self._loaded()) == 1 and reading.window is None:
             engine = self._loaded()[0]
-            how = activation_of(engine.config, activation)
+            how = activation_of(engine.config.problem_type, len(self.labels), activation)
 
             def best_of(waves: list[FloatArray]) -> Iterator[tuple[Any, Any]]:
                 return zip(*engine.top_k(waves, tagging.most, how), strict=True)
@@ -330,14 +332,19 @@ class Tagger:
         """Waveforms -> scores [B, L]; features are computed once for members with the same front end."""
         engines = self._loaded()
         if len(engines) == 1:
-            return activate(engines[0].logits(waves), activation_of(engines[0].config, activation))
+            return activate(
+                engines[0].logits(waves), activation_of(engines[0].config.problem_type, len(self.labels), activation)
+            )
         features: dict[FrontEnd, FloatArray] = {}
         total = np.zeros((len(waves), len(self.labels)), np.float64)
         for engine in engines:
             front_end = engine.config.front_end
             if front_end not in features:
                 features[front_end] = engine.features(waves)
-            total += activate(engine.logits(features[front_end]), activation_of(engine.config, activation))
+            total += activate(
+                engine.logits(features[front_end]),
+                activation_of(engine.config.problem_type, len(self.labels), activation),
+            )
         return (total / len(engines)).astype(np.float32)
 
     def _arrays(
@@ -366,7 +373,7 @@ class Tagger:
             return None
         from astfast.tagging.gpu_batches import heard
 
-        most = None if best is None else (best[0], activation_of(engine.config, best[1]))
+        most = None if best is None else (best[0], activation_of(engine.config.problem_type, len(self.labels), best[1]))
         return heard(engine, batch, sampling_rate, most)
 
     @property

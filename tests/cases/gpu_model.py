@@ -32,7 +32,7 @@ def zero_weights(config: ModelConfig) -> ast.AstWeights:
     last = ast.LastLayer(norm_linear(d), norm_linear(2 * d), linear(d, d), norm_linear(m), linear(d, m))
     position = np.zeros((config.num_tokens, d))
     strides = (config.frequency_stride, config.time_stride)
-    embed = Embed(linear(d, p * p), np.zeros(d), np.zeros(d), position, p, *strides)
+    embed = Embed(linear(d, p * p), np.zeros((2, d)), position, p, *strides)
     return ast.AstWeights(embed, (layer,), last, norm(), Head(norm(), linear(config.num_labels, d)))
 
 

@@ -224,7 +224,7 @@ def cases(g: Geometry, precision: str, seed: int = 0) -> list[OpCase]:
 
     def patch_embed() -> OpCase:
         k = g.patch_size**2
-        w = Embed(linear(d, k), normal(d), normal(d), normal(t, d), g.patch_size, *g.strides)
+        w = Embed(linear(d, k), normal(2, d), normal(t, d), g.patch_size, *g.strides)
         spectrogram = normal(b, g.frames, g.mels)
         floor = 4 * k**0.5 * FLOAT32_ROUNDING * float(np.abs(spectrogram).max())
         return OpCase(

@@ -48,7 +48,7 @@ def calls(dtype: torch.dtype, stream: torch.dtype) -> dict[str, tuple[Any, tuple
     narrow, narrow_bias = linear(D, WIDE, dtype)
     patches, patch_bias = linear(D, 16, dtype)
     spectrogram = random(2, 10, 8, seed=9)
-    cls, dist, position = random(D, seed=10), random(D, seed=11), random(2 + 3 * 4, D, seed=12)
+    prefix, position = random(2, D, seed=10), random(2 + 3 * 4, D, seed=12)
     waves, lengths = 0.1 * random(2, 900, seed=13), torch.tensor([900, 500], dtype=torch.int32)
 
     def normed(x: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,7 @@ def calls(dtype: torch.dtype, stream: torch.dtype) -> dict[str, tuple[Any, tuple
         kernel = patches.double().view(D, 1, 4, 4)  # [D, 1, mel, time]
         image = spectrogram.to(dtype).double().transpose(1, 2).unsqueeze(1)
         y = F.conv2d(image, kernel, patch_bias.double(), stride=(2, 2)).flatten(2).transpose(1, 2)
-        return torch.cat([torch.stack([cls, dist]).double().expand(2, -1, -1), y], 1) + position.double()
+        return torch.cat([prefix.double().expand(2, -1, -1), y], 1) + position.double()
 
     def spectra() -> torch.Tensor:
         from astfast.backends.reference import ReferenceOps
@@ -75,7 +75,7 @@ def calls(dtype: torch.dtype, stream: torch.dtype) -> dict[str, tuple[Any, tuple
         "log_mel": (torch_ops.log_mel, (waves, lengths, 16000, 20, 4, -4.0, 3.0, True), spectra),
         "patch_embed": (
             torch_ops.patch_embed,
-            (spectrogram, patches, patch_bias, cls, dist, position, 4, 2, 2),
+            (spectrogram, patches, patch_bias, prefix, position, 4, 2, 2),
             tokens,
         ),
         "norm_linear": (

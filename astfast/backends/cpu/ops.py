@@ -121,10 +121,8 @@ class CpuOps:
         p = w.patch_size
         projection = _float32(w.projection.weight).reshape(-1, p, p)  # [D, mel, time]
         kernel = np.ascontiguousarray(projection.transpose(0, 2, 1)).reshape(-1, p * p)  # as frames lie
-        cls_and_dist = np.stack([_float32(w.cls), _float32(w.dist)])  # [2, D]
         bias, position = _float32(w.projection.bias), _float32(w.position)
-        strides = w.frequency_stride, w.time_stride
-        return self._engine.pack_embed(kernel, bias, cls_and_dist, position, p, *strides)
+        return self._engine.pack_embed(kernel, bias, _float32(w.prefix), position, *w.geometry)
 
     def pack_norm_linear(self, w: NormLinear, values: int = 0) -> Any:
         if self.precision == "int8":

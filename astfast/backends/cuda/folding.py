@@ -40,13 +40,13 @@ def residual_linear(w: Linear, scale: float) -> tuple[Matrix, Matrix]:
 
 def embedding(w: Embed, scale: float) -> tuple[Matrix, Matrix]:
     """Patch projection -> (weight [D, p * p] with mel bins fastest, to be scaled after the product; table [T, D] of all
-    that is added, scaled: position plus cls, dist or bias)."""
+    that is added, scaled: position plus prefix token or bias)."""
     p = w.patch_size
     weight = float64(w.projection.weight).reshape(-1, p, p).transpose(0, 2, 1).reshape(-1, p * p)
     table = float64(w.position).copy()
-    table[0] += float64(w.cls)
-    table[1] += float64(w.dist)
-    table[2:] += float64(w.projection.bias)
+    prefix = float64(w.prefix)
+    table[: len(prefix)] += prefix
+    table[len(prefix) :] += float64(w.projection.bias)
     return centred(weight, 0), scale * centred(table, 1)
 
 

@@ -98,8 +98,8 @@ def v4_tensors(weights: AstWeights) -> dict[str, LazyTensor]:
             tensors[f"{name}.{kind}"] = _lazy(leaf).rows(part * d, (part + 1) * d)
 
     embed = weights.embed
-    tensors[encoder + V4.names["cls"]] = _lazy(embed.cls).reshape(1, 1, d)
-    tensors[encoder + V4.names["dist"]] = _lazy(embed.dist).reshape(1, 1, d)
+    for row, name in enumerate(("cls", "dist")):
+        tensors[encoder + V4.names[name]] = _lazy(embed.prefix).rows(row, row + 1).reshape(1, 1, d)
     tensors[encoder + V4.names["position"]] = _lazy(embed.position).reshape(1, *embed.position.shape)
     projection = encoder + V4.names["projection"]
     add(projection, embed.projection)

@@ -251,8 +251,7 @@ def canonical_weights(ast: AstTensors, config: ModelConfig, file_grid: tuple[int
         projection=Linear(
             ast.tensors["projection.weight"].reshape(d, config.patch_size**2), ast.tensors["projection.bias"]
         ),
-        cls=ast.tensors["cls"].reshape(d),
-        dist=ast.tensors["dist"].reshape(d),
+        prefix=concatenated([ast.tensors[name].reshape(1, d) for name in ("cls", "dist")]),
         position=adapted(ast.tensors["position"], file_grid, config.grid[1]),
         patch_size=config.patch_size,
         frequency_stride=config.frequency_stride,

@@ -252,7 +252,7 @@ def test_wrong_shapes_of_the_other_ops_are_named() -> None:
     other = CpuOps(2, "bfloat16", 1).pack_linear(op_cases.Linear(a(8, 32), a(8)))
     with pytest.raises(ValueError, match="another precision"):
         ops.linear_residual(a(1, 4, 32), other, a(1, 4, 8))
-    embed = op_cases.Embed(op_cases.Linear(a(8, 4), a(8)), a(8), a(8), a(6, 8), 2, 2, 2)
+    embed = op_cases.Embed(op_cases.Linear(a(8, 4), a(8)), a(2, 8), a(6, 8), 2, 2, 2)
     packed = ops.pack_embed(embed)  # 6 tokens: a 2 x 2 grid
     ops.patch_embed(a(1, 4, 4), packed, a(1, 6, 8))
     with pytest.raises(ValueError, match="makes 8 tokens, not 6"):

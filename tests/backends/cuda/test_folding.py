@@ -64,12 +64,12 @@ def test_a_residual_layer_adds_nothing_to_the_mean() -> None:
 def test_the_embedding_is_the_projection_with_mel_bins_fastest() -> None:
     p, scale = 3, 0.5
     projection = Linear(RNG.standard_normal((D, p * p)), RNG.standard_normal(D))
-    w = Embed(projection, RNG.standard_normal(D), RNG.standard_normal(D), RNG.standard_normal((T, D)), p, 2, 2)
+    w = Embed(projection, RNG.standard_normal((2, D)), RNG.standard_normal((T, D)), p, 2, 2)
     weight, table = folding.embedding(w, scale)
     patch = RNG.standard_normal((p, p))  # [mel, time]
     expected = {
-        0: w.cls + w.position[0],
-        1: w.dist + w.position[1],
+        0: w.prefix[0] + w.position[0],
+        1: w.prefix[1] + w.position[1],
         5: projection.weight @ patch.ravel() + projection.bias + w.position[5],
     }
     for token, value in expected.items():

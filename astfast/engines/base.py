@@ -1,0 +1,195 @@
+"""The engine protocol: batches of clips in; features, embeddings, logits, scores or the best labels out.
+
+Engines trust what they get: inputs are checked by ``astfast.audio``. An engine may be called from many threads; calls
+take turns, since one call uses all of the hardware that the engine was given.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astfast.models.base import Model, ModelConfig
+from astfast.ops import Ops
+from astfast.scores import activate, activation_of, top_k
+
+FloatArray = NDArray[np.float32]
+Waves = Sequence[NDArray[Any]]  # mono, float32 in [-1, 1] (or int16 where ``accepts_int16``), at the model's rate
+Output = Literal["features", "embedding", "logits"]
+BUFFERS: dict[Output, str] = {"features": "spectrogram", "embedding": "embedding", "logits": "logits"}  # of a workspace
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """Clips of one length that a GPU engine takes as they are, see ``Engine.accepts_on_device``."""
+
+    waves: Any  # [B, samples] float32 in [-1, 1] or int16; a tensor on the engine's device, or an array in host memory
+    rate: int  # Hz
+
+    def __len__(self) -> int:
+        return len(self.waves)
+
+    def __getitem__(self, rows: slice) -> DeviceBatch:
+        return DeviceBatch(self.waves[rows], self.rate)
+
+
+Batch = Waves | FloatArray | DeviceBatch  # an array holds spectrograms [B, max_length, num_mel_bins]
+
+
+class Engine(Protocol):
+    """One model on one device, the same model on several, or an ensemble of models."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Display names of the labels by index; empty without a classifier."""
+        ...
+
+    @property
+    def config(self) -> ModelConfig:
+        """Config of the model. An ensemble has none and raises AstfastError, as in all calls marked (single model)."""
+        ...
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the waveforms, Hz."""
+        ...
+
+    @property
+    def input_samples(self) -> int:
+        """Samples that fill the model's input; of an ensemble, its longest."""
+        ...
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend and its precision, for instance "cpu bfloat16"."""
+        ...
+
+    @property
+    def hardware(self) -> str:
+        """Name of the compute device: instruction set and threads, or the GPU."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Clips that go through the model together."""
+        ...
+
+    @property
+    def preferred_batch_size(self) -> int:
+        """Clips that a caller with many of them should pass in one call."""
+        ...
+
+    @property
+    def accepts_int16(self) -> bool:
+        """Whether waveforms may be int16."""
+        ...
+
+    def accepts_on_device(self, batch: Any) -> bool:
+        """Whether the waves of a ``DeviceBatch`` may be this tensor or array."""
+        ...
+
+    def features(self, batch: Waves | DeviceBatch) -> FloatArray:
+        """Waveforms -> normalised log-mel spectrograms [B, max_length, num_mel_bins] (single model)."""
+        ...
+
+    def embed(self, batch: Batch) -> FloatArray:
+        """Waveforms or spectrograms -> embeddings [B, D] (single model)."""
+        ...
+
+    def logits(self, batch: Batch) -> FloatArray:
+        """Waveforms or spectrograms -> logits [B, L] (single model)."""
+        ...
+
+    def scores(self, batch: Batch, activation: str = "auto") -> FloatArray:
+        """Waveforms or spectrograms -> scores [B, L]; ``activation`` as in ``scores.activation_of``."""
+        ...
+
+    def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
+        """The k best scores [B, k], best first, and the indices of their labels; ties by index."""
+        ...
+
+    def forward(self, spectrograms: Any) -> Any:
+        """Spectrograms [B, max_length, num_mel_bins] float32 in the backend's memory -> logits [B, L] there.
+
+        A CUDA tensor is not copied to the host, and nothing waits for the device (single model).
+        """
+        ...
+
+    def warmup(self) -> None:
+        """One pass over silence, so that the first call is as fast as later ones."""
+        ...
+
+
+class ModelEngine(ABC):
+    """The part of an engine that is the same on every device: one model, packed for one backend.
+
+    ``batch_size``: clips that go through all layers together; None is the backend's choice.
+    """
+
+    def __init__(self, ops: Ops, model: Model, batch_size: int | None = None) -> None:
+        self.ops = ops
+        self.model = model
+        self._batch_size = batch_size or ops.micro_batch(model.config.num_tokens)
+        self._weights = model.family.pack(ops, model.weights)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.config.labels
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @property
+    def sampling_rate(self) -> int:
+        return self.config.front_end.sampling_rate
+
+    @property
+    def input_samples(self) -> int:
+        return self.config.front_end.input_samples
+
+    @property
+    def backend(self) -> str:
+        return f"{self.ops.name} {self.ops.precision}"
+
+    @property
+    def hardware(self) -> str:
+        return self.ops.hardware
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch_size
+
+    def features(self, batch: Waves | DeviceBatch) -> FloatArray:
+        return self._run(batch, "features")
+
+    def embed(self, batch: Batch) -> FloatArray:
+        return self._run(batch, "embedding")
+
+    def logits(self, batch: Batch) -> FloatArray:
+        return self._run(batch, "logits")
+
+    def scores(self, batch: Batch, activation: str = "auto") -> FloatArray:
+        return activate(self.logits(batch), self._activation(activation))
+
+    def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
+        return top_k(self.scores(batch, activation), k)
+
+    def _activation(self, asked: str) -> str:
+        return activation_of(self.config.problem_type, self.config.num_labels, asked)
+
+    @abstractmethod
+    def _run(self, batch: Batch, output: Output) -> FloatArray:
+        """One output of all clips of a batch, in order, in host memory."""
+
+    def _compute(self, spectrogram: Any, ws: Mapping[str, Any], output: Output) -> Any:
+        """One output of spectrograms in the backend's memory, in the workspace ``ws``."""
+        if output == "features":
+            return spectrogram
+        forward = self.model.family.forward if output == "logits" else self.model.family.embed
+        return forward(self.ops, self._weights, spectrogram, ws)
