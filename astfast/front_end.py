@@ -1,16 +1,18 @@
-"""The log-mel front end as numbers: Kaldi filter banks with the constants that every AST checkpoint was trained on.
+"""Log-mel front ends as numbers: from a waveform to the normalised spectrogram that a model reads.
 
-Every backend builds its tables from here, in float64, so that they can differ only in how they round. Source:
-``torchaudio.compliance.kaldi.fbank(htk_compat=True, use_energy=False, window_type="hanning", dither=0)``, as called
-by the AST authors' dataloader and by transformers' ``ASTFeatureExtractor``.
+A ``FrontEnd`` is a value whose type says which formula it is; ``KaldiFbank`` is that of every AST checkpoint. Every
+backend builds its tables from here, in float64, so that they can differ only in how they round.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from astfast.errors import BackendError
 
 PRE_EMPHASIS = 0.97
 LOG_FLOOR = 1.1920928955078125e-07  # float32 epsilon: log(max(energy, LOG_FLOOR))
@@ -18,16 +20,36 @@ LOWEST_FREQUENCY = 20.0  # Hz, the lower edge of the first mel filter; the last 
 
 
 @dataclass(frozen=True)
-class FrontEnd:
-    """Waveform to normalised log-mel spectrogram, in numbers.
+class FrontEnd(ABC):
+    """Sizes of a front end, whatever its formula: all that a caller of a backend needs to know.
 
-    ``max_length`` is the number of frames that the model reads: shorter spectrograms are padded with zeros and longer
-    ones truncated *before* ``(x - mean) / (2 * std)``, so a padded frame is ``-mean / (2 * std)``, not silence.
+    ``max_length`` is the number of frames that the model reads: shorter spectrograms are padded, longer ones truncated.
     """
 
     sampling_rate: int = 16_000  # Hz
     num_mel_bins: int = 128
     max_length: int = 1024  # frames
+
+    @property
+    @abstractmethod
+    def input_samples(self) -> int:
+        """The fewest samples that fill ``max_length`` frames."""
+
+    @abstractmethod
+    def num_frames(self, samples: int) -> int:
+        """Frames that ``samples`` samples make, at least 1."""
+
+
+@dataclass(frozen=True)
+class KaldiFbank(FrontEnd):
+    """Kaldi filter banks, with the constants that every AST checkpoint was trained on.
+
+    Spectrograms are padded with zeros or truncated *before* ``(x - mean) / (2 * std)``, so a padded frame is
+    ``-mean / (2 * std)``, not silence. Source: ``torchaudio.compliance.kaldi.fbank(htk_compat=True, use_energy=False,
+    window_type="hanning", dither=0)``, as called by the AST authors' dataloader and by transformers'
+    ``ASTFeatureExtractor``.
+    """
+
     mean: float = -4.2677393  # of log-mel energies over the training set (AudioSet by default)
     std: float = 4.5689974
     do_normalize: bool = True
@@ -49,7 +71,6 @@ class FrontEnd:
 
     @property
     def input_samples(self) -> int:
-        """The fewest samples that fill ``max_length`` frames."""
         return (self.max_length - 1) * self.frame_shift + self.frame_length
 
     @property
@@ -67,6 +88,16 @@ class FrontEnd:
         return 1 + max(0, samples - self.frame_length) // self.frame_shift
 
 
+def kaldi(front_end: FrontEnd, backend: str) -> KaldiFbank:
+    """The front end, for a backend that computes this formula only. Raises BackendError for another."""
+    if not isinstance(front_end, KaldiFbank):
+        raise BackendError(
+            f"the {backend} backend computes the front end {KaldiFbank.__name__} only, and the model's is "
+            f"{type(front_end).__name__}: pass another backend=."
+        )
+    return front_end
+
+
 def analysis_window(frame_length: int) -> NDArray[np.float64]:
     """Symmetric Hann window (``torch.hann_window(n, periodic=False)``), [frame_length]."""
     n = np.arange(frame_length, dtype=np.float64)
@@ -78,7 +109,7 @@ def mel_scale(frequency: ArrayLike) -> NDArray[np.float64]:
     return 1127.0 * np.log1p(np.asarray(frequency, dtype=np.float64) / 700.0)
 
 
-def mel_filters(front_end: FrontEnd) -> NDArray[np.float64]:
+def mel_filters(front_end: KaldiFbank) -> NDArray[np.float64]:
     """Triangular mel filters over the power spectrum, [num_mel_bins, fft_length // 2 + 1].
 
     Equally spaced on the mel scale from 20 Hz to the Nyquist frequency, triangles taken in mel space, no area

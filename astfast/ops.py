@@ -123,7 +123,7 @@ class Ops(Protocol):
     def pack_head(self, w: Head) -> Any: ...
 
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:
-        """A workspace buffer of a kind of ``models.ast.workspace_spec``: stream, activation, operand or output."""
+        """A workspace buffer of a kind of ``models.base.Family.workspace``: stream, activation, operand or output."""
         ...
 
     def micro_batch(self, num_tokens: int) -> int:

@@ -23,7 +23,7 @@ from astfast.backends.cuda.target import has_float8
 from astfast.benchmarking.compare import transformers_model
 from astfast.engines.eager import Engine
 from astfast.engines.load import engine_on
-from astfast.front_end import FrontEnd
+from astfast.front_end import KaldiFbank
 from astfast.kernels import launch, performance, tuning
 from astfast.models import recognise as checkpoint
 from astfast.models.ast import forward as ast
@@ -72,7 +72,7 @@ class Bench:
         loaded = self.loaded()
         heads = loaded.config.num_attention_heads
         ops = self.ops(heads, precision) if self.dry_run else open_gpu(heads, precision, self.device)
-        return engine_on(ops, loaded.config, loaded.weights)
+        return engine_on(ops, loaded)
 
     def folder(self) -> Path:
         return models.checkpoint(self.geometry, self.cache, outliers=True)
@@ -134,7 +134,7 @@ def _cases(bench: Bench, precision: str) -> dict[str, Callable[[], gpu_cases.Cas
     dtype = getattr(torch, precision)
     tiles = bench.tiles or tuning.tiles_for(bench.ops(heads, precision).target.arch, dtype.itemsize)
     where: Any = {"device": bench.device, "precision": "tf32x3" if precision == "float32" else "ieee"}
-    front_end = FrontEnd(max_length=8)
+    front_end = KaldiFbank(max_length=8)
 
     def norm_linear(tile: tuning.Tile) -> gpu_cases.Case:
         return gpu_cases.norm_linear(dtype, (clips, tokens, d), m, tile, "gelu", **where)
@@ -204,7 +204,7 @@ def _forward(bench: Bench, precision: str, batch: int) -> tuple[CudaOps, Callabl
     config = loaded.config
     ops = bench.ops(config.num_attention_heads, precision)
     weights = ast.pack(ops, loaded.weights)
-    ws = {name: ops.empty((batch, *shape), kind) for name, (shape, kind) in ast.workspace_spec(config).items()}
+    ws = {name: ops.empty((batch, *shape), kind) for name, (shape, kind) in ast.workspace(config).items()}
     samples = config.front_end.input_samples
     waves = torch.randint(-3000, 3000, (batch, samples), dtype=torch.int16, device=bench.device)
     lengths = torch.full((batch,), samples, dtype=torch.int32, device=bench.device)

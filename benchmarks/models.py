@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.front_end import FrontEnd
-from astfast.models.ast.config import ModelConfig
+from astfast.front_end import KaldiFbank
+from astfast.models.ast.config import AstConfig
 
 FloatArray = NDArray[np.float32]
 
@@ -32,9 +32,9 @@ class Geometry:
     num_attention_heads: int = 12
     intermediate_size: int = 3072
 
-    def model_config(self) -> ModelConfig:
+    def model_config(self) -> AstConfig:
         """The same as astfast's config."""
-        return ModelConfig(
+        return AstConfig(
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
@@ -42,7 +42,7 @@ class Geometry:
             time_stride=self.time_stride,
             frequency_stride=self.frequency_stride,
             labels=tuple(f"LABEL_{i}" for i in range(self.num_labels)),
-            front_end=FrontEnd(max_length=self.max_length),
+            front_end=KaldiFbank(max_length=self.max_length),
         )
 
 
@@ -103,7 +103,7 @@ def _normal(like: Any) -> Any:
     return torch.randn_like(like)
 
 
-def waves(count: int, config: ModelConfig, seed: int = 0) -> list[FloatArray]:
+def waves(count: int, config: AstConfig, seed: int = 0) -> list[FloatArray]:
     """Clips that fill the model's input: harmonics that glide, bursts of noise, some hum; no two alike."""
     rng = np.random.default_rng(seed)
     rate = config.front_end.sampling_rate
@@ -118,7 +118,7 @@ def waves(count: int, config: ModelConfig, seed: int = 0) -> list[FloatArray]:
     return clips
 
 
-def features(count: int, config: ModelConfig, seed: int = 0) -> FloatArray:
+def features(count: int, config: AstConfig, seed: int = 0) -> FloatArray:
     """Normalised log-mel spectrograms [count, frames, mels] of ``waves``, by the reference backend."""
     from astfast.backends.reference import ReferenceOps
 
@@ -126,7 +126,7 @@ def features(count: int, config: ModelConfig, seed: int = 0) -> FloatArray:
     return ops.to_host(ops.log_mel(waves(count, config, seed), config.front_end))
 
 
-def operations(config: ModelConfig) -> float:
+def operations(config: AstConfig) -> float:
     """Multiplications and additions of one clip's matrix products, with what the last layer need not compute left out.
 
     242e9 for AST-base; 261e9 if the last layer is computed in full.

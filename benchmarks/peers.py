@@ -28,7 +28,7 @@ from astfast.benchmarking.compare import (
     torch_contender,
     transformers_model,
 )
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.config import AstConfig
 from benchmarks import models
 
 CALIBRATION_CLIPS = 16  # for static quantisation; not those that are measured
@@ -39,7 +39,7 @@ class Setup:
     """What a peer is to run."""
 
     folder: Path  # Hugging Face checkpoint
-    config: ModelConfig
+    config: AstConfig
     batch: int
     threads: int
     cache: Path

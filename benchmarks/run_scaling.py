@@ -16,7 +16,7 @@ import numpy as np
 import astfast
 from astfast import backends
 from astfast.benchmarking.compare import spread, take_turns
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.config import AstConfig
 from benchmarks import models
 from benchmarks.rows import Rows
 from benchmarks.run_model import CACHE, PRECISIONS
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             log_mel(config, options, rows)
 
 
-def threads(precision: str, config: ModelConfig, options: argparse.Namespace, rows: Rows) -> None:
+def threads(precision: str, config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
     """One clip on 1 to so many threads, in turns."""
     counts = range(1, options.threads + 1)
     taggers = [_load(options, precision, count) for count in counts]
@@ -55,7 +55,7 @@ def threads(precision: str, config: ModelConfig, options: argparse.Namespace, ro
         print(f"{precision:<9} {count} threads: {row['over_one_thread'][1]:.2f}x one", flush=True)
 
 
-def batches(precision: str, config: ModelConfig, options: argparse.Namespace, rows: Rows) -> None:
+def batches(precision: str, config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
     """Clips a second at every batch size against one clip a call, in turns."""
     tagger = _load(options, precision, options.threads)
     sizes = sorted({1, *(options.batch or (1, 8, 64))})
@@ -81,7 +81,7 @@ def batches(precision: str, config: ModelConfig, options: argparse.Namespace, ro
         print(f"{precision:<9} batch {size}: {row['over_batch_1'][1]:.3f} of the rate at 1", flush=True)
 
 
-def log_mel(config: ModelConfig, options: argparse.Namespace, rows: Rows) -> None:
+def log_mel(config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
     """One clip, one thread, against torchaudio.compliance.kaldi.fbank."""
     import torch
     import torchaudio

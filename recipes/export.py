@@ -18,7 +18,7 @@ from student import Student, student_config
 from torch import Tensor, nn
 from training import accuracy, load_checkpoint
 
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.config import AstConfig
 
 
 def hub_tensors(student: Student) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def hub_tensors(student: Student) -> dict[str, Tensor]:
     return {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
 
 
-def hub_config(config: ModelConfig) -> dict[str, object]:
+def hub_config(config: AstConfig) -> dict[str, object]:
     """config.json, as transformers' ASTConfig writes it."""
     return {
         "architectures": ["ASTForAudioClassification"],
@@ -81,7 +81,7 @@ def hub_config(config: ModelConfig) -> dict[str, object]:
     }
 
 
-def hub_preprocessor(config: ModelConfig) -> dict[str, object]:
+def hub_preprocessor(config: AstConfig) -> dict[str, object]:
     """preprocessor_config.json, as transformers' ASTFeatureExtractor writes it."""
     return {
         "do_normalize": True,
@@ -120,7 +120,7 @@ def attribution(clips: list[Clip]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def model_card(config: ModelConfig, parameters: int, scores: tuple[float, float], clips: int, epochs: int) -> str:
+def model_card(config: AstConfig, parameters: int, scores: tuple[float, float], clips: int, epochs: int) -> str:
     """README.md of the folder."""
     return f"""---
 license: apache-2.0

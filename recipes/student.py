@@ -23,9 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from training import WeightAverage, accuracy, optimiser_groups, run_epochs, soft_cross_entropy
 
 from astfast.backends.reference import ReferenceOps
-from astfast.front_end import FrontEnd
+from astfast.front_end import KaldiFbank
+from astfast.models import vit
 from astfast.models.ast import forward as ast
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.config import PREFIX, AstConfig
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
 BATCH = 32
@@ -36,20 +37,20 @@ KEPT = 0.4  # share of the patches that the student sees in training ...
 LATE = 0.94  # ... until this share of the epochs is over
 
 
-def student_config(labels: list[str], mean: float, std: float) -> ModelConfig:
+def student_config(labels: list[str], mean: float, std: float) -> AstConfig:
     """DeiT-tiny's dimensions on 8 x 32 patches: 258 tokens, 5.4 M parameters."""
-    return ModelConfig(
+    return AstConfig(
         hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, patch_size=16,
         frequency_stride=16, time_stride=16, layer_norm_eps=EPS, head_layer_norm_eps=EPS, labels=tuple(labels),
         problem_type="single_label_classification",
-        front_end=FrontEnd(mean=mean, std=std, max_length=MAX_FRAMES, num_mel_bins=MEL_BINS),
+        front_end=KaldiFbank(mean=mean, std=std, max_length=MAX_FRAMES, num_mel_bins=MEL_BINS),
     )  # fmt: skip
 
 
 class LayerParameters(nn.Module):
     """The parameters of one transformer layer; `proj` and `fc2` start small, as they add into the residual stream."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: AstConfig) -> None:
         super().__init__()
         width, hidden = config.hidden_size, config.intermediate_size
         self.norm1, self.qkv = nn.LayerNorm(width, EPS), nn.Linear(width, 3 * width)
@@ -82,16 +83,17 @@ class LayerParameters(nn.Module):
         self.qkv.weight[2 * width :] = values.sqrt()[:, None] * right
         self.proj.weight.copy_(left * values.sqrt())
 
-    def weights(self) -> ast.Layer:
-        return ast.Layer(
+    def weights(self) -> vit.Layer:
+        return vit.Layer(
             qkv=NormLinear(_norm(self.norm1), _linear(self.qkv)), proj=_linear(self.proj),
             fc1=NormLinear(_norm(self.norm2), _linear(self.fc1)), fc2=_linear(self.fc2),
         )  # fmt: skip
 
-    def weights_as_last(self) -> ast.LastLayer:
+    def weights_as_last(self) -> vit.LastLayer:
         width = self.proj.in_features
         norm, weight, bias = _norm(self.norm1), self.qkv.weight, self.qkv.bias
-        return ast.LastLayer(
+        return vit.LastLayer(
+            rows=len(PREFIX),
             q=NormLinear(norm, Linear(weight[:width], bias[:width])),
             kv=NormLinear(norm, Linear(weight[width:], bias[width:])),
             proj=_linear(self.proj), fc1=NormLinear(_norm(self.norm2), _linear(self.fc1)), fc2=_linear(self.fc2),
@@ -101,11 +103,11 @@ class LayerParameters(nn.Module):
 class Student(nn.Module):
     """(B, 512 frames, 128 mels) normalised log-mels -> (B, 50) logits."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: AstConfig) -> None:
         super().__init__()
         self.config = config
         self.ops = ReferenceOps(config.num_attention_heads)
-        self.workspace = dict.fromkeys(ast.workspace_spec(config))  # the reference allocates for itself
+        self.workspace = dict.fromkeys(ast.workspace(config))  # the reference allocates for itself
         width = config.hidden_size
         self.projection = nn.Linear(config.patch_size**2, width)
         nn.init.trunc_normal_(self.projection.weight, std=0.03)
@@ -141,16 +143,16 @@ class Student(nn.Module):
         patches = spectrograms.transpose(1, 2).unflatten(2, (-1, size)).unflatten(1, (-1, size))  # [B, 8, 16, 32, 16]
         patches = patches.transpose(2, 3).reshape(batch, -1, size * size)  # [B, 256, 256]
         patches = patches.gather(1, kept.unsqueeze(-1).expand(-1, -1, size * size))  # [B, K, 256]
-        positions = self.position[kept + ast.CLS_AND_DIST]  # [B, K, D]
+        positions = self.position[kept + len(PREFIX)]  # [B, K, D]
         x = F.linear(patches, w.embed.projection.weight, w.embed.projection.bias).float() + positions
-        start = torch.cat([self.cls, self.dist]) + self.position[: ast.CLS_AND_DIST]  # [2, D]
+        start = torch.cat([self.cls, self.dist]) + self.position[: len(PREFIX)]  # [2, D]
         x = torch.cat([start.expand(batch, -1, -1), x], dim=1)  # [B, 2 + K, D]
         streams = []
         for number, layer in enumerate(w.layers, start=1):
-            x = ast.transformer_layer(self.ops, layer, x, ws)
+            x = vit.transformer_layer(self.ops, layer, x, ws)
             if number in HINTED:
-                streams.append(x[:, ast.CLS_AND_DIST :])
-        embedding = self.ops.pool(ast.last_layer(self.ops, w.last, x, ws), w.norm)
+                streams.append(x[:, len(PREFIX) :])
+        embedding = self.ops.pool(vit.last_layer(self.ops, w.last, x, ws), w.norm)
         return self.ops.head(embedding, w.head), streams
 
 
@@ -162,7 +164,7 @@ def _norm(module: nn.LayerNorm) -> LayerNorm:
     return LayerNorm(module.weight, module.bias, EPS)
 
 
-def starting_positions(config: ModelConfig) -> Tensor:
+def starting_positions(config: AstConfig) -> Tensor:
     """Sines and cosines of (mel, time) on the patch grid, zero for cls and dist: near patches start alike. (T, D)"""
     rows, columns = config.grid
     quarter = config.hidden_size // 4
@@ -170,7 +172,7 @@ def starting_positions(config: ModelConfig) -> Tensor:
     f, t = torch.meshgrid(torch.arange(rows).float(), torch.arange(columns).float(), indexing="ij")
     angles = [f.reshape(-1, 1) * rate, t.reshape(-1, 1) * rate]  # [256, 48] each
     waves = torch.cat([g(a) for a in angles for g in (torch.sin, torch.cos)], dim=1)  # [256, 192]
-    return torch.cat([torch.zeros(ast.CLS_AND_DIST, config.hidden_size), 0.5 * waves])
+    return torch.cat([torch.zeros(len(PREFIX), config.hidden_size), 0.5 * waves])
 
 
 class TrainingOps(ReferenceOps):
@@ -280,7 +282,7 @@ def main() -> None:
     training = Distillation(student, len(paths))
     average = WeightAverage(student, 0.998)
     optimiser = torch.optim.AdamW(optimiser_groups(training, 0.05), lr=1e-3, betas=(0.9, 0.98), fused=True)
-    patches = student.config.num_tokens - ast.CLS_AND_DIST
+    patches = student.config.num_tokens - len(PREFIX)
 
     def losses(epoch: int) -> Iterator[Tensor]:
         rng = torch.Generator().manual_seed(epoch)

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "environment": "errors",
     "cache": "environment",
     "labels": "errors",
-    "front_end": "",
+    "front_end": "errors",
     "ops": "front_end",
     "scores": "models",  # ModelConfig as a type only
     # what it is made of: four packages that do not know one another (models reads tensors of checkpoints)

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.config import AstConfig
 from astfast.scores import activate, activation_of
 from astfast.tagging.tags import Tagging
 
 ABC = ("a", "b", "c")
 
 
-def labelled(count: int, problem_type: str | None = None) -> ModelConfig:
-    return ModelConfig(labels=tuple(map(str, range(count))), problem_type=problem_type)
+def labelled(count: int, problem_type: str | None = None) -> AstConfig:
+    return AstConfig(labels=tuple(map(str, range(count))), problem_type=problem_type)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def labelled(count: int, problem_type: str | None = None) -> ModelConfig:
         (labelled(527), "none", "none"),
     ],
 )
-def test_activation_of(config: ModelConfig, asked: str, expected: str) -> None:
+def test_activation_of(config: AstConfig, asked: str, expected: str) -> None:
     assert activation_of(config.problem_type, config.num_labels, asked) == expected
 
 

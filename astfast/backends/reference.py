@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from astfast.front_end import FrontEnd
+from astfast.front_end import FrontEnd, KaldiFbank, kaldi
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays
 
 T = TypeVar("T")
@@ -69,6 +69,7 @@ class ReferenceOps:
         return np.array(x.detach().cpu().float().numpy())
 
     def log_mel(self, waves: Sequence[Any], front_end: FrontEnd, out: Any = None) -> torch.Tensor:
+        front_end = kaldi(front_end, self.name)
         shape = (len(waves), front_end.max_length, front_end.num_mel_bins)
         spectrograms = torch.zeros(shape, dtype=self.dtype)  # [B, frames, mels]
         for spectrogram, wave in zip(spectrograms, waves, strict=True):
@@ -77,7 +78,7 @@ class ReferenceOps:
         return ((spectrograms - front_end.shift) * front_end.scale).to(self.device)
 
     @staticmethod
-    def _filter_bank(wave: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
+    def _filter_bank(wave: torch.Tensor, front_end: KaldiFbank) -> torch.Tensor:
         """[samples] -> log-mel energies [frames, mels], by the very function that the checkpoints were trained with."""
         from torchaudio.compliance.kaldi import fbank
 

@@ -26,7 +26,7 @@ from astfast import environment
 from astfast.backends import PRECISIONS
 from astfast.engines.auto_precision import check_clips
 from astfast.errors import BackendError
-from astfast.models.ast.export import convert
+from astfast.models.export import convert
 from astfast.tagging.tagger import Tagger
 
 FloatArray = NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint that stay in their file until somebody asks for their values."""
+"""Lazy tensors: their shape is known, their values stay in a file until ``np.asarray`` reads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 class LazyTensor:
     """A tensor whose shape is known and whose values are read anew each time they are asked for, as float32.
 
-    Nothing is kept: who calls ``np.asarray(tensor)`` owns the array, so peak memory is what is held at one time.
+    Nothing is kept: the caller of ``np.asarray(tensor)`` owns the array, so peak memory is what is held at one time.
     """
 
     __slots__ = ("_read", "shape")

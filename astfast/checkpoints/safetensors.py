@@ -1,4 +1,4 @@
-"""The safetensors format: a JSON header of names, types, shapes and byte ranges, then the values.
+"""The safetensors format, read and written: a JSON header of names, types, shapes and byte ranges, then the values.
 
 Format: https://huggingface.co/docs/safetensors. The header is checked in full before anything is read, and values are
 only read when asked for, bfloat16 included, which the numpy side of the safetensors package can't.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from astfast.checkpoints.lazy_tensor import DTYPES, LazyTensor, stored
 from astfast.errors import CheckpointError
 
+Dtype = Literal["float32", "float16"]  # of the files that ``write_safetensors`` makes
+WRITTEN: dict[Dtype, str] = {"float32": "F32", "float16": "F16"}  # keys of DTYPES
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
@@ -37,6 +40,33 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
         raise CheckpointError(f"{path} can't be read: {error}. Check the file.") from error
     records = _parse(path, header)
     return _tensors(path, records, data, size)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], dtype: Dtype) -> None:
+    """Writes tensors to a file, one in memory at a time. The metadata is what transformers asks of a file of torch's.
+
+    Raises CheckpointError for a value that ``dtype`` can't hold, and leaves a part of the file.
+    """
+    name_of_dtype = WRITTEN[dtype]
+    numpy_dtype = np.dtype(DTYPES[name_of_dtype])
+
+    def entries() -> Iterator[tuple[str, dict[str, Any]]]:
+        start = 0
+        for name, tensor in tensors.items():
+            stop = start + prod(tensor.shape) * numpy_dtype.itemsize
+            yield name, {"dtype": name_of_dtype, "shape": tensor.shape, "data_offsets": [start, stop]}
+            start = stop
+
+    header = json.dumps({"__metadata__": {"format": "pt"}, **dict(entries())}).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for name, tensor in tensors.items():
+            with np.errstate(over="ignore"):  # found just below
+                values = np.asarray(tensor).astype(numpy_dtype)
+            if not np.isfinite(values).all():
+                raise CheckpointError(f"{name} has values that {dtype} can't hold, or that are no finite numbers.")
+            file.write(values.tobytes())
 
 
 def _parse(path: Path, header: bytes) -> dict[str, Any]:

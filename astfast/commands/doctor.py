@@ -81,4 +81,4 @@ def _built_in() -> str:
     except AstfastError as error:
         return f"no: {error}"
     seconds = config.front_end.input_samples / config.front_end.sampling_rate
-    return f"ok: {config.num_labels} labels, {config.num_hidden_layers} layers, {seconds:.1f} s at a time"
+    return f"ok: {config.num_labels} labels, {config.num_tokens} tokens, {seconds:.1f} s at a time"

@@ -158,7 +158,7 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from astfast.models.ast.export import convert
+    from astfast.models.export import convert
 
     for note in convert(options.source, options.folder, force=options.force):
         print(f"astfast: {note}", file=sys.stderr)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast import cache as cache_file
-from astfast.models.ast.config import ModelConfig
+from astfast.models.base import ModelConfig
 from astfast.scores import activate, activation_of
 
 TOLERANCE = 0.01  # of a score

@@ -27,8 +27,8 @@ from astfast.backends.cuda.streams import Event
 from astfast.engines.captured_graph import SLOTS, Finish, Kind, Program, Running, kind_of
 from astfast.engines.eager import Batch, Engine, Output
 from astfast.errors import AudioError, BackendError
-from astfast.models.ast import forward as ast
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.family import AST
+from astfast.models.base import Family, ModelConfig
 
 LARGEST_BUCKET = 64
 BATCHES_A_CALL = 4  # so that uploads have something to overlap with
@@ -52,11 +52,11 @@ class DeviceEngine(Engine):
     ops: CudaOps
 
     def __init__(
-        self, ops: CudaOps, config: ModelConfig, weights: ast.AstWeights, batch_size: int | None = None
+        self, ops: CudaOps, config: ModelConfig, weights: Any, batch_size: int | None = None, family: Family = AST
     ) -> None:
         with ops.inference():
             fitting = min(LARGEST_BUCKET, ops.micro_batch(config.num_tokens))
-            super().__init__(ops, config, weights, batch_size or fitting)
+            super().__init__(ops, config, weights, batch_size or fitting, family)
         self.buckets = buckets_up_to(self.batch_size)
         self._device = ops.streams
         self._programs: dict[tuple[int, Kind, Output], Program] = {}
@@ -76,7 +76,7 @@ class DeviceEngine(Engine):
 
     def warmup(self) -> None:
         """Checks, compiles and captures everything that ``logits`` of float32 waveforms needs, at every batch size."""
-        silence = np.zeros(self.config.front_end.frame_length, np.float32)
+        silence = np.zeros(1, np.float32)
         for bucket in self.buckets:
             if bucket in self.buckets:  # memory may have run out on the way
                 self._run([silence] * bucket, "logits" if self.config.num_labels else "embedding")
@@ -234,7 +234,7 @@ class DeviceEngine(Engine):
 
     def _captured(self, bucket: int, kind: Kind, output: Output) -> Program:
         if bucket not in self._workspaces:
-            spec = ast.workspace_spec(self.config)
+            spec = self.family.workspace(self.config)
             self._workspaces[bucket] = {
                 name: self.ops.empty((bucket, *shape), buffer) for name, (shape, buffer) in spec.items()
             }

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.models.ast import forward as ast
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.family import AST
+from astfast.models.base import Family, ModelConfig
 from astfast.ops import Ops
 from astfast.scores import activate
 
@@ -32,11 +32,14 @@ class Engine:
     ``batch_size`` is how many clips go through all layers together; None leaves it to the backend.
     """
 
-    def __init__(self, ops: Ops, config: ModelConfig, weights: ast.AstWeights, batch_size: int | None = None) -> None:
+    def __init__(
+        self, ops: Ops, config: ModelConfig, weights: Any, batch_size: int | None = None, family: Family = AST
+    ) -> None:
         self.ops = ops
         self.config = config
         self.batch_size = batch_size or ops.micro_batch(config.num_tokens)
-        self._weights = ast.pack(ops, weights)
+        self.family = family
+        self._weights = family.pack(ops, weights)
         self._workspace: dict[str, Any] = {}  # buffers for the largest micro-batch met so far
         self._workspace_clips = 0
         self._lock = threading.Lock()
@@ -75,7 +78,7 @@ class Engine:
 
     def warmup(self) -> None:
         """Runs the model once on silence, at its full batch size."""
-        silence = np.zeros(self.config.front_end.frame_length, np.float32)
+        silence = np.zeros(1, np.float32)
         self.embed([silence] * self.batch_size)
 
     @property
@@ -97,7 +100,7 @@ class Engine:
         with self._lock, self.ops.inference():
             start = 0
             for clips, ws in self._micro_batches(spectrograms):
-                logits[start : start + len(clips)] = ast.forward(self.ops, self._weights, clips, ws)
+                logits[start : start + len(clips)] = self.family.forward(self.ops, self._weights, clips, ws)
                 start += len(clips)
         return logits
 
@@ -115,7 +118,7 @@ class Engine:
     def _model(self, spectrogram: Any, ws: Mapping[str, Any], output: Output) -> Any:
         if output == "features":
             return spectrogram
-        forward = ast.forward if output == "logits" else ast.embed
+        forward = self.family.forward if output == "logits" else self.family.embed
         return forward(self.ops, self._weights, spectrogram, ws)
 
     def _micro_batches(self, batch: Waves | NDArray[np.float32]) -> Iterator[tuple[Any, Mapping[str, Any]]]:
@@ -127,7 +130,7 @@ class Engine:
     def _workspace_of(self, batch: int) -> Mapping[str, Any]:
         """The buffers of the forward pass, cut to this many clips; None where the backend makes its own."""
         if self._workspace_clips < batch:
-            spec = ast.workspace_spec(self.config)
+            spec = self.family.workspace(self.config)
             self._workspace = {name: self.ops.empty((batch, *shape), kind) for name, (shape, kind) in spec.items()}
             self._workspace_clips = batch
         return {name: None if part is None else part[:batch] for name, part in self._workspace.items()}

@@ -15,9 +15,7 @@ from astfast.engines.eager import Engine
 from astfast.engines.replicas import Replicas
 from astfast.errors import CheckpointError
 from astfast.models import recognise as checkpoint
-from astfast.models.ast import forward as ast
-from astfast.models.ast.config import ModelConfig
-from astfast.models.recognise import Checkpoint
+from astfast.models.base import Checkpoint, Model
 from astfast.version import __version__
 
 Source = str | Path | None
@@ -74,17 +72,17 @@ def _pack(loaded: Checkpoint, choice: Choice, at: str, arguments: LoadArguments)
     engines = []
     for device in choice.devices:
         ops = choice.make(loaded.config.num_attention_heads, at, device, arguments.deterministic)
-        engines.append(engine_on(ops, loaded.config, loaded.weights, arguments.batch_size))
+        engines.append(engine_on(ops, loaded, arguments.batch_size))
     return engines[0] if len(engines) == 1 else Replicas(engines)
 
 
-def engine_on(ops: Any, config: ModelConfig, weights: ast.AstWeights, batch_size: int | None = None) -> Engine:
+def engine_on(ops: Any, model: Model, batch_size: int | None = None) -> Engine:
     """The engine that a backend's ops are run by."""
     if ops.name != "cuda":
-        return Engine(ops, config, weights, batch_size)
+        return Engine(ops, model.config, model.weights, batch_size, model.family)
     from astfast.engines.cuda_graphs import DeviceEngine
 
-    return DeviceEngine(ops, config, weights, batch_size)
+    return DeviceEngine(ops, model.config, model.weights, batch_size, model.family)
 
 
 def _check_agreement(first: Runner, other: Runner, first_source: Source, source: Source) -> None:

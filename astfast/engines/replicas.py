@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast.engines.eager import Batch, Engine, Waves
-from astfast.models.ast.config import ModelConfig
+from astfast.models.base import ModelConfig
 from astfast.ops import Ops
 
 

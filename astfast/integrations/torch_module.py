@@ -16,8 +16,7 @@ import torch
 from astfast.integrations import torch_ops
 from astfast.integrations import transformers as drop_in
 from astfast.models import recognise as checkpoint
-from astfast.models.ast import forward as ast
-from astfast.models.recognise import Checkpoint
+from astfast.models.base import Checkpoint
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
 
@@ -37,13 +36,13 @@ class AstModule(torch.nn.Module):
             loaded = checkpoint.from_files(drop_in.files_of(model))
         else:
             loaded = checkpoint.load(model)
-        self.config = loaded.config
+        self.family, self.config = loaded.family, loaded.config
         self.ops = TorchOps(loaded.config.num_attention_heads, dtype)
-        self.weights = Node(ast.pack(self.ops, loaded.weights))  # type: ignore[arg-type]
-        self.outputs = dict.fromkeys(ast.workspace_spec(loaded.config))  # every op makes its own
+        self.weights = Node(self.family.pack(self.ops, loaded.weights))  # type: ignore[arg-type]
+        self.outputs = dict.fromkeys(self.family.workspace(loaded.config))  # every op makes its own
 
     def forward(self, spectrogram: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = ast.forward(self.ops, self.weights, spectrogram, self.outputs)  # type: ignore[arg-type]
+        logits: torch.Tensor = self.family.forward(self.ops, self.weights, spectrogram, self.outputs)  # type: ignore[arg-type]
         return logits
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from astfast.front_end import FrontEnd
+from astfast.front_end import KaldiFbank
 from astfast.integrations.torch_op_impls import server_of
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
@@ -36,7 +36,7 @@ def log_mel(
     do_normalize: bool,
 ) -> torch.Tensor:
     """waves [B, samples] float32 in [-1, 1] or int16, lengths [B] -> log-mel [B, max_length, num_mel_bins]."""
-    front_end = FrontEnd(sampling_rate, num_mel_bins, max_length, mean, std, do_normalize)
+    front_end = KaldiFbank(sampling_rate, num_mel_bins, max_length, mean, std, do_normalize)
     return server_of(waves.device).log_mel(waves, lengths, front_end)
 
 

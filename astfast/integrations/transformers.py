@@ -172,7 +172,7 @@ def _pack(model: Any, precision: str, threads: int | None, batch_size: int | Non
         precision = own if own in backends.PRECISIONS[choice.backend] else "float32"
     loaded = checkpoint.from_files(files_of(model))
     ops = choice.make(loaded.config.num_attention_heads, precision)
-    return engine_on(ops, loaded.config, loaded.weights, batch_size)
+    return engine_on(ops, loaded, batch_size)
 
 
 def files_of(model: Any) -> CheckpointFiles:

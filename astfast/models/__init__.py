@@ -1,1 +1,8 @@
-"""Forward passes, each on one page and written only against the Ops protocol."""
+"""Model families: how each reads its checkpoints, and its forward pass, written only against the Ops protocol."""
+
+from __future__ import annotations
+
+from astfast.models.ast.family import AST
+from astfast.models.base import Family
+
+FAMILIES: tuple[Family, ...] = (AST,)

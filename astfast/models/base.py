@@ -6,10 +6,12 @@ A family is written against ``astfast.ops`` only; which backend computes is not 
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol
 
 from astfast.checkpoints.lazy_tensor import LazyTensor
@@ -26,7 +28,7 @@ class ModelConfig(ABC):
 
     labels: tuple[str, ...] = ()  # display names by index; empty for a model without a classifier
     problem_type: str | None = None  # "single_label_classification", "multi_label_classification" or unknown
-    front_end: FrontEnd = field(default_factory=FrontEnd)
+    front_end: FrontEnd
 
     @property
     def num_labels(self) -> int:
@@ -85,6 +87,11 @@ class Family(Protocol):
         ...
 
     @property
+    def layouts(self) -> tuple[str, ...]:
+        """Names of the key layouts that its checkpoints are published in, for messages."""
+        ...
+
+    @property
     def fields(self) -> frozenset[str]:
         """Keywords of ``astfast.load`` that this family understands beside its labels, such as ``time_stride``."""
         ...
@@ -96,7 +103,8 @@ class Family(Protocol):
     def read(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         """The checkpoint with its config resolved and its weights mapped, none of them read from the file yet.
 
-        ``overrides``: values of ``fields`` that a caller gives. Raises CheckpointError, naming the tensor or field.
+        ``overrides``: values of ``fields`` that a caller gives; their types are checked here. Raises CheckpointError,
+        naming the tensor or field.
         """
         ...
 
@@ -135,5 +143,14 @@ class Checkpoint(Model):
 
     source: str  # path, hub id or "the built-in model"
     layout: str  # name of the key layout that was recognised
-    fingerprint: str  # hexadecimal digest of config and weight files: another model has another
+    paths: tuple[Path, ...] = ()  # of the files that hold the weights
     approximate: str | None = None  # why results are an approximation of the published model's, if they are
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of the config and of the files' places, sizes and times: another model has another."""
+        digest = hashlib.sha256(repr((self.family.name, self.layout, self.config)).encode())
+        for path in map(Path.resolve, self.paths):
+            status = path.stat()
+            digest.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode())
+        return digest.hexdigest()

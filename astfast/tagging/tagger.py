@@ -17,7 +17,7 @@ from astfast.audio.windows import Window
 from astfast.engines.load import LoadArguments, Runner, load_members
 from astfast.errors import AstfastError, AudioError
 from astfast.front_end import FrontEnd
-from astfast.models.ast.config import ModelConfig
+from astfast.models.base import ModelConfig
 from astfast.scores import activate, activation_of
 from astfast.tagging.tags import Tag, Tagging
 
@@ -168,7 +168,7 @@ class Tagger:
     def embed(self, batch: Any, *, sampling_rate: float | None = None) -> FloatArray:
         """Mean of the cls and dist tokens after the final LayerNorm, [B, hidden_size] float32."""
         engine = self._only("embed")
-        return self._arrays(batch, sampling_rate, engine.embed, engine.config.hidden_size)
+        return self._arrays(batch, sampling_rate, engine.embed, engine.config.embedding_size)
 
     def features(self, batch: Any, *, sampling_rate: float | None = None) -> FloatArray:
         """Normalised log-mel spectrograms, [B, max_length, num_mel_bins] float32."""

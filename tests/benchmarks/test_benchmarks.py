@@ -56,7 +56,7 @@ def test_operations_are_those_that_torch_counts(cache: Path) -> None:
     loaded = checkpoint.load(models.checkpoint("tiny", cache))
     ops = ReferenceOps(loaded.config.num_attention_heads)
     weights = ast.pack(ops, loaded.weights)
-    nothing = dict.fromkeys(ast.workspace_spec(loaded.config))
+    nothing = dict.fromkeys(ast.workspace(loaded.config))
     spectrogram = torch.zeros(1, loaded.config.max_length, loaded.config.num_mel_bins)
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):  # the fused attention is not counted

@@ -3,24 +3,24 @@
 import pytest
 
 from astfast.backends.cuda.ops import Target
-from astfast.front_end import FrontEnd
+from astfast.front_end import KaldiFbank
 from astfast.kernels import performance
 from astfast.kernels.performance import GPUS, occupancy_of_waves
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.config import AstConfig
 from tests.cases import gpu_model
 
 AITEMPLATE_VIT_B16_A100 = 5273  # images/s of 224 x 224, float16
-AST_BASE = ModelConfig(labels=tuple(map(str, range(527))))
+AST_BASE = AstConfig(labels=tuple(map(str, range(527))))
 
 
 def test_reproduces_aitemplates_vit_b16_on_an_a100() -> None:
     """Its ViT has full last layer and LayerNorms that are passes over memory, which ours does without."""
     batch, gpu = 128, GPUS["A100"]
-    vit = ModelConfig(
+    vit = AstConfig(
         num_hidden_layers=2,
         frequency_stride=16,
         time_stride=16,
-        front_end=FrontEnd(num_mel_bins=224, max_length=224),
+        front_end=KaldiFbank(num_mel_bins=224, max_length=224),
         labels=tuple(map(str, range(1000))),
     )
     launches = gpu_model.record(vit, batch, "float16", Target(80, gpu.multiprocessors, "A100"))

@@ -15,7 +15,7 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassificati
 
 from astfast.backends.reference import ReferenceOps
 from astfast.models.ast import forward as ast
-from astfast.models.recognise import Checkpoint
+from astfast.models.base import Checkpoint
 
 SMALL = {
     "hidden_size": 64,
@@ -165,7 +165,7 @@ GEOMETRY = {
 def logits(checkpoint: Checkpoint, x: np.ndarray, dtype: torch.dtype = torch.float32) -> np.ndarray:
     """[B, frames, mels] -> [B, L] by the reference backend."""
     ops = ReferenceOps(checkpoint.config.num_attention_heads, dtype)
-    ws = dict.fromkeys(ast.workspace_spec(checkpoint.config))
+    ws = dict.fromkeys(ast.workspace(checkpoint.config))
     with torch.no_grad():
         return ast.forward(ops, ast.pack(ops, checkpoint.weights), torch.from_numpy(x), ws).numpy()
 

@@ -8,14 +8,15 @@ import torch
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.kernels import performance
 from astfast.kernels.launch import Launch, Recorder
+from astfast.models import vit
 from astfast.models.ast import forward as ast
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.config import AstConfig
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
 WAYS = ("waveforms there, to logits there", "waveforms to top-k, in a stream of batches", "waveforms to top-k, alone")
 
 
-def zero_weights(config: ModelConfig) -> ast.AstWeights:
+def zero_weights(config: AstConfig) -> ast.AstWeights:
     """Weights of the right shapes, all zero; of the layers but the last only one."""
     d, m, p = config.hidden_size, config.intermediate_size, config.patch_size
 
@@ -28,21 +29,21 @@ def zero_weights(config: ModelConfig) -> ast.AstWeights:
     def norm_linear(n: int) -> NormLinear:
         return NormLinear(norm(), linear(n, d))
 
-    layer = ast.Layer(norm_linear(3 * d), linear(d, d), norm_linear(m), linear(d, m))
-    last = ast.LastLayer(norm_linear(d), norm_linear(2 * d), linear(d, d), norm_linear(m), linear(d, m))
+    layer = vit.Layer(norm_linear(3 * d), linear(d, d), norm_linear(m), linear(d, m))
+    last = vit.LastLayer(2, norm_linear(d), norm_linear(2 * d), linear(d, d), norm_linear(m), linear(d, m))
     position = np.zeros((config.num_tokens, d))
     strides = (config.frequency_stride, config.time_stride)
     embed = Embed(linear(d, p * p), np.zeros((2, d)), position, p, *strides)
     return ast.AstWeights(embed, (layer,), last, norm(), Head(norm(), linear(config.num_labels, d)))
 
 
-def record(config: ModelConfig, clips: int, precision: str, target: Target) -> list[Launch]:
+def record(config: AstConfig, clips: int, precision: str, target: Target) -> list[Launch]:
     """The launches of one batch, int16 waveforms to logits. A host synchronisation would raise: there is no memory."""
     recorder = Recorder()
     ops = CudaOps(config.num_attention_heads, precision, "meta", launcher=recorder, target=target)
     packed = ast.pack(ops, zero_weights(config))
     weights = replace(packed, layers=packed.layers * (config.num_hidden_layers - 1))
-    ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in ast.workspace_spec(config).items()}
+    ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in ast.workspace(config).items()}
     waves = torch.empty((clips, config.front_end.input_samples), dtype=torch.int16, device="meta")
     lengths = torch.empty(clips, dtype=torch.int32, device="meta")
     spectrogram = ops.log_mel_of_batch(waves, lengths, config.front_end, ws["spectrogram"])
@@ -50,7 +51,7 @@ def record(config: ModelConfig, clips: int, precision: str, target: Target) -> l
     return recorder.launches
 
 
-def seconds(config: ModelConfig, clips: int, precision: str, target: Target, gpu: performance.Gpu) -> dict[str, float]:
+def seconds(config: AstConfig, clips: int, precision: str, target: Target, gpu: performance.Gpu) -> dict[str, float]:
     """Predicted seconds of a batch of int16 waveforms, by the WAYS that it can go."""
     waves_bytes = 2 * clips * config.front_end.input_samples
     forward = performance.total(record(config, clips, precision, target), gpu)

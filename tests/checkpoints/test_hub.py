@@ -32,7 +32,7 @@ def first_logits(model: str, wave: np.ndarray) -> np.ndarray:
     ops = ReferenceOps(checkpoint.config.num_attention_heads)
     features = ops.log_mel([wave], checkpoint.config.front_end)
     with torch.no_grad():
-        ws = dict.fromkeys(ast.workspace_spec(checkpoint.config))
+        ws = dict.fromkeys(ast.workspace(checkpoint.config))
         return ast.forward(ops, ast.pack(ops, checkpoint.weights), features, ws)[0, :3].numpy()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from astfast.backends.cuda.ops import Target
 from astfast.kernels import performance
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.config import AstConfig
 from benchmarks.pages import markdown, write_section
 from tests import ROOT
 from tests.cases import gpu_model
@@ -42,7 +42,7 @@ def resources() -> str:
 def predictions() -> str:
     """Clips/s of AST-base in bfloat16 by GPU and batch: int16 waveforms that are there already, to logits there; to the
     best labels on the host, uploads hidden behind the batch before; and with no batch before."""
-    model = ModelConfig(labels=tuple(map(str, range(527))))
+    model = AstConfig(labels=tuple(map(str, range(527))))
     rows: list[Sequence[object]] = [("GPU", "from, to", *(f"batch {clips}" for clips in BATCHES))]
     for name, (label, arch) in PREDICTED.items():
         gpu = performance.GPUS[name]

@@ -66,10 +66,10 @@ def calls(dtype: torch.dtype, stream: torch.dtype) -> dict[str, tuple[Any, tuple
 
     def spectra() -> torch.Tensor:
         from astfast.backends.reference import ReferenceOps
-        from astfast.front_end import FrontEnd
+        from astfast.front_end import KaldiFbank
 
         clips = [wave[:n].numpy() for wave, n in zip(waves, lengths, strict=True)]
-        return ReferenceOps(1, torch.float64).log_mel(clips, FrontEnd(16000, 20, 4, -4.0, 3.0, True), None)
+        return ReferenceOps(1, torch.float64).log_mel(clips, KaldiFbank(16000, 20, 4, -4.0, 3.0, True), None)
 
     return {
         "log_mel": (torch_ops.log_mel, (waves, lengths, 16000, 20, 4, -4.0, 3.0, True), spectra),

@@ -18,11 +18,11 @@ import triton
 from astfast.backends.cuda.ops import Target
 from astfast.kernels import tuning
 from astfast.kernels.launch import Launch, compile_for
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.config import AstConfig
 from tests.cases import gpu_model
 
 TOOLS = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin"
-AST_BASE = ModelConfig(num_hidden_layers=2, labels=tuple(map(str, range(527))))
+AST_BASE = AstConfig(num_hidden_layers=2, labels=tuple(map(str, range(527))))
 GPUS = {  # the GPU that stands for each architecture, and its number of multiprocessors
     80: Target(80, 108, "A100"),
     86: Target(86, 84, "RTX 3090"),

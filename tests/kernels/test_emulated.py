@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from astfast.front_end import FrontEnd
+from astfast.front_end import KaldiFbank
 from astfast.kernels import tuning
 from astfast.kernels.tuning import Tile
 from tests.cases import gpu_cases
@@ -84,7 +84,7 @@ def test_float32_products_on_tensor_cores(arch: int) -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_log_mel(arch: int, tones: bool) -> None:
     """int16 noise; float32 tones, whose empty bins show any product in fewer digits."""
-    front_end = FrontEnd(max_length=40, num_mel_bins=33)
+    front_end = KaldiFbank(max_length=40, num_mel_bins=33)
     emulate(gpu_cases.log_mel_(front_end, [5000, 399], tuning.tiles_for(arch, 2).log_mel, not tones, tones), arch)
 
 

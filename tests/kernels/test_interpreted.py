@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from astfast.front_end import FrontEnd
+from astfast.front_end import KaldiFbank
 from astfast.kernels import linear
 from astfast.kernels.launch import compile_for, interpret
 from astfast.kernels.tuning import Tile
@@ -113,7 +113,7 @@ def test_patch_embed(
     [([1], 20, 3), ([399, 400, 559], 32, 2), ([560, 2000, 2999], 33, 16)],  # one frame, one short of two, two, ...
 )
 def test_log_mel(lengths: list[int], mels: int, frames: int, integers: bool) -> None:
-    front_end = FrontEnd(num_mel_bins=mels, max_length=frames)
+    front_end = KaldiFbank(num_mel_bins=mels, max_length=frames)
     run(gpu_cases.log_mel_(front_end, lengths, Tile(16, 256, 128, 4, 2), integers))
 
 

@@ -132,7 +132,7 @@ def test_bare_model_gives_embeddings_only(tmp_path, writer):
     x = spectrogram(bare.config)
     ops = ReferenceOps(loaded.config.num_attention_heads)
     with torch.no_grad():
-        ws = dict.fromkeys(ast.workspace_spec(loaded.config))
+        ws = dict.fromkeys(ast.workspace(loaded.config))
         ours = ast.embed(ops, ast.pack(ops, loaded.weights), torch.from_numpy(x), ws).numpy()
         assert_close(ours, bare(torch.from_numpy(x)).pooler_output.numpy())
     with pytest.raises(CheckpointError, match="no classifier"):

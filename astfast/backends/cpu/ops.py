@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from astfast import environment
 from astfast.errors import BackendError
-from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, mel_filters
+from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, kaldi, mel_filters
 from astfast.ops import Array, Embed, Head, LayerNorm, Linear, NormLinear
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -159,6 +159,7 @@ class CpuOps:
         return np.array(x, np.float32)
 
     def log_mel(self, waves: Sequence[Array], front_end: FrontEnd, out: Array) -> Array:
+        front_end = kaldi(front_end, self.name)
         if front_end not in self._log_mels:
             self._log_mels[front_end] = native().LogMel(
                 self.tier,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.front_end import FrontEnd, analysis_window
+from astfast.front_end import KaldiFbank, analysis_window
 from astfast.ops import Embed, Linear, NormLinear
 
 Matrix = NDArray[np.float64]
@@ -62,7 +62,7 @@ def normalised_linear(w: NormLinear) -> tuple[Matrix, Matrix]:
     return weight * float64(w.norm.weight), float64(w.linear.bias) + weight @ float64(w.norm.bias)
 
 
-def spectral_matrix(front_end: FrontEnd) -> Matrix:
+def spectral_matrix(front_end: KaldiFbank) -> Matrix:
     """Window and real DFT of a frame y that is folded at its centre, [ceil(frame_length / 2), fft_length].
 
     Counted from its centre the window is even, so that the sums y[n - 1 - i] + y[i] times the first half of the columns

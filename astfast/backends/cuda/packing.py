@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from astfast.backends.cuda import folding
-from astfast.front_end import FrontEnd, mel_filters
+from astfast.front_end import KaldiFbank, mel_filters
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
 FLOAT8_MAX = 448.0  # of e4m3
@@ -111,7 +111,7 @@ class Packing:
     def head(self, w: Head) -> PackedLinear:
         return self._linear(*folding.normalised_linear(NormLinear(w.norm, w.linear)), torch.float32, w.norm.eps)
 
-    def front_end(self, front_end: FrontEnd) -> PackedFrontEnd:
+    def front_end(self, front_end: KaldiFbank) -> PackedFrontEnd:
         filters = mel_filters(front_end)[:, :-1].T  # [bins, mels], without the unused Nyquist bin
         padded = 1 << (front_end.num_mel_bins - 1).bit_length()
         filters = np.pad(filters, ((0, 0), (0, padded - front_end.num_mel_bins)))

@@ -1,15 +1,19 @@
-"""The geometry of a model, frozen, with everything that follows from it derived in one place."""
+"""Config of an Audio Spectrogram Transformer: its geometry, and the sizes that follow from it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from astfast.errors import CheckpointError
-from astfast.front_end import FrontEnd
+from astfast.front_end import KaldiFbank
+from astfast.models.base import ModelConfig
+from astfast.ops import patch_grid
+
+PREFIX = ("cls", "dist")  # the learned tokens before the patches; the logits are read off them
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+@dataclass(frozen=True, kw_only=True)
+class AstConfig(ModelConfig):
     """Geometry, labels and front end of an AST checkpoint, under the names of its Hugging Face config.
 
     The spectrogram is [frames, mel bins]; patches are taken with ``frequency_stride`` along mel and ``time_stride``
@@ -25,9 +29,7 @@ class ModelConfig:
     time_stride: int = 10
     layer_norm_eps: float = 1e-12  # of the layers and the final norm
     head_layer_norm_eps: float = 1e-12  # of the classifier's own norm
-    labels: tuple[str, ...] = ()  # display names by index; empty for a model without a head
-    problem_type: str | None = None  # "single_label_classification", "multi_label_classification" or unknown
-    front_end: FrontEnd = field(default_factory=FrontEnd)
+    front_end: KaldiFbank = field(default_factory=KaldiFbank)
 
     def __post_init__(self) -> None:
         sizes = {
@@ -56,31 +58,20 @@ class ModelConfig:
             )
 
     @property
-    def num_mel_bins(self) -> int:
-        return self.front_end.num_mel_bins
-
-    @property
-    def max_length(self) -> int:
-        """Frames of the spectrogram that the model reads."""
-        return self.front_end.max_length
-
-    @property
     def grid(self) -> tuple[int, int]:
         """(patches along mel, patches along time); patch index is ``f * grid[1] + t``."""
-        return (
-            (self.num_mel_bins - self.patch_size) // self.frequency_stride + 1,
-            (self.max_length - self.patch_size) // self.time_stride + 1,
-        )
+        sizes = self.patch_size, self.frequency_stride, self.time_stride
+        return patch_grid(self.max_length, self.num_mel_bins, *sizes)
 
     @property
     def num_tokens(self) -> int:
         """cls, dist and one token a patch."""
-        return self.grid[0] * self.grid[1] + 2
+        return len(PREFIX) + self.grid[0] * self.grid[1]
+
+    @property
+    def embedding_size(self) -> int:
+        return self.hidden_size
 
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
-
-    @property
-    def num_labels(self) -> int:
-        return len(self.labels)

@@ -1,4 +1,4 @@
-"""The three key layouts that AST checkpoints are published in, mapped to one canonical set of weights.
+"""Key layouts (names of tensors) that AST checkpoints are published in, mapped to one canonical set of weights.
 
 One table says which tensors an AST has and of what shape; each layout is a table of what it calls them. A file must
 hold exactly the tensors of its layout: what is missing, unexpected or misshapen is an error that names it.
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 from astfast.checkpoints.lazy_tensor import LazyTensor, concatenated, zeros
 from astfast.errors import CheckpointError
-from astfast.models.ast.config import ModelConfig
-from astfast.models.ast.forward import AstWeights, LastLayer, Layer
+from astfast.models.ast.config import PREFIX, AstConfig
+from astfast.models.ast.forward import AstWeights
 from astfast.models.ast.position_embeddings import adapted
+from astfast.models.vit import LastLayer, Layer
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
 # Canonical module -> shape of its weight; a bias has the first of these dimensions. D hidden, M MLP width, P patch
 # size, T tokens, L labels.
-PARAMETERS = {"cls": "1 1 D", "dist": "1 1 D", "position": "1 T D"}
+PARAMETERS = {**dict.fromkeys(PREFIX, "1 1 D"), "position": "1 T D"}
 MODULES = {"projection": "D 1 P P", "norm": "D"}
 LAYER_MODULES = {"norm1": "D", "proj": "D D", "norm2": "D", "fc1": "M D", "fc2": "D M"}
 SPLIT_QKV = {"q": "D D", "k": "D D", "v": "D D"}
@@ -29,7 +30,7 @@ HEAD_MODULES = {"head.norm": "D", "head.linear": "L D"}
 
 @dataclass(frozen=True)
 class Layout:
-    """What a family of files calls the canonical tensors, and the LayerNorm epsilons that its models were made with."""
+    """Names of the canonical tensors in one kind of file, and the LayerNorm epsilons that its models were made with."""
 
     name: str
     encoder: str  # prefix of everything but the head
@@ -122,7 +123,7 @@ class AstTensors:
 
     def sizes(self) -> dict[str, int]:
         """The symbols' values as the tensors have them: D, M, P, T, and L with a head."""
-        sources = {"D": "cls", "T": "position", "P": "projection.weight", "M": "layers.0.fc1.weight"}
+        sources = {"D": PREFIX[0], "T": "position", "P": "projection.weight", "M": "layers.0.fc1.weight"}
         if self.has_head:
             sources["L"] = "head.linear.weight"
         found = {}
@@ -137,10 +138,17 @@ class AstTensors:
         return found
 
 
-def recognise(
+def fit(tensors: Iterable[str]) -> bool:
+    """Whether most of these names are those of an AST, in one of the layouts."""
+    names, _ = _unwrapped(tensors)
+    _, _, expected = _best_layout(names)
+    return 2 * sum(name in names for name, _ in expected.values()) > len(names)
+
+
+def map_tensors(
     tensors: Mapping[str, LazyTensor], source: str, num_layers: int | None = None, qkv_bias: bool | None = None
 ) -> AstTensors:
-    """The layout that most of the names fit, and the tensors under their canonical names.
+    """Tensors of a file under their canonical names, by the layout that most of the names fit.
 
     ``num_layers`` and ``qkv_bias`` come from a config; None reads them off the names. Raises CheckpointError, naming
     the first few, for tensors that are missing or that the layout doesn't have, and for a file of another model.
@@ -150,20 +158,8 @@ def recognise(
             f"{source}: its config says {num_layers} layers, but it has only {len(tensors)} tensors. "
             "Check that the file is whole and its config.json its own."
         )
-    wrapped = bool(tensors) and all(name.startswith(DATA_PARALLEL) for name in tensors)
-    prefix = DATA_PARALLEL if wrapped else ""
-    names = {name.removeprefix(prefix) for name in tensors}
-
-    def candidate(layout: Layout) -> tuple[Layout, int, dict[str, tuple[str, str]]]:
-        layer = re.compile(re.escape(layout.encoder + layout.layer).replace(r"\{\}", r"(\d+)"))
-        count = len({match[1] for match in map(layer.match, names) if match}) if num_layers is None else num_layers
-        head = any(name.startswith(module) for name in names for module in layout.head.values())
-        bias = any(_is_qkv_bias(name, layout) for name in names) if qkv_bias is None else qkv_bias
-        return layout, count, _expected(layout, count, head, bias)
-
-    layout, count, expected = max(
-        map(candidate, LAYOUTS), key=lambda found: sum(name in names for name, _ in found[2].values())
-    )
+    names, prefix = _unwrapped(tensors)
+    layout, count, expected = _best_layout(names, num_layers, qkv_bias)
     found = [name for name, _ in expected.values() if name in names]
     if not found or not count:
         raise CheckpointError(
@@ -184,6 +180,29 @@ def recognise(
     by_canonical = {canonical: tensors[name] for canonical, name in in_file.items()}
     shapes = {canonical: shape for canonical, (_, shape) in expected.items()}
     return AstTensors(source, layout, count, by_canonical, in_file, shapes)
+
+
+def _unwrapped(tensors: Iterable[str]) -> tuple[set[str], str]:
+    """Names without the prefix of DataParallel, and that prefix if they have it."""
+    names = set(tensors)
+    wrapped = bool(names) and all(name.startswith(DATA_PARALLEL) for name in names)
+    prefix = DATA_PARALLEL if wrapped else ""
+    return {name.removeprefix(prefix) for name in names}, prefix
+
+
+def _best_layout(
+    names: set[str], num_layers: int | None = None, qkv_bias: bool | None = None
+) -> tuple[Layout, int, dict[str, tuple[str, str]]]:
+    """The layout that most of the names fit, the number of its layers, and what ``_expected`` gives for it."""
+
+    def candidate(layout: Layout) -> tuple[Layout, int, dict[str, tuple[str, str]]]:
+        layer = re.compile(re.escape(layout.encoder + layout.layer).replace(r"\{\}", r"(\d+)"))
+        count = len({match[1] for match in map(layer.match, names) if match}) if num_layers is None else num_layers
+        head = any(name.startswith(module) for name in names for module in layout.head.values())
+        bias = any(_is_qkv_bias(name, layout) for name in names) if qkv_bias is None else qkv_bias
+        return layout, count, _expected(layout, count, head, bias)
+
+    return max(map(candidate, LAYOUTS), key=lambda found: sum(name in names for name, _ in found[2].values()))
 
 
 def _is_qkv_bias(name: str, layout: Layout) -> bool:
@@ -210,7 +229,7 @@ def _expected(layout: Layout, num_layers: int, head: bool, qkv_bias: bool) -> di
     return expected
 
 
-def canonical_weights(ast: AstTensors, config: ModelConfig, file_grid: tuple[int, int]) -> AstWeights:
+def canonical_weights(checkpoint: AstTensors, config: AstConfig, file_grid: tuple[int, int]) -> AstWeights:
     """The weights that the forward pass reads, still in their file.
 
     Layers' q, k and v are stacked, the last layer's split in q and kv; position embeddings, which the file has for
@@ -218,25 +237,25 @@ def canonical_weights(ast: AstTensors, config: ModelConfig, file_grid: tuple[int
     that ``config`` gives it.
     """
     d = config.hidden_size
-    _check_shapes(ast, config)
+    _check_shapes(checkpoint, config)
 
     def norm(name: str, eps: float = config.layer_norm_eps) -> LayerNorm:
-        return LayerNorm(ast.tensors[f"{name}.weight"], ast.tensors[f"{name}.bias"], eps)
+        return LayerNorm(checkpoint.tensors[f"{name}.weight"], checkpoint.tensors[f"{name}.bias"], eps)
 
     def linear(name: str) -> Linear:
-        return Linear(ast.tensors[f"{name}.weight"], ast.tensors[f"{name}.bias"])
+        return Linear(checkpoint.tensors[f"{name}.weight"], checkpoint.tensors[f"{name}.bias"])
 
     def qkv(layer: str, wanted: str) -> Linear:
         """The rows of q, k and v that ``wanted`` lists, without a gap; zeros for a bias that the model has not."""
-        fused = f"{layer}.qkv.weight" in ast.tensors
+        fused = f"{layer}.qkv.weight" in checkpoint.tensors
         start = "qkv".index(wanted) * d
 
-        def stacked(kind: str) -> LazyTensor:
+        def stacked(parameter: str) -> LazyTensor:
             if fused:
-                return ast.tensors[f"{layer}.qkv.{kind}"].rows(start, start + len(wanted) * d)
-            return concatenated([ast.tensors[f"{layer}.{part}.{kind}"] for part in wanted])
+                return checkpoint.tensors[f"{layer}.qkv.{parameter}"].rows(start, start + len(wanted) * d)
+            return concatenated([checkpoint.tensors[f"{layer}.{part}.{parameter}"] for part in wanted])
 
-        has_bias = f"{layer}.qkv.bias" in ast.tensors or f"{layer}.q.bias" in ast.tensors
+        has_bias = f"{layer}.qkv.bias" in checkpoint.tensors or f"{layer}.q.bias" in checkpoint.tensors
         return Linear(stacked("weight"), stacked("bias") if has_bias else zeros(len(wanted) * d))
 
     def layer(name: str) -> Layer:
@@ -247,42 +266,42 @@ def canonical_weights(ast: AstTensors, config: ModelConfig, file_grid: tuple[int
             fc2=linear(f"{name}.fc2"),
         )
 
+    projection = linear("projection")
     embed = Embed(
-        projection=Linear(
-            ast.tensors["projection.weight"].reshape(d, config.patch_size**2), ast.tensors["projection.bias"]
-        ),
-        prefix=concatenated([ast.tensors[name].reshape(1, d) for name in ("cls", "dist")]),
-        position=adapted(ast.tensors["position"], file_grid, config.grid[1]),
+        projection=Linear(projection.weight.reshape(d, config.patch_size**2), projection.bias),
+        prefix=concatenated([checkpoint.tensors[name].reshape(1, d) for name in PREFIX]),
+        position=adapted(checkpoint.tensors["position"], file_grid, config.grid[1]),
         patch_size=config.patch_size,
         frequency_stride=config.frequency_stride,
         time_stride=config.time_stride,
     )
-    last = f"layers.{ast.num_layers - 1}"
+    last = f"layers.{checkpoint.num_layers - 1}"
     whole = layer(last)
     last_layer = LastLayer(
+        rows=len(PREFIX),
         q=NormLinear(whole.qkv.norm, qkv(last, "q")),
         kv=NormLinear(whole.qkv.norm, qkv(last, "kv")),
         proj=whole.proj,
         fc1=whole.fc1,
         fc2=whole.fc2,
     )
-    layers = tuple(layer(f"layers.{n}") for n in range(ast.num_layers - 1))
-    head = Head(norm("head.norm", config.head_layer_norm_eps), linear("head.linear")) if ast.has_head else None
+    layers = tuple(layer(f"layers.{n}") for n in range(checkpoint.num_layers - 1))
+    head = Head(norm("head.norm", config.head_layer_norm_eps), linear("head.linear")) if checkpoint.has_head else None
     return AstWeights(embed, layers, last_layer, norm("norm"), head)
 
 
-def _check_shapes(ast: AstTensors, config: ModelConfig) -> None:
-    sizes = ast.sizes() | {"D": config.hidden_size, "M": config.intermediate_size, "P": config.patch_size}
+def _check_shapes(checkpoint: AstTensors, config: AstConfig) -> None:
+    sizes = checkpoint.sizes() | {"D": config.hidden_size, "M": config.intermediate_size, "P": config.patch_size}
     sizes |= {"1": 1, "3D": 3 * config.hidden_size}
     wrong = []
-    for canonical, tensor in ast.tensors.items():
-        expected = tuple(sizes[symbol] for symbol in ast.shapes[canonical].split())
+    for canonical, tensor in checkpoint.tensors.items():
+        expected = tuple(sizes[symbol] for symbol in checkpoint.shapes[canonical].split())
         if tensor.shape != expected:
-            wrong.append(f"{ast.names[canonical]} is {list(tensor.shape)}, not {list(expected)}")
+            wrong.append(f"{checkpoint.names[canonical]} is {list(tensor.shape)}, not {list(expected)}")
     if wrong:
         raise CheckpointError(
-            f"{ast.source} (layout: {ast.layout.name}) has {len(wrong)} tensors of another shape than its geometry "
-            f"gives them: {_first(wrong)}. Check that the file is whole and its config.json its own."
+            f"{checkpoint.source} (layout: {checkpoint.layout.name}) has {len(wrong)} tensors of another shape than "
+            f"its geometry gives them: {_first(wrong)}. Check that the file is whole and its config.json its own."
         )
 
 

@@ -9,31 +9,33 @@ from __future__ import annotations
 import numpy as np
 
 from astfast.checkpoints.lazy_tensor import Float32, LazyTensor
+from astfast.models.ast.config import PREFIX
 
 
 def adapted(position: LazyTensor, grid: tuple[int, int], time: int) -> LazyTensor:
-    """[1, F * T + 2, D] of a grid (F, T) -> [F * time + 2, D]; the rows of cls and dist stay as they are.
+    """[1, P + F * T, D] of a grid (F, T) -> [P + F * time, D]; the rows of the P prefix tokens stay as they are.
 
     Shorter: the columns from T // 2 - time // 2. Longer: linear in time, as
     ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`` does along the axis that grows.
     """
     frequency, native = grid
+    prefix = len(PREFIX)
     width = position.shape[-1]
-    flat = position.reshape(frequency * native + 2, width)
+    flat = position.reshape(prefix + frequency * native, width)
     if time == native:
         return flat
 
     def read() -> Float32:
         rows = np.asarray(flat)
-        patches = rows[2:].reshape(frequency, native, width)
+        patches = rows[prefix:].reshape(frequency, native, width)
         if time < native:
             start = native // 2 - time // 2
             patches = patches[:, start : start + time]
         else:
             patches = _stretched(patches, time)
-        return np.concatenate([rows[:2], patches.reshape(frequency * time, width)])
+        return np.concatenate([rows[:prefix], patches.reshape(frequency * time, width)])
 
-    return LazyTensor((frequency * time + 2, width), read)
+    return LazyTensor((prefix + frequency * time, width), read)
 
 
 def _stretched(patches: Float32, time: int) -> Float32:

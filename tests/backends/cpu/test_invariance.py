@@ -9,7 +9,7 @@ from astfast import backends
 from astfast.backends.cpu.ops import CpuOps, native
 from astfast.engines.eager import Engine
 from astfast.models import recognise as checkpoint
-from astfast.models.recognise import Checkpoint
+from astfast.models.base import Checkpoint
 from tests.cases import checkpoints
 
 TIERS = [name for name, missing in native().tiers() if not missing]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from astfast.backends.cuda import folding
-from astfast.front_end import FrontEnd, analysis_window
+from astfast.front_end import KaldiFbank, analysis_window
 from astfast.ops import Embed, LayerNorm, Linear, NormLinear
 
 RNG = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def test_a_head_is_folded_without_centring(norm_linear: NormLinear) -> None:
 
 @pytest.mark.parametrize("rate", [16_000, 22_050], ids=["frames of 400 samples", "of 551"])
 def test_the_spectral_matrix_is_window_and_fft_of_a_folded_frame(rate: int) -> None:
-    front_end = FrontEnd(sampling_rate=rate)
+    front_end = KaldiFbank(sampling_rate=rate)
     n, bins = front_end.frame_length, front_end.fft_length // 2
     frame = RNG.standard_normal(n)
     spectrum = np.fft.rfft(frame * analysis_window(n), front_end.fft_length)[:-1]

@@ -16,7 +16,7 @@ from astfast.errors import BackendError
 from astfast.kernels import launch
 from astfast.kernels.tuning import Tile, Tiles
 from astfast.models import recognise as checkpoint
-from astfast.models.ast.config import ModelConfig
+from astfast.models.ast.config import AstConfig
 from tests.cases import checkpoints, gpu_model
 
 LARGE = Tiles(  # few programs: the interpreter spends its time between them
@@ -86,7 +86,7 @@ def test_whole_model_in_the_interpreter(tmp_path: Path, geometry: dict[str, int]
 
 
 def test_at_most_six_kernels_a_layer_and_no_host_synchronisation() -> None:
-    config = ModelConfig(num_hidden_layers=5, labels=tuple("abc"))
+    config = AstConfig(num_hidden_layers=5, labels=tuple("abc"))
     names = Counter(entry.name for entry in gpu_model.record(config, 2, "bfloat16", H100))
     assert names == {
         "log_mel_kernel": 1,
@@ -101,7 +101,7 @@ def test_at_most_six_kernels_a_layer_and_no_host_synchronisation() -> None:
 
 
 def test_the_work_of_ast_base_is_that_of_the_design() -> None:
-    launches = gpu_model.record(ModelConfig(labels=tuple(map(str, range(527)))), 1, "bfloat16", H100)
+    launches = gpu_model.record(AstConfig(labels=tuple(map(str, range(527)))), 1, "bfloat16", H100)
     model = [entry for entry in launches if entry.name != "log_mel_kernel"]
     assert sum(entry.work.flops for entry in model) == pytest.approx(242e9, rel=0.01)  # 261 less the last layer's 7.2%
     assert sum(entry.work.exponentials for entry in model) == pytest.approx(212e6 * 11 / 12, rel=0.01)

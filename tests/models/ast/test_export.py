@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from astfast.errors import CheckpointError
-from astfast.models.ast.export import convert
+from astfast.models.export import convert
 from astfast.models.recognise import load
 from tests.cases.checkpoints import (
     GEOMETRY,

@@ -1,0 +1,103 @@
+"""Vision Transformer encoder: pre-LN layers and the pruned last layer, shared by AST, CED, PaSST and MAEST.
+
+Shapes: B clips, T tokens (P prefix tokens such as cls and dist, then patches), D hidden, M MLP width. A model that
+reads its logits off the prefix tokens has a ``LastLayer``, which computes only their rows; one that averages all tokens
+(P = 0) has none: all of its layers are whole. What an Ops backend makes of a leaf of the weights is its own business:
+these functions only hand the packed leaf back to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from astfast.ops import Linear, NormLinear, Ops
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One pre-LN transformer layer. ``qkv`` rows are [q; k; v]."""
+
+    qkv: NormLinear  # D -> 3D
+    proj: Linear  # D -> D
+    fc1: NormLinear  # D -> M
+    fc2: Linear  # M -> D
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """The last layer of which only the first P rows are read, so queries have a matrix of their own."""
+
+    rows: int  # P, at least 1
+    q: NormLinear  # D -> D
+    kv: NormLinear  # D -> 2D
+    proj: Linear
+    fc1: NormLinear
+    fc2: Linear
+
+
+def pack_layer(ops: Ops, w: Layer) -> Layer:
+    """The layer with every leaf in the backend's own layout; leaves are read one at a time."""
+    return Layer(
+        qkv=ops.pack_norm_linear(w.qkv, values=w.proj.weight.shape[1]),
+        proj=ops.pack_linear(w.proj, source=w.qkv),
+        fc1=ops.pack_norm_linear(w.fc1),
+        fc2=ops.pack_linear(w.fc2, source=w.fc1),
+    )
+
+
+def pack_last_layer(ops: Ops, w: LastLayer) -> LastLayer:
+    """As ``pack_layer``."""
+    return LastLayer(
+        rows=w.rows,
+        q=ops.pack_norm_linear(w.q),
+        kv=ops.pack_norm_linear(w.kv, values=w.proj.weight.shape[1]),
+        proj=ops.pack_linear(w.proj, source=w.kv),
+        fc1=ops.pack_norm_linear(w.fc1),
+        fc2=ops.pack_linear(w.fc2, source=w.fc1),
+    )
+
+
+def encode(ops: Ops, layers: Sequence[Layer], last: LastLayer | None, x: Any, ws: Mapping[str, Any]) -> Any:
+    """Tokens [B, T, D] -> the states to be pooled: [B, P, D] with a ``LastLayer``, [B, T, D] without."""
+    for layer in layers:
+        x = transformer_layer(ops, layer, x, ws)
+    return x if last is None else last_layer(ops, last, x, ws)
+
+
+def transformer_layer(ops: Ops, w: Layer, x: Any, ws: Mapping[str, Any]) -> Any:
+    """[B, T, D] -> [B, T, D]: x += proj(attention(LN x)); x += fc2(gelu(fc1(LN x)))."""
+    d = x.shape[-1]
+    qkv = ops.norm_linear(x, w.qkv, ws["qkv"])  # [B, T, 3D]
+    context = ops.attention(qkv[..., :d], qkv[..., d:], ws["context"])  # [B, T, D]
+    x = ops.linear_residual(context, w.proj, x)
+    return ops.linear_residual(ops.norm_linear(x, w.fc1, ws["hidden"], activation="gelu"), w.fc2, x)
+
+
+def last_layer(ops: Ops, w: LastLayer, x: Any, ws: Mapping[str, Any]) -> Any:
+    """[B, T, D] -> [B, P, D], exactly the first P rows of ``transformer_layer``: keys and values cover all tokens,
+    queries, projection and MLP only the rows that are read (for AST 7.2% of all operations saved at 1,214 tokens)."""
+    rows = x[:, : w.rows]  # [B, P, D]
+    q = ops.norm_linear(rows, w.q, ws["last_q"])  # [B, P, D]
+    kv = ops.norm_linear(x, w.kv, ws["last_kv"])  # [B, T, 2D]
+    rows = ops.linear_residual(ops.attention(q, kv, ws["last_context"]), w.proj, rows)
+    return ops.linear_residual(ops.norm_linear(rows, w.fc1, ws["last_hidden"], activation="gelu"), w.fc2, rows)
+
+
+def workspace(tokens: int, hidden: int, mlp: int, prefix: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Buffers of ``encode`` and of its tokens, see ``Family.workspace``; ``prefix`` is P, 0 without a ``LastLayer``."""
+    buffers: dict[str, tuple[tuple[int, ...], str]] = {
+        "tokens": ((tokens, hidden), "stream"),
+        "qkv": ((tokens, 3 * hidden), "activation"),
+        "context": ((tokens, hidden), "operand"),
+        "hidden": ((tokens, mlp), "operand"),
+    }
+    if prefix:
+        buffers |= {
+            "last_q": ((prefix, hidden), "activation"),
+            "last_kv": ((tokens, 2 * hidden), "activation"),
+            "last_context": ((prefix, hidden), "operand"),
+            "last_hidden": ((prefix, mlp), "operand"),
+        }
+    return buffers
