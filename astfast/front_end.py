@@ -26,9 +26,9 @@ class FrontEnd(ABC):
     ``max_length`` is the number of frames that the model reads: shorter spectrograms are padded, longer ones truncated.
     """
 
-    sampling_rate: int = 16_000  # Hz
-    num_mel_bins: int = 128
-    max_length: int = 1024  # frames
+    sampling_rate: int  # Hz
+    num_mel_bins: int
+    max_length: int  # frames
 
     @property
     @abstractmethod
@@ -50,6 +50,9 @@ class KaldiFbank(FrontEnd):
     ``ASTFeatureExtractor``.
     """
 
+    sampling_rate: int = 16_000
+    num_mel_bins: int = 128
+    max_length: int = 1024
     mean: float = -4.2677393  # of log-mel energies over the training set (AudioSet by default)
     std: float = 4.5689974
     do_normalize: bool = True
