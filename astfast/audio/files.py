@@ -24,15 +24,15 @@ READABLE = "WAV, FLAC, Ogg (Vorbis, Opus), MP3 and AIFF"
 
 
 @dataclass(frozen=True)
-class DecodedFile:
-    """An opened audio file. ``blocks`` can be walked once; leaving or closing it closes the file."""
+class DecodedAudio:
+    """An opened source of samples: a file, or an array. ``blocks`` can be walked once; leaving or closing it closes the file."""
 
     rate: int  # Hz
     duration: float | None  # seconds, as the file's header says; None when it doesn't
     blocks: Iterator[NDArray[np.float32]]  # [samples, channels] each, in [-1, 1]
 
 
-def open_file(source: str | os.PathLike[str] | bytes | Any, name: str) -> DecodedFile:
+def open_file(source: str | os.PathLike[str] | bytes | Any, name: str) -> DecodedAudio:
     """Opens a path, the bytes of a file, or a binary file object (read from its beginning; never closed).
 
     A file that ends early is read as far as it decodes; damage that the decoder reports raises AudioError when it is
@@ -48,7 +48,7 @@ def open_file(source: str | os.PathLike[str] | bytes | Any, name: str) -> Decode
         file.close()
         raise AudioError(f"{name}: its header says {file.channels} channels at {file.samplerate} Hz: no audio in it")
     declared = file.frames if 0 <= file.frames < 1 << 62 else None  # libsndfile's "unknown" is 2^63 - 1
-    return DecodedFile(
+    return DecodedAudio(
         rate=int(file.samplerate),
         duration=None if declared is None else declared / file.samplerate,
         blocks=_soundfile_blocks(file, soundfile.SoundFileError, name),
@@ -119,7 +119,7 @@ def _byte_stream(source: Any, name: str) -> Any:
     return stream
 
 
-def _decode_with_torchcodec(stream: Any, name: str, refusal: str) -> DecodedFile:
+def _decode_with_torchcodec(stream: Any, name: str, refusal: str) -> DecodedAudio:
     """What libsndfile refused, decoded whole by torchcodec."""
     if importlib.util.find_spec("torchcodec") is None:
         raise AudioError(
@@ -141,7 +141,7 @@ def _decode_with_torchcodec(stream: Any, name: str, refusal: str) -> DecodedFile
         ) from error
 
 
-def open_decoder(decoder: Any, name: str) -> DecodedFile:
+def open_decoder(decoder: Any, name: str) -> DecodedAudio:
     """An AudioDecoder of torchcodec or datasets; it decodes the whole clip."""
     try:
         samples = decoder.get_all_samples()
@@ -151,7 +151,7 @@ def open_decoder(decoder: Any, name: str) -> DecodedFile:
         raise AudioError(f"{name}: can't be decoded ({_reason(error)})") from error
     if data.ndim != 2 or 0 in data.shape or rate < 1:
         raise AudioError(f"{name}: decodes to samples of shape {data.shape} at {rate} Hz: no audio in it")
-    return DecodedFile(rate=rate, duration=data.shape[1] / rate, blocks=iter([data.T]))
+    return DecodedAudio(rate=rate, duration=data.shape[1] / rate, blocks=iter([data.T]))
 
 
 def _reason(error: Exception) -> str:

@@ -7,30 +7,37 @@ samples. Streams depend on no global state: any number of threads may open input
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import re
-import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio.files import VALUES_PER_BLOCK, DecodedFile, open_decoder, open_file
+from astfast.audio.files import VALUES_PER_BLOCK, DecodedAudio, open_decoder, open_file
 from astfast.errors import AudioError
+from astfast.notes import Note
+from astfast.pcm import INT16_FULL_SCALE
 
 FloatArray = NDArray[np.float32]
+One: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Mapping[str, Any]"
+Many: TypeAlias = "list[Any] | tuple[Any, ...] | Generator[Any, Any, Any]"  # an array or tensor may be one or many
 
 ASSUMED_RATE = 16_000  # Hz, of a bare array that comes without sampling_rate
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # Hz
 MAX_CHANNELS = 32  # of an array: more are samples and channels mixed up
 MAX_DURATION = 24 * 3600.0  # seconds
-LOUD = 16.0  # a peak that no recording in [-1, 1] reaches, headroom and all
-ABSURD = 1e12  # far above any 32-bit integer; its square is still finite in float32
-INTEGER_PCM = {"uint8": (128, 128.0), "int8": (0, 128.0), "int16": (0, 32768.0), "int32": (0, 2147483648.0)}
+SUSPICIOUS_PEAK = 16.0  # that no recording in [-1, 1] reaches, headroom and all
+MAX_ABS_SAMPLE = 1e12  # far above any 32-bit integer; its square is still finite in float32
+INTEGER_PCM = {"uint8": (128, 128.0), "int8": (0, 128.0), "int16": (0, INT16_FULL_SCALE), "int32": (0, 2147483648.0)}
+RATE_WAS_ASSUMED = Note(
+    f"an array came without sampling_rate and is taken as {ASSUMED_RATE} Hz: pass sampling_rate=, or a dict "
+    "{'array', 'sampling_rate'}",
+    once=True,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Clip:
     truncated: bool  # whether the input goes on
     duration: float | None  # seconds of the whole input; None when it is truncated and its header doesn't say
     name: str  # what messages call the input
+    notes: tuple[Note, ...] = ()  # what its caller should be warned of
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,8 @@ class AudioStream:
     name: str
     rate: int  # Hz, of the blocks
     duration: float | None  # seconds of the whole input, None when its header doesn't say
-    blocks: Generator[
-        FloatArray, None, None
-    ]  # [samples] each, mono, at least one sample in all; close() frees the file
+    blocks: Generator[FloatArray, None, None]  # [samples] each, mono, at least one in all; close() frees the file
+    notes: list[Note]  # what its caller should be warned of; grows while blocks are walked
 
 
 def load_audio(
@@ -69,10 +76,10 @@ def load_audio(
     ``open_audio``.
     """
     if int16 and isinstance(x, np.ndarray) and x.dtype == np.int16 and x.ndim == 1 and len(x) > 0:
-        rate = rate_of_array(sampling_rate, "<array>")
+        rate, notes = rate_of_array(sampling_rate, "<array>")
         if rate == target_rate and len(x) <= max_duration * rate:
             wave = x[:max_samples]
-            return Clip(wave, len(wave) < len(x), len(x) / rate, "<array>")
+            return Clip(wave, len(wave) < len(x), len(x) / rate, "<array>", tuple(notes))
     stream = open_audio(x, sampling_rate, target_rate, max_duration, decode_all=max_samples is None)
     parts: list[FloatArray] = []
     length = 0
@@ -85,7 +92,8 @@ def load_audio(
                 truncated = True
                 break
     wave = np.concatenate(parts)[:max_samples]
-    return Clip(wave, truncated, stream.duration if truncated else length / target_rate, stream.name)
+    duration = stream.duration if truncated else length / target_rate
+    return Clip(wave, truncated, duration, stream.name, tuple(stream.notes))
 
 
 def open_audio(
@@ -100,17 +108,18 @@ def open_audio(
     ``x`` is a path, the bytes of a file, a binary file object, a 1-D array or tensor of samples, a dict
     ``{"array" or "raw", "sampling_rate"}`` whose array may be (channels, samples), or an AudioDecoder of datasets or
     torchcodec. ``sampling_rate`` (Hz) is that of bare arrays and of nothing else; without it they are taken as 16 kHz,
-    with one warning. Integer PCM (int8, uint8, int16, int32) is scaled to [-1, 1], channels are averaged.
+    with a note. Integer PCM (int8, uint8, int16, int32) is scaled to [-1, 1], channels are averaged.
 
     Raises AudioError for anything that is no audio, and for more than ``max_duration`` seconds of it: at once when
     ``decode_all`` says that everything will be decoded and the header tells the length, else on reaching them.
     """
-    source, name = _open(x, sampling_rate)
+    notes: list[Note] = []
+    source, name = _open(x, sampling_rate, notes)
     rate = _checked_rate(source.rate, name)
     if decode_all and source.duration is not None and source.duration > max_duration:
         raise _too_long(name, source.duration, max_duration)
-    mono = _mono(source.blocks, rate, name, max_duration)
-    return AudioStream(name, target_rate, source.duration, _resampled(mono, rate, target_rate, name))
+    mono = _mono(source.blocks, rate, name, max_duration, notes)
+    return AudioStream(name, target_rate, source.duration, _resampled(mono, rate, target_rate, name), notes)
 
 
 def expand_batch(x: Any) -> tuple[list[Any], bool]:
@@ -129,12 +138,12 @@ def expand_batch(x: Any) -> tuple[list[Any], bool]:
                 f"of clips: pass {{'array': x.T, 'sampling_rate': ...}} for one clip of {columns} channels"
             )
         return list(x), False
-    if _is_single(x) or not isinstance(x, Iterable):
+    if _is_one(x) or not isinstance(x, Iterable):
         return [x], True
     return list(x), False
 
 
-def _is_single(x: Any) -> bool:
+def _is_one(x: Any) -> bool:
     kinds = (str, bytes, bytearray, memoryview, os.PathLike, Mapping)
     return isinstance(x, kinds) or hasattr(x, "read") or hasattr(x, "get_all_samples")
 
@@ -144,7 +153,7 @@ def _is_array(x: Any) -> bool:
     return hasattr(x, "shape") and hasattr(x, "__array__") and not isinstance(x, type)
 
 
-def _open(x: Any, sampling_rate: float | None) -> tuple[DecodedFile, str]:
+def _open(x: Any, sampling_rate: float | None, notes: list[Note]) -> tuple[DecodedAudio, str]:
     """The input with its native rate and channels, and its name."""
     if isinstance(x, str | os.PathLike):
         name = os.fspath(x)
@@ -166,13 +175,15 @@ def _open(x: Any, sampling_rate: float | None) -> tuple[DecodedFile, str]:
         return open_file(x, name), name
     if _is_array(x):
         name = "<array>"
-        samples = _numpy(x, name)
+        samples = to_numpy(x, name)
         if samples.ndim == 2:
             raise AudioError(
                 f"{name}: shape {samples.shape}: one clip is 1-D; pass {{'array': x, 'sampling_rate': ...}} for "
                 "(channels, samples)"
             )
-        return _open_array(samples, rate_of_array(sampling_rate, name), name), name
+        rate, of_rate = rate_of_array(sampling_rate, name)
+        notes += of_rate
+        return _open_array(samples, rate, name), name
     hint = " (samples go into a NumPy array)" if isinstance(x, int | float | complex | list | tuple) else ""
     raise AudioError(
         f"<{type(x).__name__}>: not an audio input{hint}: pass a path, the bytes of a file, a binary file object, a "
@@ -180,14 +191,14 @@ def _open(x: Any, sampling_rate: float | None) -> tuple[DecodedFile, str]:
     )
 
 
-def _open_dict(x: Mapping[str, Any]) -> tuple[DecodedFile, str]:
+def _open_dict(x: Mapping[str, Any]) -> tuple[DecodedAudio, str]:
     path = x.get("path")
     name = path if isinstance(path, str) and path else "<dict>"
     key = next((key for key in ("array", "raw") if x.get(key) is not None), None)
     if key is None or x.get("sampling_rate") is None:
         keys = ", ".join(map(repr, x)) or "nothing"
         raise AudioError(f"{name}: a dict needs 'array' (or 'raw') and 'sampling_rate', this one has {keys}")
-    samples = _numpy(x[key], name)
+    samples = to_numpy(x[key], name)
     if samples.ndim == 2 and len(samples) > MAX_CHANNELS:
         raise AudioError(
             f"{name}: shape {samples.shape} means {len(samples)} channels: the array is (channels, samples), "
@@ -196,7 +207,7 @@ def _open_dict(x: Mapping[str, Any]) -> tuple[DecodedFile, str]:
     return _open_array(samples, x["sampling_rate"], name), name
 
 
-def _open_array(samples: NDArray[Any], rate: Any, name: str) -> DecodedFile:
+def _open_array(samples: NDArray[Any], rate: Any, name: str) -> DecodedAudio:
     """[samples] or [channels, samples] of a PCM type -> blocks [samples, channels] in [-1, 1]."""
     if samples.ndim not in (1, 2):
         raise AudioError(
@@ -213,11 +224,11 @@ def _open_array(samples: NDArray[Any], rate: Any, name: str) -> DecodedFile:
     frames = np.atleast_2d(samples).T  # [samples, channels]
     size = max(1, VALUES_PER_BLOCK // frames.shape[1])
     starts = range(0, len(frames), size)
-    return DecodedFile(checked, len(frames) / checked, (_scaled(frames[start : start + size]) for start in starts))
+    return DecodedAudio(checked, len(frames) / checked, (_scaled(frames[start : start + size]) for start in starts))
 
 
-def _numpy(x: Any, name: str) -> NDArray[Any]:
-    """A numpy array of an array, of a tensor of any library and device, or of a list."""
+def to_numpy(x: Any, name: str) -> NDArray[Any]:
+    """An array, a tensor of any library and device, or a list as a NumPy array. Raises AudioError naming ``name``."""
     try:
         if hasattr(x, "detach"):  # torch, without importing it
             x = x.detach().cpu()
@@ -236,11 +247,11 @@ def _scaled(block: NDArray[Any]) -> FloatArray:
     return scaled
 
 
-def rate_of_array(sampling_rate: float | None, name: str) -> int:
-    """The rate in Hz of a bare array that came with this ``sampling_rate``; warns once where it came without."""
+def rate_of_array(sampling_rate: float | None, name: str) -> tuple[int, tuple[Note, ...]]:
+    """Rate in Hz of a bare array that came with this ``sampling_rate``, and a note where it came without one."""
     if sampling_rate is None:
-        _warn_of_assumed_rate()
-    return _checked_rate(ASSUMED_RATE if sampling_rate is None else sampling_rate, name)
+        return ASSUMED_RATE, (RATE_WAS_ASSUMED,)
+    return _checked_rate(sampling_rate, name), ()
 
 
 def _checked_rate(rate: Any, name: str) -> int:
@@ -260,26 +271,25 @@ def _checked_rate(rate: Any, name: str) -> int:
     return int(value)
 
 
-def _mono(blocks: Iterator[FloatArray], rate: int, name: str, max_duration: float) -> Generator[FloatArray, None, None]:
+def _mono(
+    blocks: Iterator[FloatArray], rate: int, name: str, max_duration: float, notes: list[Note]
+) -> Generator[FloatArray, None, None]:
     """Blocks [samples, channels] -> blocks [samples]: averaged and checked."""
     done = 0
-    warned = False
+    suspicious = False
     for block in blocks:
         wave = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
         peak = float(np.abs(wave).max())
-        if not peak <= ABSURD:
-            where = (done + int(np.argmin(np.abs(wave) <= ABSURD))) / rate
-            raise AudioError(
-                f"{name}: not finite, or beyond any audio, at {where:.3f} s: find out where NaN, infinity or huge "
-                "samples come from"
-            )
-        if peak > LOUD and not warned:
-            warned = True
-            warnings.warn(
-                f"{name}: a peak of {peak:.4g}, though float samples lie in [-1, 1]: integer samples in a float array? "
-                "Pass them as int16 or int32, or divide them",
-                UserWarning,
-                stacklevel=2,
+        if not peak <= MAX_ABS_SAMPLE:
+            where = (done + int(np.argmin(np.abs(wave) <= MAX_ABS_SAMPLE))) / rate
+            raise not_finite(name, f"at {where:.3f} s")
+        if peak > SUSPICIOUS_PEAK and not suspicious:
+            suspicious = True
+            notes.append(
+                Note(
+                    f"{name}: a peak of {peak:.4g}, though float samples lie in [-1, 1]: integer samples in a float "
+                    "array? Pass them as int16 or int32, or divide them"
+                )
             )
         done += len(wave)
         if done > max_duration * rate:
@@ -334,12 +344,8 @@ def _too_long(name: str, duration: float, max_duration: float) -> AudioError:
     )
 
 
-@functools.cache
-def _warn_of_assumed_rate() -> None:
-    """Once a process, whatever the warning filters."""
-    warnings.warn(
-        f"an array came without sampling_rate and is taken as {ASSUMED_RATE} Hz: pass sampling_rate=, or a dict "
-        "{'array', 'sampling_rate'}",
-        UserWarning,
-        stacklevel=4,
+def not_finite(name: str, where: str) -> AudioError:
+    """The error for samples that are NaN, infinite or beyond MAX_ABS_SAMPLE."""
+    return AudioError(
+        f"{name}: not finite, or beyond any audio, {where}: find out where NaN, infinity or huge samples come from"
     )

@@ -1,9 +1,8 @@
-"""Inputs to windows of samples, read ahead of the model on other threads."""
+"""Audio inputs -> windows of samples, decoded ahead of the model on other threads."""
 
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,16 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from astfast import notes
 from astfast.audio.inputs import Clip, load_audio, open_audio
 from astfast.audio.windows import Window, window_samples, windows
 from astfast.errors import AudioError
+from astfast.notes import Note
 
-THREADS = 2  # that decode: files take a few milliseconds each, a hundredth of the model's time
-AHEAD = 32  # inputs at most that are being read or wait for the model
+DECODE_THREADS = 2  # a file takes a few milliseconds, a hundredth of the model's time
+PREFETCH = 32  # inputs at most that are being decoded or wait for the model
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """What of each input is read: its beginning, or all of it in windows.
 
     Raises ValueError for a window or hop that is not a positive number of seconds.
@@ -40,48 +41,51 @@ class Reading:
             raise ValueError(f"hop is {self.hop!r} without a window: pass window= too, in seconds")
 
 
-def read(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, Window | AudioError]]:
-    """(index of the input, one of its windows) in order; a bad input ends with its AudioError, the others go on."""
-    items = _in_windows(inputs, reading) if reading.window is not None else _beginnings(inputs, reading)
+def iter_windows(inputs: Iterable[Any], options: ReadOptions) -> Iterator[tuple[int, Window | AudioError]]:
+    """(index of the input, one of its windows) in order; a bad input ends with its AudioError, the others go on.
+
+    Notes on the inputs are shown on the thread that iterates.
+    """
+    items = _in_windows(inputs, options) if options.window is not None else _first_window_of_each(inputs, options)
     for index, window in items:
         if isinstance(window, AudioError) and str(window).startswith("<"):  # an array or bytes: no name of its own
             window.args = (f"input {index}, {window}",)
         yield index, window
 
 
-def _beginnings(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, Window | AudioError]]:
-    """The beginning of each input; says so, once, where an input goes on."""
-    warned = False
-    for index, clip in enumerate(_clips(inputs, reading)):
-        if isinstance(clip, AudioError):
-            yield index, clip
-            continue
-        seconds = len(clip.wave) / reading.rate
-        if clip.truncated and not warned:
-            warned = True
-            warn_of_rest(clip.name, clip.duration, seconds)
-        yield index, Window(0.0, seconds, clip.wave)
-
-
-def warn_of_rest(name: str, duration: float | None, heard: float) -> None:
-    """Says that an input of ``duration`` seconds (None: not known) is heard for its first ``heard`` seconds only."""
+def truncated(name: str, duration: float | None, heard: float) -> Note:
+    """The note on an input of ``duration`` seconds (None: unknown) of which only the first ``heard`` are read."""
     length = "longer" if duration is None else f"{duration:.1f} s long"
-    warnings.warn(
+    return Note(
         f"{name} is {length} and only its first {heard:.2f} s are heard: pass window= (in seconds) to classify(), or "
-        "call segments(), to tag all of it. Of other inputs of this call it goes without saying",
-        stacklevel=3,
+        "call segments(), to tag all of it (shown once per call)"
     )
 
 
-def _clips(inputs: Iterable[Any], reading: Reading) -> Iterator[Clip | AudioError]:
-    """Clips in order, read ahead on other threads."""
+def _first_window_of_each(inputs: Iterable[Any], options: ReadOptions) -> Iterator[tuple[int, Window | AudioError]]:
+    warned = False
+    for index, clip in enumerate(_clips(inputs, options)):
+        if isinstance(clip, AudioError):
+            yield index, clip
+            continue
+        for note in clip.notes:
+            notes.show(note)
+        seconds = len(clip.wave) / options.rate
+        if clip.truncated and not warned:
+            warned = True
+            notes.show(truncated(clip.name, clip.duration, seconds))
+        yield index, Window(0.0, seconds, clip.wave)
+
+
+def _clips(inputs: Iterable[Any], options: ReadOptions) -> Iterator[Clip | AudioError]:
+    """Clips in order, decoded ahead on other threads."""
     ahead: deque[Future[Clip]] = deque()
-    load = partial(load_audio, int16=reading.int16)
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="astfast-read") as pool:
+    load = partial(load_audio, int16=options.int16)
+    with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="astfast-decode") as pool:
         try:
             for x in inputs:
-                ahead.append(pool.submit(load, x, reading.sampling_rate, reading.rate, reading.samples))
-                if len(ahead) == AHEAD:
+                ahead.append(pool.submit(load, x, options.sampling_rate, options.rate, options.samples))
+                if len(ahead) == PREFETCH:
                     yield _result(ahead.popleft())
             while ahead:
                 yield _result(ahead.popleft())
@@ -97,13 +101,17 @@ def _result(future: Future[Clip]) -> Clip | AudioError:
         return error
 
 
-def _in_windows(inputs: Iterable[Any], reading: Reading) -> Iterator[tuple[int, Window | AudioError]]:
-    assert reading.window is not None
+def _in_windows(inputs: Iterable[Any], options: ReadOptions) -> Iterator[tuple[int, Window | AudioError]]:
+    assert options.window is not None
     for index, x in enumerate(inputs):
+        shown = 0
         try:
-            stream = open_audio(x, reading.sampling_rate, reading.rate)
+            stream = open_audio(x, options.sampling_rate, options.rate)
             with contextlib.closing(stream.blocks):
-                for window in windows(stream.blocks, reading.rate, reading.window, reading.hop):
+                for window in windows(stream.blocks, options.rate, options.window, options.hop):
+                    for note in stream.notes[shown:]:
+                        notes.show(note)
+                    shown = len(stream.notes)
                     yield index, window
         except AudioError as error:
             yield index, error

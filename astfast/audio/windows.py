@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,10 @@ class Window:
     end: float
     wave: NDArray[Any]  # [samples]; float32, or int16 where the model takes that
 
-    def without_wave(self) -> Window:
-        """The same times without the samples, which can be large."""
-        return replace(self, wave=np.empty(0, np.float32))
+    @classmethod
+    def of_times(cls, start: float, end: float) -> Window:
+        """A window without its samples, which can be large."""
+        return cls(start, end, np.empty(0, np.float32))
 
 
 def windows(blocks: Iterable[FloatArray], rate: int, window: float, hop: float | None = None) -> Iterator[Window]:

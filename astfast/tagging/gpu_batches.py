@@ -1,73 +1,79 @@
-"""A batch of clips that a GPU hears as a whole: a tensor that is there, or an array that is resampled there."""
+"""Batches of clips that a GPU engine takes whole: a tensor on the device, or an array that is resampled there."""
 
 from __future__ import annotations
 
-import warnings
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from astfast.audio.inputs import MAX_CHANNELS, rate_of_array
-from astfast.audio.prefetch import warn_of_rest
-from astfast.engines.cuda_graphs import DeviceEngine, best, whole
+from astfast.audio.files import VALUES_PER_BLOCK
+from astfast.audio.inputs import MAX_CHANNELS, SUSPICIOUS_PEAK, not_finite, rate_of_array
+from astfast.audio.prefetch import ReadOptions, truncated
+from astfast.audio.windows import Window
+from astfast.engines.base import DeviceBatch, Engine
 from astfast.errors import AudioError
+from astfast.notes import Note
 
 
-def heard(
-    engine: Any, batch: Any, sampling_rate: float | None, most: tuple[int, str] | None = None
-) -> list[NDArray[Any]] | None:
-    """``DeviceEngine.hear`` for a caller on the host: the logits, or for ``most`` = (k, activation) the k best scores
-    and their labels. None for a batch that is better read on the CPU.
+@dataclass(frozen=True)
+class DeviceClips:
+    """A 2-D batch on its way to the device, one window a clip."""
 
-    ``batch`` [B, samples], one that the engine ``hears``, comes at ``sampling_rate`` Hz. Raises AudioError for a bad
-    tensor.
+    waves: Any  # tensor on the engine's device, or array: [B, samples], float32 or int16
+    rate: int  # Hz
+    window: Window  # the same for all clips, without samples
+    notes: tuple[Note, ...]
+    name: str  # what messages call a clip
+
+    def batches(self, size: int) -> Iterator[DeviceBatch]:
+        """A tensor as a whole, for it is on the device already; an array in parts of ``size`` clips."""
+        size = size if isinstance(self.waves, np.ndarray) else len(self.waves)
+        for start in range(0, len(self.waves), size):
+            yield DeviceBatch(self.waves[start : start + size], self.rate)
+
+    def finite(self, batch: DeviceBatch) -> Any:
+        """Whether each clip of a batch is finite, [B] bool; on the device, without waiting for it. An array was checked
+        before, and integers are finite: None."""
+        if isinstance(batch.waves, np.ndarray) or not batch.waves.is_floating_point():
+            return None
+        return batch.waves.isfinite().all(1)
+
+    def error(self, index: int) -> AudioError:
+        """The error for a clip with samples that are not finite."""
+        return not_finite(f"input {index}, {self.name}", "somewhere in it")
+
+
+def device_clips(engine: Engine, batch: Any, options: ReadOptions) -> DeviceClips | None:
+    """The batch for the engine's device, or None for one that is better read clip by clip on the CPU.
+
+    That is an array at the model's own rate (uploads of waveforms overlap with computing), one that may be (samples,
+    channels), and one that may have to be refused or warned of.
     """
-    if isinstance(batch, torch.Tensor):
-        return _tensor(engine, batch, rate_of_array(sampling_rate, "<tensor>"), most)
-    try:
-        return _array(engine, batch, rate_of_array(sampling_rate, "<array>"), most)
-    except AudioError:
-        return None  # reading it clip by clip finds out which is bad, or says that it can be heard after all
-
-
-def _tensor(engine: DeviceEngine, waves: torch.Tensor, rate: int, most: tuple[int, str] | None) -> list[NDArray[Any]]:
-    seconds = engine.config.front_end.input_samples / engine.config.front_end.sampling_rate
-    if waves.shape[1] / rate > seconds + 1 / rate:
-        warnings.warn(
-            f"the clips are {waves.shape[1] / rate:.1f} s long and only their first {seconds:.2f} s are heard: to tag "
-            "all of it, pass window= (in seconds) and the clips in host memory",
-            stacklevel=5,
-        )
-    results = _on_host(engine, waves, rate, most)
-    if waves.is_floating_point():
-        finite = waves.isfinite().all(1).cpu()
-        if not finite.all():
-            raise AudioError(
-                f"input {int(finite.int().argmin())}, <tensor>: not finite: find out where NaN or infinity come from"
-            )
-    return results
-
-
-def _array(
-    engine: DeviceEngine, clips: NDArray[Any], rate: int, most: tuple[int, str] | None
-) -> list[NDArray[Any]] | None:
-    """In parts, so that no more than the clips of a call are on their way; None at the model's own rate (the engine's
-    uploads of waveforms overlap with computing) and for what may be (samples, channels)."""
-    front_end = engine.config.front_end
-    if rate == front_end.sampling_rate or clips.shape[1] <= MAX_CHANNELS:
+    if options.window is not None or not hasattr(batch, "dtype"):
         return None
-    starts = range(0, len(clips), engine.clips_a_call)
-    parts = [_on_host(engine, clips[start : start + engine.clips_a_call], rate, most) for start in starts]
-    seconds = front_end.input_samples / front_end.sampling_rate
-    if clips.shape[1] / rate >= seconds + 0.5 / front_end.sampling_rate:  # it ends after what is heard, resampled
-        warn_of_rest("<array>", clips.shape[1] / rate, seconds)
-    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    is_array = isinstance(batch, np.ndarray)
+    name = "<array>" if is_array else "<tensor>"
+    try:
+        rate, notes = rate_of_array(options.sampling_rate, name)
+    except AudioError:  # raised again for each clip
+        return None
+    if not engine.accepts_on_device(DeviceBatch(batch, rate)):
+        return None
+    if is_array and (rate == options.rate or batch.shape[1] <= MAX_CHANNELS or _suspicious(batch, rate, options)):
+        return None
+    seconds = options.samples / options.rate
+    duration = batch.shape[1] / rate
+    if duration >= seconds + 0.5 / options.rate:  # it ends after what is read, resampled
+        notes = (*notes, truncated(name, duration, seconds))
+    return DeviceClips(batch, rate, Window.of_times(0.0, min(seconds, duration)), notes, name)
 
 
-def _on_host(
-    engine: DeviceEngine, waves: torch.Tensor | NDArray[Any], rate: int, most: tuple[int, str] | None
-) -> list[NDArray[Any]]:
-    finish = best(*most) if most else whole
-    return [part.cpu().numpy() for part in finish(engine.hear(waves, rate))]
+def _suspicious(clips: Any, rate: int, options: ReadOptions) -> bool:
+    """Whether the part of float clips that the CPU would read has samples that it would refuse or warn of."""
+    if clips.dtype != np.float32:
+        return False
+    read = clips[:, : math.ceil(options.samples * rate / options.rate) + 2 * VALUES_PER_BLOCK]
+    return not (read.min() >= -SUSPICIOUS_PEAK and read.max() <= SUSPICIOUS_PEAK)  # NaN is neither

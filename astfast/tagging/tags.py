@@ -1,13 +1,21 @@
-"""Scores to tags: top-k, threshold, aggregation over windows."""
+"""Scores to tags: options of a call, top-k, threshold, aggregation over windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from astfast.scores import ACTIVATIONS, top_k
+
+Aggregate = Literal["mean", "max"]
+OnError = Literal["raise", "return"]
+Raise = Literal["raise"]
+Return = Literal["return"]
 
 
 class Tag(TypedDict):
@@ -17,25 +25,61 @@ class Tag(TypedDict):
     label: str
 
 
-@dataclass(frozen=True)
-class Tagging:
-    """How scores become tags. Raises ValueError for a top_k below 1 or an unknown way to aggregate."""
+class Segment(TypedDict):
+    """The tags of one window of a clip; times in seconds from the clip's start."""
 
-    labels: tuple[str, ...]
+    start: float
+    end: float
+    tags: list[Tag]
+
+
+class SegmentKeywords(TypedDict, total=False):
+    """Types of the keywords of ``Tagger.segments`` beside ``on_error``."""
+
+    sampling_rate: float | None
+    top_k: int | None
+    threshold: float | None
+    activation: str
+    window: float | None
+    hop: float | None
+
+
+class ClassifyKeywords(SegmentKeywords, total=False):
+    """Types of the keywords of ``Tagger.classify`` beside ``on_error``."""
+
+    aggregate: Aggregate
+
+
+class ErrorRecord(TypedDict):
+    """The result for a bad input with ``on_error="return"``."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class TagOptions:
+    """How scores become tags. Raises ValueError, naming the option, for a value that is not possible."""
+
     top_k: int | None = 5  # None for all labels
     threshold: float | None = None
+    activation: str = "auto"
     aggregate: str = "mean"  # or "max", over the windows of a clip
+    on_error: str = "raise"
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}: it must be at least 1, or None for all labels")
-        if self.aggregate not in ("mean", "max"):
-            raise ValueError(f"aggregate {self.aggregate!r} is unknown: use 'mean' or 'max'")
-
-    @property
-    def most(self) -> int:
-        """How many tags a clip can have."""
-        return len(self.labels) if self.top_k is None else self.top_k
+        if self.top_k is not None and (isinstance(self.top_k, bool) or int(self.top_k) != self.top_k or self.top_k < 1):
+            raise ValueError(
+                f"top_k is {self.top_k!r}: it must be a whole number of at least 1, or None for all labels"
+            )
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(f"threshold is {self.threshold!r}: it must be a finite number, or None for no threshold")
+        for name, value, known in (
+            ("activation", self.activation, ACTIVATIONS),
+            ("aggregate", self.aggregate, ("mean", "max")),
+            ("on_error", self.on_error, ("raise", "return")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is unknown: use one of {', '.join(map(repr, known))}")
 
     def aggregated(self, windows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Scores of a clip's windows, each [L] -> of the clip [L]; one window's are kept bit for bit."""
@@ -43,15 +87,15 @@ class Tagging:
         scores = stacked.max(axis=0) if self.aggregate == "max" else stacked.mean(axis=0, dtype=np.float64)
         return np.asarray(scores, np.float32)
 
-    def tags(self, scores: NDArray[np.float32]) -> list[Tag]:
-        """Scores [L] -> the best labels that reach the threshold, best first, ties by index."""
-        best = np.argsort(-scores, kind="stable")[: self.top_k]
-        return self.best(scores[best], best)
+    def tags(self, scores: NDArray[np.float32], labels: Sequence[str]) -> list[Tag]:
+        """Scores [L] -> the ``top_k`` best labels that reach the threshold, best first, ties by index."""
+        best, indices = top_k(scores, self.top_k)
+        return self.to_tags(best, indices, labels)
 
-    def best(self, scores: NDArray[np.float32], labels: NDArray[np.int64]) -> list[Tag]:
-        """The ``most`` best scores, best first, and their labels' indices -> those that reach the threshold."""
+    def to_tags(self, scores: Iterable[np.float32], indices: Iterable[np.int64], labels: Sequence[str]) -> list[Tag]:
+        """Scores, best first, and their labels' indices -> the tags that reach the threshold."""
         return [
-            {"score": float(score), "label": self.labels[i]}
-            for score, i in zip(scores, labels, strict=True)
+            {"score": float(score), "label": labels[i]}
+            for score, i in zip(scores, indices, strict=True)
             if self.threshold is None or score >= self.threshold
         ]

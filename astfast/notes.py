@@ -1,0 +1,42 @@
+"""Warnings of a call, shown at the caller's own line.
+
+Inputs are read on other threads, whose stacks don't lead to the caller; and how deep a call is inside astfast is nobody's
+business. So what is noticed travels as a Note, and is shown on the thread of the call.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import dataclass
+
+PACKAGE = __name__.split(".")[0]
+
+_shown: set[Note] = set()
+
+
+@dataclass(frozen=True)
+class Note:
+    """A warning that is to be shown. ``once``: only once a process, whatever the warning filters."""
+
+    message: str
+    once: bool = False
+
+
+def show(note: Note, category: type[Warning] = UserWarning) -> None:
+    """Issues a warning at the line outside of astfast that the current call came from."""
+    if note.once:
+        if note in _shown:
+            return
+        _shown.add(note)
+    frame = sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] == PACKAGE:
+        frame = frame.f_back
+    warnings.warn_explicit(
+        note.message,
+        category,
+        filename=frame.f_code.co_filename,
+        lineno=frame.f_lineno,
+        module=frame.f_globals.get("__name__"),
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )
