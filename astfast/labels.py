@@ -29,19 +29,19 @@ class Label:
 def table(name: str) -> tuple[Label, ...]:
     """The packaged table "audioset" (527), "speech_commands" (35) or "esc50" (50), by index. KeyError for another."""
     if name not in TABLES.values():
-        raise KeyError(f"no label table {name!r}; there are {', '.join(TABLES.values())}")
+        raise KeyError(f"no label table {name!r}; the packaged ones are {', '.join(TABLES.values())}")
     with (DATA / f"{name}.csv").open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         return tuple(Label(int(row["index"]), row.get("mid"), row["display_name"]) for row in rows)
 
 
 def packaged(count: int) -> tuple[str, ...] | None:
-    """Display names of the packaged table with ``count`` labels, or None if there is none."""
+    """Display names of the packaged table with ``count`` labels, or None."""
     return tuple(label.display_name for label in table(TABLES[count])) if count in TABLES else None
 
 
 def numbered(count: int) -> tuple[str, ...]:
-    """LABEL_0, LABEL_1, ...: what transformers calls labels that nobody named."""
+    """LABEL_0, LABEL_1, ...: names of unnamed labels, as in transformers."""
     return tuple(f"LABEL_{index}" for index in range(count))
 
 

@@ -7,95 +7,19 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import platform
 from pathlib import Path
 
 import torch
 from esc50_data import TRAIN_FOLDS, Clip, Split, read_clips
-from safetensors.torch import save_file
 from student import Student, student_config
 from torch import Tensor, nn
 from training import accuracy, load_checkpoint
 
 from astfast.models.ast.config import AstConfig
-
-
-def hub_tensors(student: Student) -> dict[str, Tensor]:
-    """The student's weights under the names of transformers' v4 layout (design page models.md, layout 1)."""
-    width = student.config.hidden_size
-    prefix = "audio_spectrogram_transformer."
-    size = student.config.patch_size
-    tensors = {
-        f"{prefix}embeddings.cls_token": student.cls[None],
-        f"{prefix}embeddings.distillation_token": student.dist[None],
-        f"{prefix}embeddings.position_embeddings": student.position[None],
-        f"{prefix}embeddings.patch_embeddings.projection.weight": student.projection.weight.view(width, 1, size, size),
-        f"{prefix}embeddings.patch_embeddings.projection.bias": student.projection.bias,
-        f"{prefix}layernorm.weight": student.norm.weight,
-        f"{prefix}layernorm.bias": student.norm.bias,
-        "classifier.layernorm.weight": student.head_norm.weight,
-        "classifier.layernorm.bias": student.head_norm.bias,
-        "classifier.dense.weight": student.head.weight,
-        "classifier.dense.bias": student.head.bias,
-    }
-    names = {
-        "norm1": "layernorm_before", "norm2": "layernorm_after", "proj": "attention.output.dense",
-        "fc1": "intermediate.dense", "fc2": "output.dense",
-    }  # fmt: skip
-    for number, layer in enumerate(student.layers):
-        for kind in ("weight", "bias"):
-            root = f"{prefix}encoder.layer.{number}."
-            for mine, theirs in names.items():
-                tensors[f"{root}{theirs}.{kind}"] = getattr(layer.get_submodule(mine), kind)
-            parts = getattr(layer.get_submodule("qkv"), kind).split(width)
-            for part, tensor in zip(("query", "key", "value"), parts, strict=True):
-                tensors[f"{root}attention.attention.{part}.{kind}"] = tensor
-    return {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
-
-
-def hub_config(config: AstConfig) -> dict[str, object]:
-    """config.json, as transformers' ASTConfig writes it."""
-    return {
-        "architectures": ["ASTForAudioClassification"],
-        "attention_probs_dropout_prob": 0.0,
-        "dtype": "float16",
-        "frequency_stride": config.frequency_stride,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0,
-        "hidden_size": config.hidden_size,
-        "id2label": {str(i): label for i, label in enumerate(config.labels)},
-        "initializer_range": 0.02,
-        "intermediate_size": config.intermediate_size,
-        "label2id": {label: i for i, label in enumerate(config.labels)},
-        "layer_norm_eps": config.layer_norm_eps,
-        "max_length": config.max_length,
-        "model_type": "audio-spectrogram-transformer",
-        "num_attention_heads": config.num_attention_heads,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_mel_bins": config.num_mel_bins,
-        "patch_size": config.patch_size,
-        "problem_type": config.problem_type,
-        "qkv_bias": True,
-        "time_stride": config.time_stride,
-    }
-
-
-def hub_preprocessor(config: AstConfig) -> dict[str, object]:
-    """preprocessor_config.json, as transformers' ASTFeatureExtractor writes it."""
-    return {
-        "do_normalize": True,
-        "feature_extractor_type": "ASTFeatureExtractor",
-        "feature_size": 1,
-        "max_length": config.max_length,
-        "mean": config.front_end.mean,
-        "num_mel_bins": config.num_mel_bins,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "return_attention_mask": False,
-        "sampling_rate": config.front_end.sampling_rate,
-        "std": config.front_end.std,
-    }
+from astfast.models.ast.family import AST
+from astfast.models.base import Model
+from astfast.models.export import write_folder
 
 
 def attribution(clips: list[Clip]) -> str:
@@ -175,16 +99,13 @@ def main() -> None:
     student.load_state_dict(state["average"])
     for parameter in student.parameters():
         parameter.data = parameter.data.half().float()  # the card's accuracy is that of the shipped weights
-    options.out.mkdir(parents=True, exist_ok=True)
-    save_file(hub_tensors(student), options.out / "model.safetensors", metadata={"format": "pt"})
-    (options.out / "model.safetensors").chmod(0o644)  # it is written for its owner alone, and a wheel keeps that
+    model = Model(AST, config, student.requires_grad_(False).weights())
+    write_folder(model, options.out, dtype="float16", force=True)
     logits = torch.cat([student(spectrograms) for spectrograms, _ in split.test_batches()])  # [373, 50]
     scores = accuracy(nn.Identity(), [(logits, split.test_targets)])
     parameters = sum(p.numel() for p in student.parameters())
     clips = [clip for clip in read_clips(options.data) if clip.fold in TRAIN_FOLDS]
     texts = {
-        "config.json": json.dumps(hub_config(config), indent=2) + "\n",
-        "preprocessor_config.json": json.dumps(hub_preprocessor(config), indent=2) + "\n",
         "ATTRIBUTION.md": attribution(clips),
         "README.md": model_card(config, parameters, scores, len(split.test_targets), int(state["epoch"])),
     }

@@ -43,7 +43,7 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], dtype: Dtype) -> None:
-    """Writes tensors to a file, one in memory at a time. The metadata is what transformers asks of a file of torch's.
+    """Writes tensors to a file, one in memory at a time. transformers demands the "pt" in the metadata.
 
     Raises CheckpointError for a value that ``dtype`` can't hold, and leaves a part of the file.
     """

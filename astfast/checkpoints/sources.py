@@ -1,4 +1,4 @@
-"""From what a caller names (hub id, folder, file, nothing) to the files of a checkpoint, opened but not yet read."""
+"""Finding a checkpoint (hub id, folder, file, the built-in model): its files are opened, tensors not yet read."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _merged(paths: tuple[Path, ...]) -> dict[str, LazyTensor]:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None if there is no file."""
+    """The object in a JSON file, or None if the file doesn't exist."""
     if not path.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""State dicts as torch.save writes them (.pth, .pt, .bin), read without torch and without running their pickle code.
+"""PyTorch checkpoints (.pth, .pt, .bin: state dicts as torch.save writes them), read without torch or pickle code.
 
 The file is a zip archive: ``data.pkl`` describes the tensors and refers to storages, each an uncompressed member
 ``data/<key>``. The unpickler below resolves the handful of names that a state dict needs, to functions of its own
@@ -38,7 +38,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Description:
-    """What the pickle says of one tensor; strides count elements."""
+    """Place and shape of one tensor in its storage; strides count elements."""
 
     storage: Storage
     first: int

@@ -1,4 +1,4 @@
-"""What a family of models is: how its checkpoints are recognised and read, and its forward pass.
+"""Model family protocol: how checkpoints of a family are recognised and read, its forward pass and its export.
 
 A family is written against ``astfast.ops`` only; which backend computes is not its business. ``FAMILIES`` in
 ``models/__init__.py`` lists all of them. docs/architecture.md tells how to add one.
@@ -24,7 +24,7 @@ LabelNames = Iterable[str] | str | PathLike[str] | None  # names in order, a fil
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(ABC):
-    """What everything outside a family knows of a model: its labels, its front end, the sizes that engines need."""
+    """Model config as everything outside a family reads it: labels, front end, the sizes that engines need."""
 
     labels: tuple[str, ...] = ()  # display names by index; empty for a model without a classifier
     problem_type: str | None = None  # "single_label_classification", "multi_label_classification" or unknown

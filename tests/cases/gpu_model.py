@@ -10,7 +10,7 @@ from astfast.kernels import performance
 from astfast.kernels.launch import Launch, Recorder
 from astfast.models import vit
 from astfast.models.ast import forward as ast
-from astfast.models.ast.config import AstConfig
+from astfast.models.ast.config import PREFIX, AstConfig
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
 WAYS = ("waveforms there, to logits there", "waveforms to top-k, in a stream of batches", "waveforms to top-k, alone")
@@ -30,10 +30,10 @@ def zero_weights(config: AstConfig) -> ast.AstWeights:
         return NormLinear(norm(), linear(n, d))
 
     layer = vit.Layer(norm_linear(3 * d), linear(d, d), norm_linear(m), linear(d, m))
-    last = vit.LastLayer(2, norm_linear(d), norm_linear(2 * d), linear(d, d), norm_linear(m), linear(d, m))
+    last = vit.LastLayer(len(PREFIX), norm_linear(d), norm_linear(2 * d), linear(d, d), norm_linear(m), linear(d, m))
     position = np.zeros((config.num_tokens, d))
     strides = (config.frequency_stride, config.time_stride)
-    embed = Embed(linear(d, p * p), np.zeros((2, d)), position, p, *strides)
+    embed = Embed(linear(d, p * p), np.zeros((len(PREFIX), d)), position, p, *strides)
     return ast.AstWeights(embed, (layer,), last, norm(), Head(norm(), linear(config.num_labels, d)))
 
 

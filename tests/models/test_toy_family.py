@@ -14,6 +14,8 @@ from astfast.checkpoints.safetensors import write_safetensors
 from astfast.errors import BackendError, CheckpointError
 from astfast.front_end import FrontEnd, KaldiFbank
 from astfast.models.base import Checkpoint, ModelConfig
+from astfast.models.export import convert
+from astfast.models.recognise import load
 from astfast.ops import Embed, Head, LayerNorm, Linear, patch_grid
 from tests.cases.checkpoints import assert_close, edit_json
 
@@ -118,8 +120,6 @@ def clips(count):
 
 def numpy_logits(folder, spectrograms):
     """The toy in float64: [B, frames, mels] -> [B, labels]."""
-    from astfast.models.recognise import load
-
     w = load(folder).weights
     b = len(spectrograms)
     x = spectrograms.astype(np.float64).transpose(0, 2, 1)  # [B, mels, frames]
@@ -176,6 +176,12 @@ def test_other_families_are_named_where_none_fits(folder):
     edit_json(folder / "config.json", model_type=None)
     with pytest.raises(CheckpointError, match=r"no AST or Toy checkpoint.*head\.bias.*authors' \.pth; the toy's own"):
         astfast.load(folder, device="cpu")
+
+
+def test_a_family_without_a_layout_of_transformers_is_not_converted(folder, tmp_path):
+    with pytest.raises(CheckpointError, match="a toy has no layout"):
+        convert(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _published_geometry(
 
 
 def _grid(values: Mapping[str, Any]) -> tuple[int, int]:
-    """``AstConfig.grid`` of fields, before there is a config."""
+    """Patch grid of these fields, as ``AstConfig.grid``."""
     names = ("max_length", "num_mel_bins", "patch_size", "frequency_stride", "time_stride")
     return patch_grid(*(values[name] for name in names))
 
@@ -144,7 +144,7 @@ def _labels(count: int | None, config_json: Mapping[str, Any] | None, given: Lab
     elif id2label:
         names = label_tables.from_id2label(id2label, "config.json")
     elif config_json is not None:
-        names = label_tables.numbered(count)  # transformers leaves out id2label where nobody named the labels
+        names = label_tables.numbered(count)  # transformers leaves out id2label of unnamed labels
     else:
         names = label_tables.packaged(count) or label_tables.numbered(count)
     if len(names) != count:

@@ -13,7 +13,7 @@ from astfast.models.ast.config import AstConfig
 
 MODEL_TYPE = "audio-spectrogram-transformer"
 ERF_GELU = ("gelu", "gelu_python")  # the two names that transformers has for it
-# Defaults under the names of ASTConfig and ASTFeatureExtractor. None as a default: told by the layout, or by nothing.
+# Defaults under the names of ASTConfig and ASTFeatureExtractor. None: the layout's default, or none.
 GEOMETRY = {
     "hidden_size": 768,
     "num_hidden_layers": 12,

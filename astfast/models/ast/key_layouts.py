@@ -193,7 +193,7 @@ def _unwrapped(tensors: Iterable[str]) -> tuple[set[str], str]:
 def _best_layout(
     names: set[str], num_layers: int | None = None, qkv_bias: bool | None = None
 ) -> tuple[Layout, int, dict[str, tuple[str, str]]]:
-    """The layout that most of the names fit, the number of its layers, and what ``_expected`` gives for it."""
+    """The layout that most of the names fit, the number of its layers, and its tensors as ``_expected`` lists them."""
 
     def candidate(layout: Layout) -> tuple[Layout, int, dict[str, tuple[str, str]]]:
         layer = re.compile(re.escape(layout.encoder + layout.layer).replace(r"\{\}", r"(\d+)"))
