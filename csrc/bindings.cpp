@@ -108,8 +108,8 @@ struct PyNorm {
 
 struct PyEmbed {
     PackedLinear projection;
-    std::vector<float> cls_and_dist, position;  // [2, D], [T, D]
-    std::int64_t tokens, patch_size, frequency_stride, time_stride;
+    std::vector<float> prefix, position;  // [P, D], [T, D]
+    std::int64_t prefix_tokens, tokens, patch_size, frequency_stride, time_stride;
 };
 
 Precision precision_named(const std::string& name) {
@@ -133,51 +133,54 @@ class PyEngine {
     std::string tier() const { return engine_.kernels->tier; }
 
     PackedLinear pack(const py::array& weight, const py::array& bias, bool exact) const {
-        return pack_for(exact ? *engine_.exact : *engine_.kernels, weight, bias);
+        return pack_for(exact ? *engine_.exact : *engine_.kernels, "weight", weight, bias);
     }
 
-    PyEmbed pack_embedding(const py::array& weight, const py::array& bias, const py::array& cls_and_dist,
+    PyEmbed pack_embedding(const py::array& kernel, const py::array& bias, const py::array& prefix,
                            const py::array& position, std::int64_t size, std::int64_t frequency_stride,
                            std::int64_t time_stride) const {
-        const auto* cls =
-            static_cast<const float*>(checked_data("cls_and_dist", cls_and_dist, 2, 'f', sizeof(float), false));
-        const auto* pos = static_cast<const float*>(checked_data("position", position, 2, 'f', sizeof(float), false));
         if (size < 1 || frequency_stride < 1 || time_stride < 1) refuse("patch size or stride", "is below 1");
-        PyEmbed embed{
-            pack_for(*engine_.embedding, weight, bias), {}, {}, position.shape(0), size, frequency_stride, time_stride};
+        PyEmbed embed{pack_for(*engine_.embedding, "kernel", kernel, bias),
+                      {},
+                      {},
+                      prefix.ndim() == 2 ? prefix.shape(0) : 0,
+                      position.ndim() == 2 ? position.shape(0) : 0,
+                      size,
+                      frequency_stride,
+                      time_stride};
         const std::int64_t n = embed.projection.n;
         if (embed.projection.k != size * size)
-            refuse("weight", "has " + std::to_string(embed.projection.k) + " columns");
-        if (embed.tokens < 3) refuse("position", "has fewer than three rows");
-        expect_shape("cls_and_dist", cls_and_dist, {2, n});
+            refuse("kernel",
+                   "has " + std::to_string(embed.projection.k) + " columns, not " + std::to_string(size * size));
+        expect_shape("prefix", prefix, {embed.prefix_tokens, n});
         expect_shape("position", position, {embed.tokens, n});
-        for (const auto& [array, name] : {std::pair(&cls_and_dist, "cls_and_dist"), std::pair(&position, "position")}) {
-            if ((array->flags() & py::array::c_style) == 0) refuse(name, "is not contiguous");
+        if (embed.tokens <= embed.prefix_tokens) {
+            refuse("position", "has " + std::to_string(embed.tokens) + " rows, none for a patch after those of the " +
+                                   std::to_string(embed.prefix_tokens) + " prefix tokens");
         }
-        embed.cls_and_dist.assign(cls, cls + 2 * n);
-        embed.position.assign(pos, pos + embed.tokens * n);
+        if (embed.prefix_tokens > 0) embed.prefix = contiguous_floats("prefix", prefix);
+        embed.position = contiguous_floats("position", position);
         return embed;
     }
 
     void embed(const py::array& spectrogram, const PyEmbed& w, const py::array& out) const {
         const Matrix x = matrix("spectrogram", spectrogram, sizeof(float), false);
         const Matrix y = matrix("out", out, sizeof(float), true);
-        const std::int64_t frames = x.per_clip, mels = x.columns;
-        if (frames < w.patch_size || mels < w.patch_size) {
+        const PatchGrid grid = patch_grid(x.per_clip, x.columns, w.patch_size, w.frequency_stride, w.time_stride);
+        if (grid.patches() == 0) {
             refuse("spectrogram", "has shape " + text(shape_of(spectrogram)) + ": too small for a patch");
         }
-        const std::int64_t frequency_patches = (mels - w.patch_size) / w.frequency_stride + 1;
-        const std::int64_t time_patches = (frames - w.patch_size) / w.time_stride + 1;
-        const std::int64_t patches = frequency_patches * time_patches;
-        if (patches + 2 != w.tokens) {
+        if (w.prefix_tokens + grid.patches() != w.tokens) {
             refuse("spectrogram", "has shape " + text(shape_of(spectrogram)) + ", which makes " +
-                                      std::to_string(patches + 2) + " tokens, not " + std::to_string(w.tokens));
+                                      std::to_string(w.prefix_tokens + grid.patches()) + " tokens, not " +
+                                      std::to_string(w.tokens));
         }
         expect_shape("out", out, {x.clips, w.tokens, w.projection.n});
-        const Patches source{x.as<const float>(), time_patches,       patches,
+        const Patches source{x.as<const float>(), grid.along_time,    grid.patches(),
                              w.patch_size,        w.frequency_stride, w.time_stride};
         const py::gil_scoped_release release;
-        patch_embed(engine_, source, x.clips, w.projection, w.cls_and_dist.data(), w.position.data(), y.as<float>());
+        patch_embed(engine_, source, x.clips, w.projection, w.prefix.data(), w.prefix_tokens, w.position.data(),
+                    y.as<float>());
     }
 
     void norm_linear(const py::array& x_array, const PyNorm& norm, const PackedLinear& w, const py::array& out_array,
@@ -233,7 +236,6 @@ class PyEngine {
 
     void pool(const py::array& x_array, const PyNorm& norm, const py::array& out_array) const {
         const Matrix x = matrix("x", x_array, sizeof(float), false);
-        expect_shape("x", x_array, {x.clips, 2, x.columns});
         expect_width("norm", norm, x.columns);
         float* out = contiguous_output(out_array, {x.clips, x.columns});
         const py::gil_scoped_release release;
@@ -261,8 +263,9 @@ class PyEngine {
     }
 
   private:
-    PackedLinear pack_for(const Kernels& kernels, const py::array& weight, const py::array& bias) const {
-        const auto* w = static_cast<const float*>(checked_data("weight", weight, 2, 'f', sizeof(float), false));
+    PackedLinear pack_for(const Kernels& kernels, const std::string& name, const py::array& weight,
+                          const py::array& bias) const {
+        const auto* w = static_cast<const float*>(checked_data(name, weight, 2, 'f', sizeof(float), false));
         const float* b = float_vector("bias", bias, weight.shape(0));
         const std::int64_t n = weight.shape(0), k = weight.shape(1);
         const auto stride = static_cast<std::int64_t>(weight.strides(0) / static_cast<py::ssize_t>(sizeof(float)));
@@ -278,6 +281,12 @@ class PyEngine {
     static void expect_packed_here(const PackedLinear& w, const Kernels& kernels) {
         if (w.kernels != &kernels)
             refuse("w", std::string("was packed for ") + w.kernels->tier + " or another precision");
+    }
+
+    static std::vector<float> contiguous_floats(const std::string& name, const py::array& array) {
+        const auto* data = static_cast<const float*>(checked_data(name, array, 2, 'f', sizeof(float), false));
+        if ((array.flags() & py::array::c_style) == 0) refuse(name, "is not contiguous");
+        return {data, data + array.size()};
     }
 
     static float* contiguous_output(const py::array& out, const Shape& shape) {
@@ -364,7 +373,7 @@ PYBIND11_MODULE(_native, m) {
              py::arg("threads"))
         .def_property_readonly("tier", &PyEngine::tier)
         .def("pack_linear", &PyEngine::pack, py::arg("weight"), py::arg("bias"), py::arg("exact") = false)
-        .def("pack_embed", &PyEngine::pack_embedding, py::arg("weight"), py::arg("bias"), py::arg("cls_and_dist"),
+        .def("pack_embed", &PyEngine::pack_embedding, py::arg("kernel"), py::arg("bias"), py::arg("prefix"),
              py::arg("position"), py::arg("patch_size"), py::arg("frequency_stride"), py::arg("time_stride"))
         .def("patch_embed", &PyEngine::embed)
         .def("norm_linear", &PyEngine::norm_linear)

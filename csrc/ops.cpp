@@ -77,15 +77,22 @@ void linear_residual(const Engine& engine, const Rows<const void>& x, std::int64
              [&](std::int64_t row, std::int64_t count, std::byte* a) { w.kernels->copy_rows(x, row, count, w.k, a); });
 }
 
+PatchGrid patch_grid(std::int64_t frames, std::int64_t mels, std::int64_t size, std::int64_t frequency_stride,
+                     std::int64_t time_stride) {
+    if (frames < size || mels < size) return {0, 0};
+    return {(mels - size) / frequency_stride + 1, (frames - size) / time_stride + 1};
+}
+
 void patch_embed(const Engine& engine, const Patches& patches, std::int64_t clips, const PackedLinear& w,
-                 const float* cls_and_dist, const float* position, const Rows<float>& out) {
-    for (std::int64_t row = 0; row < 2 * clips; ++row) {
-        float* token = out.data + row / 2 * out.clip_stride + row % 2 * out.row_stride;
-        const std::int64_t offset = row % 2 * w.n;
-        for (std::int64_t i = 0; i < w.n; ++i) token[i] = cls_and_dist[offset + i] + position[offset + i];
+                 const float* prefix, std::int64_t prefix_tokens, const float* position, const Rows<float>& out) {
+    for (std::int64_t clip = 0; clip < clips; ++clip) {
+        for (std::int64_t row = 0; row < prefix_tokens; ++row) {
+            float* token = out.data + clip * out.clip_stride + row * out.row_stride;
+            for (std::int64_t i = 0; i < w.n; ++i) token[i] = prefix[row * w.n + i] + position[row * w.n + i];
+        }
     }
-    const Rows<void> rest{out.data + 2 * out.row_stride, patches.patches, out.clip_stride, out.row_stride};
-    const PanelOutput output{Epilogue::kPosition, rest, w.bias.data(), position + 2 * w.n, w.n};
+    const Rows<void> rest{out.data + prefix_tokens * out.row_stride, patches.patches, out.clip_stride, out.row_stride};
+    const PanelOutput output{Epilogue::kPosition, rest, w.bias.data(), position + prefix_tokens * w.n, w.n};
     multiply(engine, clips * patches.patches, w, output, [&](std::int64_t row, std::int64_t count, std::byte* a) {
         w.kernels->patch_rows(patches, row, count, a);
     });
@@ -118,15 +125,16 @@ void attention(const Engine& engine, const Head& first, const HeadStrides& strid
 }
 
 void pool(const Engine& engine, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out) {
-    std::vector<float> rows(static_cast<std::size_t>(2 * norm.width));
-    for (std::int64_t clip = 0; clip < clips; ++clip) {
-        const float* first = x.data + clip * x.clip_stride;
-        engine.exact->norm_row(first, norm, rows.data());
-        engine.exact->norm_row(first + x.row_stride, norm, rows.data() + norm.width);
-        for (std::int64_t i = 0; i < norm.width; ++i) {
-            out[clip * norm.width + i] =
-                0.5f * (rows[static_cast<std::size_t>(i)] + rows[static_cast<std::size_t>(norm.width + i)]);
+    std::vector<float> normalised(static_cast<std::size_t>(norm.width));
+    const float per_row = 1.0f / static_cast<float>(x.per_clip);
+    for (std::int64_t clip = 0; clip < clips; ++clip, out += norm.width) {
+        const float* const first = x.data + clip * x.clip_stride;
+        engine.exact->norm_row(first, norm, out);
+        for (std::int64_t row = 1; row < x.per_clip; ++row) {
+            engine.exact->norm_row(first + row * x.row_stride, norm, normalised.data());
+            for (std::int64_t i = 0; i < norm.width; ++i) out[i] += normalised[static_cast<std::size_t>(i)];
         }
+        for (std::int64_t i = 0; i < norm.width; ++i) out[i] *= per_row;
     }
 }
 

@@ -1,4 +1,4 @@
-// The ops of astfast/backends/base.py on the thread pool. Shapes as there; every argument was checked by bindings.cpp.
+// The ops of astfast/ops.py on the thread pool. Shapes as there; every argument was checked by bindings.cpp.
 #pragma once
 
 #include <cstddef>
@@ -38,9 +38,17 @@ void norm_linear(const Engine& engine, const Rows<const float>& x, std::int64_t 
 void linear_residual(const Engine& engine, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
                      const Rows<void>& residual);
 
-// out[clip] = [cls, dist, patches W^T + b] + position, [2 + patches, n] each.
+// Patches of a spectrogram [frames, mels] along each of its axes; none of either where it is smaller than a patch.
+struct PatchGrid {
+    std::int64_t along_mel, along_time;
+    std::int64_t patches() const { return along_mel * along_time; }
+};
+PatchGrid patch_grid(std::int64_t frames, std::int64_t mels, std::int64_t size, std::int64_t frequency_stride,
+                     std::int64_t time_stride);
+
+// out[clip] = [prefix, patches W^T + b] + position, [P + patches, n] each; prefix [P, n], P >= 0.
 void patch_embed(const Engine& engine, const Patches& patches, std::int64_t clips, const PackedLinear& w,
-                 const float* cls_and_dist, const float* position, const Rows<float>& out);
+                 const float* prefix, std::int64_t prefix_tokens, const float* position, const Rows<float>& out);
 
 // One head of one clip for each of `clips` x `heads`; `first` is the first, the others lie at the strides.
 struct HeadStrides {
@@ -49,7 +57,7 @@ struct HeadStrides {
 void attention(const Engine& engine, const Head& first, const HeadStrides& strides, std::int64_t clips,
                std::int64_t heads);
 
-// out [clips, width] = mean of the LN of the first two rows of each clip.
+// out [clips, width] = mean of the LN of all rows of each clip: their sum in ascending order times 1 / rows.
 void pool(const Engine& engine, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out);
 
 }  // namespace astfast

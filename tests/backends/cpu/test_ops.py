@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -112,6 +113,42 @@ def test_few_queries_give_the_rows_of_all_queries(precision: str, tier: str) -> 
     for queries in (1, 2, 23, 25, 33):
         few = ops.attention(qkv[:, :queries, :48], qkv[..., 48:], ops.empty((2, queries, 48), "activation"))
         np.testing.assert_array_equal(few, every[:, :queries])
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 77])
+def test_pooling_is_the_sum_of_normalised_rows_over_their_number(rows: int, tier: str) -> None:
+    """Bitwise: rows are added in ascending order, the sum multiplied by 1 / rows; two rows give 0.5 (a + b)."""
+    rng = np.random.default_rng(5)
+    ops = CpuOps(1, "float32", 2, isa=tier)
+    gamma, beta = rng.standard_normal((2, 45)).astype(np.float32)
+    norm = ops.pack_norm(op_cases.LayerNorm(gamma, beta, 1e-12))
+    x = rng.standard_normal((3, 80, 45)).astype(np.float32)
+    each = np.stack([ops.pool(x[:, r : r + 1], norm, np.empty((3, 45), np.float32)) for r in range(rows)])
+    total = each[0].copy()
+    for row in each[1:]:
+        total += row
+    pooled = ops.pool(x[:, :rows], norm, np.empty((3, 45), np.float32))
+    np.testing.assert_array_equal(pooled.view(np.uint32), (total * np.float32(1 / rows)).view(np.uint32))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+def test_prefix_tokens_move_patches_and_change_nothing_else(prefix: int, precision: str, tier: str) -> None:
+    """Bitwise: rows of prefix tokens are prefix + position, those of patches what they are without a prefix."""
+    rng = np.random.default_rng(8)
+    ops = CpuOps(1, precision, 2, isa=tier)
+    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    projection, tokens, patches = op_cases.Linear(normal(45, 9), normal(45)), normal(prefix, 45), normal(12, 45)
+    before = normal(prefix, 45)  # positions of the prefix tokens
+    spectrogram, out = normal(2, 13, 8), np.empty((2, prefix + 12, 45), np.float32)  # a grid of 3 x 4
+    packed = ops.pack_embed(op_cases.Embed(projection, tokens, np.concatenate([before, patches]), 3, 2, 3))
+    ops.patch_embed(spectrogram, packed, out)
+    plain = ops.pack_embed(op_cases.Embed(projection, tokens[:0], patches, 3, 2, 3))
+    alone = ops.patch_embed(spectrogram, plain, np.empty((2, 12, 45), np.float32))
+    np.testing.assert_array_equal(out[:, :prefix], np.broadcast_to(tokens + before, (2, prefix, 45)))
+    np.testing.assert_array_equal(out[:, prefix:], alone)
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -259,9 +296,25 @@ def test_wrong_shapes_of_the_other_ops_are_named() -> None:
         ops.patch_embed(a(1, 6, 4), packed, a(1, 6, 8))
     with pytest.raises(ValueError, match="too small for a patch"):
         ops.patch_embed(a(1, 1, 4), packed, a(1, 6, 8))
+    wrong = {
+        r"prefix has shape \[2, 7\], not \[2, 8\]": (a(2, 7), a(6, 8)),
+        r"prefix has shape \[8\], not \[0, 8\]": (a(8), a(6, 8)),
+        r"position has shape \[6, 7\], not \[6, 8\]": (a(2, 8), a(6, 7)),
+        "position has 2 rows, none for a patch after those of the 2 prefix tokens": (a(2, 8), a(2, 8)),
+        r"position has 0 rows": (a(0, 8), a(0, 8)),
+    }
+    for message, (prefix, position) in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            ops.pack_embed(replace(embed, prefix=prefix, position=position))
+    with pytest.raises(ValueError, match="kernel has 4 columns, not 9"):
+        ops._engine.pack_embed(a(8, 4), a(8), a(0, 8), a(4, 8), 3, 2, 2)
     norm = ops.pack_norm(op_cases.LayerNorm(a(8), a(8), 1e-6))
-    with pytest.raises(ValueError, match="x has shape"):
-        ops.pool(a(1, 3, 8), norm, a(1, 8))
+    with pytest.raises(ValueError, match="norm is over 8 columns, not 9"):
+        ops.pool(a(1, 3, 9), norm, a(1, 9))
+    with pytest.raises(ValueError, match="x is empty"):
+        ops.pool(a(1, 0, 8), norm, a(1, 8))
+    with pytest.raises(ValueError, match=r"out has shape \[1, 9\], not \[1, 8\]"):
+        ops.pool(a(1, 3, 8), norm, a(1, 9))
 
 
 def test_tiers_are_named_and_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
