@@ -1,7 +1,7 @@
 """The native CPU engine behind the Ops protocol: checks and numpy in, C++ kernels below. Imports no torch.
 
 Tiers, each with all that the ones before it have: scalar (any machine), avx2 (AVX2, FMA, F16C), avx512 (F, DQ, BW, VL),
-avx512_vnni, avx512_bf16, amx. The fastest that the machine has is taken unless ASTFAST_CPU_ISA names another. bfloat16
+avx512_vnni, avx512_bf16, amx. The fastest that the machine has is taken unless ASTFAST_CPU_TIER names another. bfloat16
 and int8 run on every tier: where there is no instruction for one, operands are rounded to it and multiplied in float32.
 
 int8 quantises what linear layers multiply: weights by output channel, activations by token, when they are needed; on
@@ -56,19 +56,19 @@ def unavailable(device: str | list[str] = "auto") -> str | None:
     return None
 
 
-def choose_tier(isa: str | None = None) -> str:
-    """The tier named, else the one of ASTFAST_CPU_ISA, else the fastest of this machine.
+def choose_tier(tier: str | None = None) -> str:
+    """The tier named, else the one of ASTFAST_CPU_TIER, else the fastest of this machine.
 
     Raises BackendError for a name that is unknown or a tier that the machine can't run.
     """
     tiers: dict[str, str] = dict(native().tiers())  # name -> what is missing for it
-    name = isa or environment.cpu_isa()
+    name = tier or environment.cpu_tier()
     if name is None:
         return [tier for tier, missing in tiers.items() if not missing][-1]
     if name not in tiers:
-        raise BackendError(f"the CPU tier {name!r} is unknown: set ASTFAST_CPU_ISA to one of {', '.join(tiers)}")
+        raise BackendError(f"the CPU tier {name!r} is unknown: set ASTFAST_CPU_TIER to one of {', '.join(tiers)}")
     if tiers[name]:
-        raise BackendError(f"the CPU tier {name} can't run here: {tiers[name]}. Unset ASTFAST_CPU_ISA.")
+        raise BackendError(f"the CPU tier {name} can't run here: {tiers[name]}. Unset ASTFAST_CPU_TIER.")
     return name
 
 
@@ -94,21 +94,21 @@ class _NormLinear:
 class CpuOps:
     """The Ops protocol on numpy arrays.
 
-    ``threads`` defaults to ASTFAST_NUM_THREADS, then to the physical cores that the process may use; ``isa`` to
-    ASTFAST_CPU_ISA, then to the fastest tier. Raises BackendError for a tier that is unknown or can't run here.
+    ``threads`` defaults to ASTFAST_NUM_THREADS, then to the physical cores that the process may use; ``tier`` to
+    ASTFAST_CPU_TIER, then to the fastest tier. Raises BackendError for a tier that is unknown or can't run here.
     """
 
     name = "cpu"
 
     def __init__(
-        self, heads: int, precision: str = "float32", threads: int | None = None, isa: str | None = None
+        self, heads: int, precision: str = "float32", threads: int | None = None, tier: str | None = None
     ) -> None:
         if precision not in PRECISIONS:
             raise BackendError(f"the cpu backend has no precision {precision!r}: use one of {', '.join(PRECISIONS)}")
         self.heads = heads
         self.precision = precision
         self.threads = threads or environment.num_threads() or int(native().available_threads())
-        self.tier = choose_tier(isa)
+        self.tier = choose_tier(tier)
         self._engine = native().Engine(self.tier, precision, self.threads)
         self._activation = np.float32 if precision == "float32" else np.uint16
         self._log_mels: dict[FrontEnd, Any] = {}

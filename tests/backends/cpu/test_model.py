@@ -38,7 +38,7 @@ def compare(folder: Path, config: dict[str, int], tiers: list[str], precision: s
             theirs = model.to(torch.bfloat16)(torch.from_numpy(spectrograms).bfloat16()).logits.float()
             bound = 2.0 * float((theirs - exact).abs().max())
     for tier in tiers:
-        ops = CpuOps(loaded.config.num_attention_heads, precision, threads=2, isa=tier)
+        ops = CpuOps(loaded.config.num_attention_heads, precision, threads=2, tier=tier)
         if precision == "int8":  # what the quantisation itself costs, computed in float64
             quantised_ops = QuantisedOps(loaded.config.num_attention_heads, serving_tier(ops))
             quantised = Engine(quantised_ops, loaded.config, loaded.weights).logits(spectrograms)

@@ -43,7 +43,7 @@ def expected(geometry: Geometry, precision: str, tier: str) -> list[tuple[OpCase
 
 
 def judge(geometry: Geometry, precision: str, tier: str) -> None:
-    ops = CpuOps(geometry.heads, precision, threads=2, isa=tier)
+    ops = CpuOps(geometry.heads, precision, threads=2, tier=tier)
     failures = []
     serving = op_cases.serving_tier(ops) if precision == "int8" else "any"
     for case, exact, by_torch in expected(geometry, precision, serving):
@@ -82,7 +82,7 @@ def test_rows_depend_on_nothing_but_themselves(precision: str, tier: str) -> Non
     back = op_cases.Linear(rng.standard_normal((g.hidden, g.mlp)).astype(np.float32), np.zeros(g.hidden, np.float32))
 
     def through(x: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray]:
-        ops = CpuOps(g.heads, precision, threads, isa=tier)
+        ops = CpuOps(g.heads, precision, threads, tier=tier)
         b, t, d = x.shape
         hidden = ops.norm_linear(x, ops.pack_norm_linear(w), ops.empty((b, t, g.mlp), "activation"), "gelu")
         y = ops.linear_residual(hidden, ops.pack_linear(back), x.copy())
@@ -108,7 +108,7 @@ def test_few_queries_give_the_rows_of_all_queries(precision: str, tier: str) -> 
     """Bitwise: what the last layer's two queries rest on."""
     rng = np.random.default_rng(4)
     qkv = on_cpu(precision)(rng.standard_normal((2, 61, 3 * 48)).astype(np.float32), "activation")
-    ops = CpuOps(3, precision, 2, isa=tier)
+    ops = CpuOps(3, precision, 2, tier=tier)
     every = ops.attention(qkv[..., :48], qkv[..., 48:], ops.empty((2, 61, 48), "activation"))
     for queries in (1, 2, 23, 25, 33):
         few = ops.attention(qkv[:, :queries, :48], qkv[..., 48:], ops.empty((2, queries, 48), "activation"))
@@ -120,7 +120,7 @@ def test_few_queries_give_the_rows_of_all_queries(precision: str, tier: str) -> 
 def test_pooling_is_the_sum_of_normalised_rows_over_their_number(rows: int, tier: str) -> None:
     """Bitwise: rows are added in ascending order, the sum multiplied by 1 / rows; two rows give 0.5 (a + b)."""
     rng = np.random.default_rng(5)
-    ops = CpuOps(1, "float32", 2, isa=tier)
+    ops = CpuOps(1, "float32", 2, tier=tier)
     gamma, beta = rng.standard_normal((2, 45)).astype(np.float32)
     norm = ops.pack_norm(op_cases.LayerNorm(gamma, beta, 1e-12))
     x = rng.standard_normal((3, 80, 45)).astype(np.float32)
@@ -138,7 +138,7 @@ def test_pooling_is_the_sum_of_normalised_rows_over_their_number(rows: int, tier
 def test_prefix_tokens_move_patches_and_change_nothing_else(prefix: int, precision: str, tier: str) -> None:
     """Bitwise: rows of prefix tokens are prefix + position, those of patches what they are without a prefix."""
     rng = np.random.default_rng(8)
-    ops = CpuOps(1, precision, 2, isa=tier)
+    ops = CpuOps(1, precision, 2, tier=tier)
     normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     projection, tokens, patches = op_cases.Linear(normal(45, 9), normal(45)), normal(prefix, 45), normal(12, 45)
     before = normal(prefix, 45)  # positions of the prefix tokens
@@ -161,7 +161,7 @@ def test_attention_at_every_edge_of_a_panel(tokens: int, precision: str, tier: s
     bits = on_cpu(precision)(x, "activation")
     exact = op_cases.from_bfloat16_bits(bits) if precision != "float32" else x
     q, kv = torch.from_numpy(exact[..., :32].copy()).double(), torch.from_numpy(exact[..., 32:].copy()).double()
-    ops = CpuOps(1, precision, 2, isa=tier)
+    ops = CpuOps(1, precision, 2, tier=tier)
     quantised = op_cases.QuantisedOps(1, op_cases.serving_tier(ops))
     exactly = quantised if precision == "int8" else op_cases.ReferenceOps(1, torch.float64)
     reference = exactly.attention(q, kv).numpy()
@@ -192,7 +192,7 @@ def test_scores_of_any_size(order: str, largest: float, precision: str, tier: st
     kv = put(kv, "activation")
     exact = [op_cases.from_bfloat16_bits(x) if precision != "float32" else x for x in (q, kv)]
     reference = op_cases.ReferenceOps(1, torch.float64).attention(*(torch.from_numpy(x).double() for x in exact))
-    y = CpuOps(1, precision, 1, isa=tier).attention(q, kv, np.empty_like(q))
+    y = CpuOps(1, precision, 1, tier=tier).attention(q, kv, np.empty_like(q))
     y = op_cases.from_bfloat16_bits(y) if precision != "float32" else y
     # A convex combination of values: one rounding of the weights and one of the result; large scores are far apart.
     tolerance = (2 * 2.0**-8 if precision != "float32" else 2.0**-20) * np.abs(exact[1][..., 16:]).max()
@@ -204,7 +204,7 @@ def test_scores_of_any_size(order: str, largest: float, precision: str, tier: st
 @pytest.mark.parametrize("k", [1, 2, 3, 768, 769, 3072, 9000])
 def test_sums_of_the_largest_products_have_room(k: int, sign: float, tier: str) -> None:
     """All operands are as large as quantised ones get: one more step would wrap 32 bits where there are most."""
-    ops = CpuOps(1, "int8", 2, isa=tier)
+    ops = CpuOps(1, "int8", 2, tier=tier)
     ones = op_cases.bfloat16_bits(np.full((1, 7, k), sign, np.float32))
     w = ops.pack_linear(op_cases.Linear(np.ones((5, k), np.float32), np.zeros(5, np.float32)))
     y = ops.linear_residual(ones, w, np.zeros((1, 7, 5), np.float32))
@@ -232,7 +232,7 @@ def test_outlier_channels_are_spread_exactly_and_to_effect() -> None:
     np.testing.assert_allclose(spread, exact, rtol=0, atol=2.0**-22 * np.abs(exact).max())
     assert spread_outliers(spread_outliers(w)).norm.weight.max() < gamma.max() / 5
 
-    ops = CpuOps(g.heads, "int8", 2, isa="scalar")  # of 127 steps, where outliers matter
+    ops = CpuOps(g.heads, "int8", 2, tier="scalar")  # of 127 steps, where outliers matter
     plainly = op_cases.QuantisedOps(g.heads, "scalar")
     plain = plainly.norm_linear(x, plainly.pack_norm_linear(w)).numpy()
     y = ops.norm_linear(x.float().numpy(), ops.pack_norm_linear(w), ops.empty((2, 40, g.mlp), "activation"))
@@ -318,15 +318,15 @@ def test_wrong_shapes_of_the_other_ops_are_named() -> None:
 
 
 def test_tiers_are_named_and_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ASTFAST_CPU_ISA", raising=False)
+    monkeypatch.delenv("ASTFAST_CPU_TIER", raising=False)
     assert choose_tier() == TIERS[-1]
     assert unavailable() is None
-    monkeypatch.setenv("ASTFAST_CPU_ISA", "scalar")
+    monkeypatch.setenv("ASTFAST_CPU_TIER", "scalar")
     assert choose_tier() == "scalar"
     assert CpuOps(1).hardware.startswith("scalar, ")
     assert describe()[0].startswith("tier scalar")
-    monkeypatch.setenv("ASTFAST_CPU_ISA", "avx1024")
-    with pytest.raises(BackendError, match="'avx1024' is unknown: set ASTFAST_CPU_ISA to one of scalar, avx2, avx512"):
+    monkeypatch.setenv("ASTFAST_CPU_TIER", "avx1024")
+    with pytest.raises(BackendError, match="'avx1024' is unknown: set ASTFAST_CPU_TIER to one of scalar, avx2, avx512"):
         CpuOps(1)
     assert "avx1024" in (unavailable() or "")
 
