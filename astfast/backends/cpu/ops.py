@@ -1,13 +1,13 @@
-"""The native CPU engine behind the Ops protocol: checks and numpy in, C++ kernels below. Imports no torch.
+"""Ops of the native CPU backend: numpy arrays in, C++ kernels below (csrc, astfast._native). Imports no torch.
 
-Tiers, each with all that the ones before it have: scalar (any machine), avx2 (AVX2, FMA, F16C), avx512 (F, DQ, BW, VL),
-avx512_vnni, avx512_bf16, amx. The fastest that the machine has is taken unless ASTFAST_CPU_TIER names another. bfloat16
-and int8 run on every tier: where there is no instruction for one, operands are rounded to it and multiplied in float32.
+Every precision runs on every tier (tiers.py): where a tier has no instruction for bfloat16 or int8, operands are
+rounded to it and multiplied in float32.
 
-int8 quantises what linear layers multiply: weights by output channel, activations by token, when they are needed; on
-avx2, avx512_vnni and avx512_bf16 also what attention does, elsewhere that is in bfloat16. avx2 multiplies 16-bit
-numbers and keeps as many steps as fit. LayerNorms, embeddings, softmax and the residual stream are in float32. It is
-never chosen by itself. Activations in bfloat16 are numpy uint16 arrays: the upper halves of float32 values.
+int8 quantises the operands of linear layers: weights by output channel, activations by token, at run time; on avx2,
+avx512_vnni and avx512_bf16 also those of attention, which runs in bfloat16 elsewhere. avx2 multiplies 16-bit numbers,
+quantised to as many levels as their 32-bit sums have room for. LayerNorms, embeddings, softmax and the residual stream
+are in float32. int8 is never chosen automatically. Activations in bfloat16 are numpy uint16 arrays: the upper halves of
+float32 values.
 """
 
 from __future__ import annotations
@@ -16,73 +16,21 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astfast import environment
+from astfast.backends.cpu.quantisation import spread_outliers
+from astfast.backends.cpu.tiers import choose_tier, native
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, kaldi, mel_filters
 from astfast.ops import Array, Embed, Head, LayerNorm, Linear, NormLinear
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 CACHE_LINE = 64  # bytes
-OUTLIER = 2.0  # times the median channel
-MIGRATION = 0.7  # of an outlier's excess, as an exponent: from activations to weights
-MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more only push one another out of the caches
-
-
-def native() -> ModuleType:
-    """The C++ module. Raises BackendError where it was not built."""
-    try:
-        from astfast import _native
-    except ImportError as error:
-        raise BackendError(
-            f"the native module is missing ({error}): install a C++17 compiler and astfast again, from its source"
-        ) from error
-    module: ModuleType = _native
-    return module
-
-
-def unavailable(device: str | list[str] = "auto") -> str | None:
-    """Why the CPU engine can't run here and what to do about it, or None. ``device`` has no say in it."""
-    del device
-    try:
-        choose_tier()
-    except BackendError as error:
-        return str(error)
-    return None
-
-
-def choose_tier(tier: str | None = None) -> str:
-    """The tier named, else the one of ASTFAST_CPU_TIER, else the fastest of this machine.
-
-    Raises BackendError for a name that is unknown or a tier that the machine can't run.
-    """
-    tiers: dict[str, str] = dict(native().tiers())  # name -> what is missing for it
-    name = tier or environment.cpu_tier()
-    if name is None:
-        return [tier for tier, missing in tiers.items() if not missing][-1]
-    if name not in tiers:
-        raise BackendError(f"the CPU tier {name!r} is unknown: set ASTFAST_CPU_TIER to one of {', '.join(tiers)}")
-    if tiers[name]:
-        raise BackendError(f"the CPU tier {name} can't run here: {tiers[name]}. Unset ASTFAST_CPU_TIER.")
-    return name
-
-
-def fastest_precision() -> str:
-    """bfloat16 where the tier in use has an instruction for it, else float32."""
-    return "bfloat16" if choose_tier() in ("avx512_bf16", "amx") else "float32"
-
-
-def describe() -> list[str]:
-    """Lines for ``astfast doctor``: the tier in use, threads, and what the machine lacks for the others."""
-    tiers = native().tiers()
-    lines = [f"tier {choose_tier()}, {environment.num_threads() or native().available_threads()} threads"]
-    lines += [f"no {name}: {missing}" for name, missing in tiers if missing]
-    return lines
+MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more only evict one another from the caches
 
 
 @dataclass(frozen=True)
@@ -99,6 +47,7 @@ class CpuOps:
     """
 
     name = "cpu"
+    engine = "eager"
 
     def __init__(
         self, heads: int, precision: str = "float32", threads: int | None = None, tier: str | None = None
@@ -200,26 +149,6 @@ class CpuOps:
     def head(self, x: Array, w: Any, out: Array) -> Array:
         self._engine.head(x, w.norm, w.linear, out)
         return out
-
-
-def spread_outliers(w: NormLinear) -> NormLinear:
-    """The same layer, made easier to quantise: outlier channels of its LayerNorm divided, their weights multiplied.
-
-    SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438) without calibration: how large a channel gets is
-    told by gamma and beta, for what was normalised has a standard deviation of 1 and rarely exceeds 3.
-    """
-    gamma, beta, weight = _float32(w.norm.weight), _float32(w.norm.bias), _float32(w.linear.weight)
-    largest = 3.0 * np.abs(gamma) + np.abs(beta)
-    excess = largest / (OUTLIER * max(float(np.median(largest)), np.finfo(np.float32).tiny))
-    outliers = np.flatnonzero(excess > 1.0)
-    if not len(outliers):
-        return w
-    factor = np.ones_like(gamma)
-    factor[outliers] = excess[outliers] ** MIGRATION
-    weight = weight.copy()
-    weight[:, outliers] *= factor[outliers]
-    norm = LayerNorm(gamma / factor, beta / factor, w.norm.eps)
-    return NormLinear(norm, Linear(weight, w.linear.bias))
 
 
 def _float32(x: Array) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 
-from astfast.backends.cpu.ops import native
+from astfast.backends.cpu.tiers import native
 
 TIERS = [name for name, missing in native().tiers() if not missing]
 FLUSHED = (

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from astfast.backends.cpu.ops import PRECISIONS, CpuOps, native
+from astfast.backends.cpu.ops import PRECISIONS, CpuOps
+from astfast.backends.cpu.tiers import native
 from astfast.engines.eager import Engine
 from astfast.models import recognise as checkpoint
 from tests.cases import checkpoints

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from astfast.backends.cpu.ops import PRECISIONS, CpuOps, choose_tier, describe, native, spread_outliers, unavailable
+from astfast.backends.cpu import backend, tiers
+from astfast.backends.cpu.ops import PRECISIONS, CpuOps
+from astfast.backends.cpu.quantisation import spread_outliers
+from astfast.backends.cpu.tiers import choose_tier, native
 from astfast.errors import BackendError
 from tests.cases import op_cases
 from tests.cases.op_cases import BASE, ODD, QUICK, SPEECH_COMMANDS, TINY, Geometry, OpCase
@@ -320,26 +323,42 @@ def test_wrong_shapes_of_the_other_ops_are_named() -> None:
 def test_tiers_are_named_and_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ASTFAST_CPU_TIER", raising=False)
     assert choose_tier() == TIERS[-1]
-    assert unavailable() is None
+    assert backend.unavailable() is None
     monkeypatch.setenv("ASTFAST_CPU_TIER", "scalar")
     assert choose_tier() == "scalar"
     assert CpuOps(1).hardware.startswith("scalar, ")
-    assert describe()[0].startswith("tier scalar")
+    assert backend.describe()[0].startswith("tier scalar")
     monkeypatch.setenv("ASTFAST_CPU_TIER", "avx1024")
     with pytest.raises(BackendError, match="'avx1024' is unknown: set ASTFAST_CPU_TIER to one of scalar, avx2, avx512"):
         CpuOps(1)
-    assert "avx1024" in (unavailable() or "")
+    assert "avx1024" in (backend.unavailable() or "")
+
+
+@pytest.mark.parametrize("precision", backend.precisions())
+def test_the_backend_opens_ops_of_each_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTFAST_NUM_THREADS", "3")
+    ops = backend.open(2, precision, "cpu", threads=None, deterministic=True)
+    assert (ops.name, ops.engine, ops.precision, ops.heads, ops.threads) == ("cpu", "eager", precision, 2, 3)
+    assert backend.open(2, precision, "cpu", 1, False).threads == 1
+    with pytest.raises(BackendError, match="no precision 'float8': use one of float32, bfloat16, int8"):
+        backend.open(2, "float8", "cpu", 1, False)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_fastest_precision_is_one_that_the_tier_has_an_instruction_for(
+    tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASTFAST_CPU_TIER", tier)
+    assert backend.fastest_precision() == ("bfloat16" if tier in ("avx512_bf16", "amx") else "float32")
 
 
 def test_a_tier_that_the_machine_lacks_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from astfast.backends.cpu import ops as cpu
-
     class Native:
         @staticmethod
         def tiers() -> list[tuple[str, str]]:
             return [("scalar", ""), ("avx2", "the processor has no AVX2")]
 
-    monkeypatch.setattr(cpu, "native", Native)
+    monkeypatch.setattr(tiers, "native", Native)
     with pytest.raises(BackendError, match="avx2 can't run here: the processor has no AVX2"):
         choose_tier("avx2")
 
