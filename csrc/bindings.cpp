@@ -329,12 +329,9 @@ class PyLogMel {
 
   private:
     static const LogMelKernel& kernel_of(const std::string& tier) {
-        if (kernels_for(tier, Precision::kFloat32) == nullptr) refuse("tier", tier + " can't run on this machine");
-#if defined(__x86_64__)
-        if (tier == "avx2") return log_mel_avx2;
-        if (tier != "scalar") return log_mel_avx512;
-#endif
-        return log_mel_baseline;
+        const LogMelKernel* kernel = log_mel_kernel_for(tier);
+        if (kernel == nullptr) refuse("tier", tier + " can't run on this machine");
+        return *kernel;
     }
 
     static const double* table(const std::string& name, const py::array& array, const Shape& shape) {
