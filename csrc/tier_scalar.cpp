@@ -1,4 +1,4 @@
-// Any machine: vectors of four in whatever the compiler's baseline is.
+// Tier scalar: any machine, vectors of four floats in the compiler's baseline instruction set.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -13,6 +13,7 @@
 // clang-format off
 #include "vector_portable-inl.h"
 #include "math-inl.h"
+#include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"
@@ -24,11 +25,11 @@ namespace astfast {
 
 // 4 x 8: 8 of 16 registers, since there is no fused multiply-add.
 template <Precision kPrecision>
-using Gemm = FloatGemm<Portable, TileShape<Portable, 2, 8, 2, BlocksOfPanels>, kPrecision>;
+using ScalarGemm = FloatGemm<Portable, TileShape<Portable, 2, 8, 2, BlocksOfPanels>, kPrecision>;
 
-const Kernels scalar_float32 = kernels_of<Gemm<Precision::kFloat32>>("scalar", Precision::kFloat32);
-const Kernels scalar_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("scalar", Precision::kBfloat16);
-const Kernels scalar_int8 =
-    kernels_of<Gemm<Precision::kInt8>, DotAttention<Gemm<Precision::kBfloat16>>>("scalar", Precision::kInt8);
+const Kernels scalar_float32 = kernels_of<ScalarGemm<Precision::kFloat32>>("scalar", Precision::kFloat32);
+const Kernels scalar_bfloat16 = kernels_of<ScalarGemm<Precision::kBfloat16>>("scalar", Precision::kBfloat16);
+const Kernels scalar_int8 = kernels_of<ScalarGemm<Precision::kInt8>, DotAttention<ScalarGemm<Precision::kBfloat16>>>(
+    "scalar", Precision::kInt8);
 
 }  // namespace astfast

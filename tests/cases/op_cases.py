@@ -101,9 +101,9 @@ def serving_tier(ops: Any) -> str:
 
 class QuantisedOps(ReferenceOps):
     """What int8 means on a tier of the CPU engine, in float64: weights by output channel and activations by token as so
-    many steps of their largest magnitude, products exact; LayerNorms, softmax and the residual stream as they are,
+    many levels up to their largest magnitude, products exact; LayerNorms, softmax and the residual stream as they are,
     embeddings and what ops exchange in bfloat16. Of a head, where the tier quantises attention, queries and keys by
-    token and values by channel likewise, probabilities as steps of a row's largest."""
+    token and values by channel likewise, probabilities as levels up to a row's largest."""
 
     def __init__(self, heads: int, tier: str) -> None:
         super().__init__(heads, torch.float64)
@@ -124,27 +124,27 @@ class QuantisedOps(ReferenceOps):
         b, rows, d = q.shape
         keys, head_dim = kv.shape[1], d // self.heads
         parts = [x.reshape(b, -1, self.heads, head_dim).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:])]
-        q, k = (_quantised(x, -1, self._steps(head_dim)) for x in parts[:2])
-        v = _quantised(parts[2], -2, self._steps(keys))
+        q, k = (_quantised(x, -1, self._levels(head_dim)) for x in parts[:2])
+        v = _quantised(parts[2], -2, self._levels(keys))
         scores = q @ k.mT / head_dim**0.5
-        p = (self.probability_steps(keys) * torch.exp(scores - scores.amax(-1, keepdim=True))).round()
+        p = (self.probability_levels(keys) * torch.exp(scores - scores.amax(-1, keepdim=True))).round()
         y = p @ v / p.sum(-1, keepdim=True)
         return _as_bfloat16(y.transpose(1, 2).reshape(b, rows, d))
 
-    def probability_steps(self, keys: int) -> float:
+    def probability_levels(self, keys: int) -> float:
         """What a row's largest probability becomes; infinity where they are not quantised."""
         if not self._quantises_attention:
             return math.inf
-        return self._steps(keys) if self._by_pairs_of_16_bits else 255
+        return self._levels(keys) if self._by_pairs_of_16_bits else 255
 
     def linear_residual(self, x: Any, w: Linear, residual: Any) -> torch.Tensor:
         return residual + self._linear(x, w)
 
     def _linear(self, x: torch.Tensor, w: Linear) -> torch.Tensor:
-        steps = self._steps(x.shape[-1])
-        return torch.nn.functional.linear(_quantised(x, -1, steps), _quantised(w.weight, -1, steps), w.bias)
+        levels = self._levels(x.shape[-1])
+        return torch.nn.functional.linear(_quantised(x, -1, levels), _quantised(w.weight, -1, levels), w.bias)
 
-    def _steps(self, k: int) -> int:
+    def _levels(self, k: int) -> int:
         """Of operands whose products are summed over k: as many as fit their type, and their sums 32 bits."""
         return min(2**15 - 1, math.isqrt(2**31 // k)) if self._by_pairs_of_16_bits else 127
 
@@ -153,8 +153,8 @@ def _as_bfloat16(x: torch.Tensor) -> torch.Tensor:
     return x.bfloat16().double()
 
 
-def _quantised(x: torch.Tensor, dim: int, steps: int) -> torch.Tensor:
-    step = x.abs().amax(dim, keepdim=True) / steps
+def _quantised(x: torch.Tensor, dim: int, levels: int) -> torch.Tensor:
+    step = x.abs().amax(dim, keepdim=True) / levels
     return torch.where(step > 0, (x / step).round() * step, 0.0)
 
 

@@ -58,20 +58,20 @@ class CpuOps:
         self.precision = precision
         self.threads = threads or environment.num_threads() or int(native().available_threads())
         self.tier = choose_tier(tier)
-        self._engine = native().Engine(self.tier, precision, self.threads)
+        self._context = native().ComputeContext(self.tier, precision, self.threads)
         self._activation = np.float32 if precision == "float32" else np.uint16
         self._log_mels: dict[FrontEnd, Any] = {}
 
     @property
     def hardware(self) -> str:
-        return f"{self._engine.tier}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self._context.tier}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
     def pack_embed(self, w: Embed) -> Any:
         p = w.patch_size
         projection = _float32(w.projection.weight).reshape(-1, p, p)  # [D, mel, time]
         kernel = np.ascontiguousarray(projection.transpose(0, 2, 1)).reshape(-1, p * p)  # as frames lie
         bias, position = _float32(w.projection.bias), _float32(w.position)
-        return self._engine.pack_embed(kernel, bias, _float32(w.prefix), position, *w.geometry)
+        return self._context.pack_embed(kernel, bias, _float32(w.prefix), position, *w.geometry)
 
     def pack_norm_linear(self, w: NormLinear, values: int = 0) -> Any:
         if self.precision == "int8":
@@ -79,13 +79,13 @@ class CpuOps:
         return _NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
     def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Any:
-        return self._engine.pack_linear(_float32(w.weight), _float32(w.bias))
+        return self._context.pack_linear(_float32(w.weight), _float32(w.bias))
 
     def pack_norm(self, w: LayerNorm) -> Any:
         return native().PackedNorm(_float32(w.weight), _float32(w.bias), w.eps)
 
     def pack_head(self, w: Head) -> Any:
-        linear = self._engine.pack_linear(_float32(w.linear.weight), _float32(w.linear.bias), exact=True)
+        linear = self._context.pack_linear(_float32(w.linear.weight), _float32(w.linear.bias), exact=True)
         return _NormLinear(self.pack_norm(w.norm), linear)
 
     def empty(self, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
@@ -127,27 +127,27 @@ class CpuOps:
         return out
 
     def patch_embed(self, spectrogram: Array, w: Any, out: Array) -> Array:
-        self._engine.patch_embed(_float32(spectrogram), w, out)
+        self._context.patch_embed(_float32(spectrogram), w, out)
         return out
 
     def norm_linear(self, x: Array, w: Any, out: Array, activation: Literal["gelu"] | None = None) -> Array:
-        self._engine.norm_linear(x, w.norm, w.linear, out, activation == "gelu")
+        self._context.norm_linear(x, w.norm, w.linear, out, activation == "gelu")
         return out
 
     def attention(self, q: Array, kv: Array, out: Array) -> Array:
-        self._engine.attention(q, kv, self.heads, out)
+        self._context.attention(q, kv, self.heads, out)
         return out
 
     def linear_residual(self, x: Array, w: Any, residual: Array) -> Array:
-        self._engine.linear_residual(x, w, residual)
+        self._context.linear_residual(x, w, residual)
         return residual
 
     def pool(self, x: Array, w: Any, out: Array) -> Array:
-        self._engine.pool(x, w, out)
+        self._context.pool(x, w, out)
         return out
 
     def head(self, x: Array, w: Any, out: Array) -> Array:
-        self._engine.head(x, w.norm, w.linear, out)
+        self._context.head(x, w.norm, w.linear, out)
         return out
 
 

@@ -173,7 +173,7 @@ def test_attention_at_every_edge_of_a_panel(tokens: int, precision: str, tier: s
     # A convex combination of values: one rounding of the weights and one of the result.
     tolerance = (2 * 2.0**-8 if precision != "float32" else 16 * 2.0**-24) * np.abs(exact).max()
     if precision == "int8":  # and one step of a probability, which may be rounded either way: from one value to another
-        tolerance += 2 / quantised.probability_steps(tokens) * np.abs(exact).max()
+        tolerance += 2 / quantised.probability_levels(tokens) * np.abs(exact).max()
     np.testing.assert_allclose(y, reference, atol=tolerance, rtol=0)
 
 
@@ -235,7 +235,7 @@ def test_outlier_channels_are_spread_exactly_and_to_effect() -> None:
     np.testing.assert_allclose(spread, exact, rtol=0, atol=2.0**-22 * np.abs(exact).max())
     assert spread_outliers(spread_outliers(w)).norm.weight.max() < gamma.max() / 5
 
-    ops = CpuOps(g.heads, "int8", 2, tier="scalar")  # of 127 steps, where outliers matter
+    ops = CpuOps(g.heads, "int8", 2, tier="scalar")  # of 127 levels, where outliers matter
     plainly = op_cases.QuantisedOps(g.heads, "scalar")
     plain = plainly.norm_linear(x, plainly.pack_norm_linear(w)).numpy()
     y = ops.norm_linear(x.float().numpy(), ops.pack_norm_linear(w), ops.empty((2, 40, g.mlp), "activation"))
@@ -258,7 +258,7 @@ def test_a_wrong_argument_is_named(argument: str) -> None:
     bad = {
         "x": lambda: ops.norm_linear(x[..., 1:], packed, out),
         "out": lambda: ops.norm_linear(x, packed, out[:, 1:]),
-        "norm": lambda: ops._engine.norm_linear(x, narrow, packed.linear, out, False),
+        "norm": lambda: ops._context.norm_linear(x, narrow, packed.linear, out, False),
         "dtype": lambda: ops.norm_linear(x.astype(np.float64), packed, out),
         "stride": lambda: ops.norm_linear(np.ones((1, 4, 2 * g.hidden), np.float32)[..., ::2], packed, out),
         "readonly": lambda: ops.norm_linear(x, packed, readonly),
@@ -310,7 +310,7 @@ def test_wrong_shapes_of_the_other_ops_are_named() -> None:
         with pytest.raises(ValueError, match=message):
             ops.pack_embed(replace(embed, prefix=prefix, position=position))
     with pytest.raises(ValueError, match="kernel has 4 columns, not 9"):
-        ops._engine.pack_embed(a(8, 4), a(8), a(0, 8), a(4, 8), 3, 2, 2)
+        ops._context.pack_embed(a(8, 4), a(8), a(0, 8), a(4, 8), 3, 2, 2)
     norm = ops.pack_norm(op_cases.LayerNorm(a(8), a(8), 1e-6))
     with pytest.raises(ValueError, match="norm is over 8 columns, not 9"):
         ops.pool(a(1, 3, 9), norm, a(1, 9))
