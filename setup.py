@@ -52,5 +52,5 @@ setup(
     ext_modules=modules,
     packages=[*find_packages(include=["astfast", "astfast.*"], exclude=["astfast.kernels"]), "astfast.kernels"],
     package_dir={"astfast": "astfast", "astfast.kernels": "kernels"},
-    package_data={"astfast": ["py.typed"], "astfast.data": ["*.csv", "*.md", "builtin/*"]},
+    package_data={"astfast": ["py.typed", "_native.pyi"], "astfast.data": ["*.csv", "*.md", "builtin/*"]},
 )

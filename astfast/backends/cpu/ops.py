@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, kaldi, mel_filters
 from astfast.ops import Array, Embed, Head, LayerNorm, Linear, NormLinear
 
+if TYPE_CHECKING:
+    from astfast import _native
+
 PRECISIONS = ("float32", "bfloat16", "int8")
 CACHE_LINE = 64  # bytes
 MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more only evict one another from the caches
@@ -35,8 +38,8 @@ MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more on
 
 @dataclass(frozen=True)
 class _NormLinear:
-    norm: Any  # _native.PackedNorm
-    linear: Any  # _native.PackedLinear
+    norm: _native.PackedNorm
+    linear: _native.PackedLinear
 
 
 class CpuOps:
@@ -58,33 +61,34 @@ class CpuOps:
         self.precision = precision
         self.threads = threads or environment.num_threads() or int(native().available_threads())
         self.tier = choose_tier(tier)
-        self._context = native().ComputeContext(self.tier, precision, self.threads)
+        self._context: _native.ComputeContext = native().ComputeContext(self.tier, precision, self.threads)
         self._activation = np.float32 if precision == "float32" else np.uint16
-        self._log_mels: dict[FrontEnd, Any] = {}
+        self._log_mels: dict[FrontEnd, _native.LogMel] = {}
 
     @property
     def hardware(self) -> str:
         return f"{self._context.tier}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
-    def pack_embed(self, w: Embed) -> Any:
+    def pack_embed(self, w: Embed) -> _native.PackedEmbed:
         p = w.patch_size
         projection = _float32(w.projection.weight).reshape(-1, p, p)  # [D, mel, time]
         kernel = np.ascontiguousarray(projection.transpose(0, 2, 1)).reshape(-1, p * p)  # as frames lie
         bias, position = _float32(w.projection.bias), _float32(w.position)
         return self._context.pack_embed(kernel, bias, _float32(w.prefix), position, *w.geometry)
 
-    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> Any:
+    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> _NormLinear:
         if self.precision == "int8":
             w = spread_outliers(w)
         return _NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
-    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Any:
+    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> _native.PackedLinear:
         return self._context.pack_linear(_float32(w.weight), _float32(w.bias))
 
-    def pack_norm(self, w: LayerNorm) -> Any:
-        return native().PackedNorm(_float32(w.weight), _float32(w.bias), w.eps)
+    def pack_norm(self, w: LayerNorm) -> _native.PackedNorm:
+        packed: _native.PackedNorm = native().PackedNorm(_float32(w.weight), _float32(w.bias), w.eps)
+        return packed
 
-    def pack_head(self, w: Head) -> Any:
+    def pack_head(self, w: Head) -> _NormLinear:
         linear = self._context.pack_linear(_float32(w.linear.weight), _float32(w.linear.bias), exact=True)
         return _NormLinear(self.pack_norm(w.norm), linear)
 
@@ -126,11 +130,11 @@ class CpuOps:
         self._log_mels[front_end].run([_float32(wave) for wave in waves], out, self.threads)
         return out
 
-    def patch_embed(self, spectrogram: Array, w: Any, out: Array) -> Array:
+    def patch_embed(self, spectrogram: Array, w: _native.PackedEmbed, out: Array) -> Array:
         self._context.patch_embed(_float32(spectrogram), w, out)
         return out
 
-    def norm_linear(self, x: Array, w: Any, out: Array, activation: Literal["gelu"] | None = None) -> Array:
+    def norm_linear(self, x: Array, w: _NormLinear, out: Array, activation: Literal["gelu"] | None = None) -> Array:
         self._context.norm_linear(x, w.norm, w.linear, out, activation == "gelu")
         return out
 
@@ -138,15 +142,15 @@ class CpuOps:
         self._context.attention(q, kv, self.heads, out)
         return out
 
-    def linear_residual(self, x: Array, w: Any, residual: Array) -> Array:
+    def linear_residual(self, x: Array, w: _native.PackedLinear, residual: Array) -> Array:
         self._context.linear_residual(x, w, residual)
         return residual
 
-    def pool(self, x: Array, w: Any, out: Array) -> Array:
+    def pool(self, x: Array, w: _native.PackedNorm, out: Array) -> Array:
         self._context.pool(x, w, out)
         return out
 
-    def head(self, x: Array, w: Any, out: Array) -> Array:
+    def head(self, x: Array, w: _NormLinear, out: Array) -> Array:
         self._context.head(x, w.norm, w.linear, out)
         return out
 
