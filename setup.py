@@ -1,6 +1,6 @@
 """Builds astfast._native, the C++ engine: any x86-64 (or Arm), no torch, no -march=native, no -ffast-math, no LTO.
 
-Instruction sets are chosen when it runs: each csrc/isa_*.cpp sets its own target by pragma. Without a C++ compiler or
+Instruction sets are chosen when it runs: each csrc/tier_*.cpp sets its own target by pragma. Without a C++ compiler or
 pybind11 the install still works and ``astfast doctor`` says that the CPU engine is missing; ASTFAST_REQUIRE_NATIVE=1
 makes that an error. ASTFAST_SANITIZE=1 builds with ASan and UBSan, as the tests do.
 """
@@ -52,5 +52,5 @@ setup(
     ext_modules=modules,
     packages=[*find_packages(include=["astfast", "astfast.*"], exclude=["astfast.kernels"]), "astfast.kernels"],
     package_dir={"astfast": "astfast", "astfast.kernels": "kernels"},
-    package_data={"astfast": ["py.typed"], "astfast.data": ["*.csv", "*.md", "builtin/*"]},
+    package_data={"astfast": ["py.typed", "_native.pyi"], "astfast.data": ["*.csv", "*.md", "builtin/*"]},
 )

@@ -8,9 +8,9 @@ from pathlib import Path
 from astfast.errors import BackendError
 
 
-def cpu_isa() -> str | None:
-    """ASTFAST_CPU_ISA: the instruction-set tier that the CPU engine must use, or None to take the fastest."""
-    return os.environ.get("ASTFAST_CPU_ISA") or None
+def cpu_tier() -> str | None:
+    """ASTFAST_CPU_TIER: the instruction-set tier that the CPU engine must use, or None to take the fastest."""
+    return os.environ.get("ASTFAST_CPU_TIER") or None
 
 
 def num_threads() -> int | None:

@@ -2,7 +2,7 @@
 
 python benchmarks/run_ops.py [--geometry ast-base] [--precision bfloat16] [--op attention]
 
-The op, torch's own op in the same dtype and the peak take turns. ASTFAST_CPU_ISA forces a tier.
+The op, torch's own op in the same dtype and the peak take turns. ASTFAST_CPU_TIER forces a tier.
 """
 
 from __future__ import annotations

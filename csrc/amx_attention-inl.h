@@ -1,7 +1,7 @@
 // Attention on AMX tiles: 32 queries against blocks of 128 keys. While the vector units turn the scores of one block
 // into probabilities, the tiles multiply the probabilities of the one before by the values and the queries by the keys
 // of the next: after every row a part of it, so that both kinds of instructions are always within the reach of
-// out-of-order execution. What decides its speed, by measurement (docs/performance.md):
+// out-of-order execution. Measured limits of its speed (docs/performance.md):
 //   - a block's scores, probabilities (in the scores' place), sums and queries stay in the first-level cache;
 //   - while tiles multiply, the vector units multiply at half their rate, so exponentials take few multiplications;
 //   - storing a tile costs as much of the front end as 80 other instructions.
@@ -13,10 +13,10 @@ namespace astfast {
 namespace {
 
 class AmxAttention {
-    using G = AmxGemm<AmxBf16>;
-    using V = G::V;
-    using F = V::F;
-    static constexpr std::int64_t kBlock = 128, kStep = 32;  // keys; what one tile product takes of them
+    using Gemm = AmxGemm<AmxBf16>;
+    using Simd = Gemm::Simd;
+    using F = Simd::F;
+    static constexpr std::int64_t kBlock = 128, kStep = 32;  // keys of a block, of a tile product
     static constexpr std::int64_t kBlockSteps = kBlock / kStep;
     static constexpr std::int64_t kPanels = kBlock / 16;
     static constexpr std::int64_t kScoreStride = kBlock + 16;  // floats; an odd number of cache lines
@@ -40,7 +40,7 @@ class AmxAttention {
     // scores to 16 bits restores theirs; the last key is repeated to whole panels.
     static void pack(const Head& head, std::byte* packed) {
         const Layout layout(head.keys, head.head_dim);
-        alignas(64) std::byte rows[kStep * operand_bytes<G>(kMaxHeadDim)];
+        alignas(64) std::byte rows[kStep * operand_bytes<Gemm>(kMaxHeadDim)];
         const std::int64_t stride = layout.key_steps * 64;
         __m512i largest = _mm512_setzero_si512();
         for (std::int64_t key = 0; key < layout.steps * kStep; key += kStep) {
@@ -48,18 +48,19 @@ class AmxAttention {
                 const std::int64_t from = std::min(key + j, head.keys - 1) * head.kv_stride;
                 prefetch(head, key + j + kStep);
                 std::byte* row = rows + j * stride;
-                copy_row<G>(LinearRow<G>(row), static_cast<const std::uint16_t*>(head.k) + from, head.head_dim);
+                copy_row<Gemm>(LinearRow<Gemm>(row), static_cast<const std::uint16_t*>(head.k) + from, head.head_dim);
                 largest = largest_magnitude(row, layout.key_steps, 64, largest);
             }
             for (int panel = 0; panel < 2; ++panel, packed += layout.key_steps * kTileBytes) {
                 const auto row = [&](std::int64_t j) {
                     return reinterpret_cast<std::uint32_t*>(rows + (j / 4 * 8 + panel * 4 + j % 4) * stride);
                 };
-                transpose_to_panel<G>(row, 16, layout.key_steps * 16, 16, 16, reinterpret_cast<std::uint32_t*>(packed));
+                transpose_to_panel<Gemm>(row, 16, layout.key_steps * 16, 16, 16,
+                                         reinterpret_cast<std::uint32_t*>(packed));
             }
         }
         for (std::int64_t d = 0; d < layout.columns; d += 16, packed += layout.steps * kTileBytes) {
-            G::pack_values_in_pairs(head, layout.steps * 16, 16, d, packed);
+            Gemm::pack_values_in_pairs(head, layout.steps * 16, 16, d, packed);
         }
         *reinterpret_cast<float*>(packed) = largest_of(largest);
     }
@@ -77,7 +78,7 @@ class AmxAttention {
         std::int64_t columns;    // of the values, in whole products of 32
 
         Layout(std::int64_t keys, std::int64_t head_dim)
-            : key_steps(units_of<G>(head_dim) / 16),
+            : key_steps(units_of<Gemm>(head_dim) / 16),
               steps((keys + kStep - 1) / kStep),
               columns((head_dim + 31) / 32 * 32) {}
         std::int64_t key_bytes() const { return steps * 2 * key_steps * kTileBytes; }
@@ -87,10 +88,10 @@ class AmxAttention {
     struct alignas(64) Work {
         // Of this block, and of the one before or the next. Probabilities, bfloat16, take the place of a row's scores.
         float scores[2][kQueryTile * kScoreStride];
-        float sums[kQueryTile][V::kLanes];  // of the probabilities so far, by lane
-        float reference[kQueryTile];        // scaled to powers of two
-        float offset[kQueryTile];           // by which it enters the fixed point
-        float factor[kQueryTile];           // for what was summed before this block
+        float sums[kQueryTile][Simd::kLanes];  // of the probabilities so far, by lane
+        float reference[kQueryTile];           // scaled to powers of two
+        float offset[kQueryTile];              // by which it enters the fixed point
+        float factor[kQueryTile];              // scales the sums of earlier blocks
     };
 
     AmxAttention(const Head& head, const std::byte* packed, std::int64_t queries, std::byte* scratch)
@@ -110,7 +111,7 @@ class AmxAttention {
         load_queries(query);
         for (std::int64_t half = 0; half < kQueryTile / 2; ++half) score(0, half);
         store_scores(0, kPanels - 1);
-        std::fill_n(work_.sums[0], kQueryTile * V::kLanes, 0.0f);
+        std::fill_n(work_.sums[0], kQueryTile * Simd::kLanes, 0.0f);
         for (std::int64_t r = 0; r < queries_; ++r) set_reference(r, work_.scores[0][r * kScoreStride]);
         for (std::int64_t block = 0; block < blocks_; ++block) {
             const std::int64_t valid = head_.keys - block * kBlock;
@@ -147,8 +148,8 @@ class AmxAttention {
         __m512i largest = _mm512_setzero_si512();
         for (std::int64_t r = 0; r < queries_; ++r) {
             std::byte* start = q_ + r / 16 * layout_.key_steps * kTileBytes + r % 16 * 64;
-            copy_row<G>(OperandRow<std::uint16_t, 16>(start),
-                        static_cast<const std::uint16_t*>(head_.q) + (query + r) * head_.q_stride, head_.head_dim);
+            copy_row<Gemm>(OperandRow<std::uint16_t, 16>(start),
+                           static_cast<const std::uint16_t*>(head_.q) + (query + r) * head_.q_stride, head_.head_dim);
             largest = largest_magnitude(start, layout_.key_steps, kTileBytes, largest);
         }
         const float key = *reinterpret_cast<const float*>(values_ + layout_.value_bytes());
@@ -236,7 +237,7 @@ class AmxAttention {
         }
     }
 
-    // What weigh() leaves in tiles 2 and 3.
+    // Stores tiles 2 and 3, in which weigh() accumulates.
     void store_weighted(std::int64_t panel) {
         float* second = out_ + panel * 32 + 16 * layout_.columns;
         _tile_stored(2, second, layout_.columns * 4);
@@ -249,22 +250,23 @@ class AmxAttention {
         float* row = work_.scores[block % 2] + r * kScoreStride;
         __m512i p[kBlockSteps];
         F sum = exponentials<kWhole>(row, r, valid, p);
-        if (__builtin_expect(huge_ || _mm512_cmp_ps_mask(sum, V::set(kHeadroom), _CMP_NLT_UQ) != 0, false)) {
+        if (__builtin_expect(huge_ || _mm512_cmp_ps_mask(sum, Simd::set(kHeadroom), _CMP_NLT_UQ) != 0, false)) {
             raise_reference(row, r, valid);
             sum = exponentials<kWhole>(row, r, valid, p);
         }
         for (int i = 0; i < kBlockSteps; ++i) _mm512_store_si512(row + i * 16, p[i]);
         asm volatile("" ::: "memory");  // GCC doesn't know that a tile load reads memory
-        V::store(work_.sums[r], V::load(work_.sums[r]) + sum);
+        Simd::store(work_.sums[r], Simd::load(work_.sums[r]) + sum);
     }
 
     // Probabilities of row r and one block; returns their sums. In fixed point, two vectors at once: u is 256 times
     // the binary logarithm, offset by bfloat16's exponent, so that u / 2 would be the result if 2^f were 1 + f between
     // whole powers; g is the difference, f (0.3395 - 0.3281 f). Off by 0.0021 (rms) of a probability, the rounding to
-    // bfloat16 included, which alone gives 0.0017. The sum is that of the rounded ones. What lies 2^127 below is zero.
+    // bfloat16 included, which alone gives 0.0017. The sum is that of the rounded ones. Probabilities below 2^-127 are
+    // zero.
     template <bool kWhole>
     [[gnu::always_inline]] F exponentials(const float* scores, std::int64_t r, std::int64_t valid, __m512i* p) {
-        const F factor = V::set(256.0f * scale_), offset = V::set(work_.offset[r]);
+        const F factor = Simd::set(256.0f * scale_), offset = Simd::set(work_.offset[r]);
         const __m512i ones = _mm512_set1_epi16(0x3f80);  // bf16
         __m512i half = _mm512_set1_epi16(static_cast<short>(0x8000));
         asm("" : "+v"(half));  // so that GCC doesn't make a shift of it, which only one port takes
@@ -272,14 +274,14 @@ class AmxAttention {
 #pragma GCC unroll 4
         for (int i = 0; i < kBlockSteps; ++i, scores += kStep) {
             const __m512i u =
-                _mm512_packus_epi32(_mm512_cvtps_epi32(V::fma(V::load(scores), factor, offset)),
-                                    _mm512_cvtps_epi32(V::fma(V::load(scores + V::kLanes), factor, offset)));
+                _mm512_packus_epi32(_mm512_cvtps_epi32(Simd::fma(Simd::load(scores), factor, offset)),
+                                    _mm512_cvtps_epi32(Simd::fma(Simd::load(scores + Simd::kLanes), factor, offset)));
             const __m512i f = _mm512_and_si512(u, _mm512_set1_epi16(255));
             const __m512i slope =
                 _mm512_sub_epi16(_mm512_set1_epi16(22250), _mm512_maddubs_epi16(u, _mm512_set1_epi16(84)));
             const __m512i g = _mm512_mulhi_epu16(slope, f);
             __m512i e = _mm512_mulhi_epu16(_mm512_sub_epi16(u, g), half);
-            if constexpr (!kWhole) {  // keys that there are not weigh nothing
+            if constexpr (!kWhole) {  // keys past the end get probability zero
                 const auto n = std::clamp<std::int64_t>(valid - i * kStep, 0, kStep);
                 e = _mm512_maskz_mov_epi16(static_cast<__mmask32>((std::uint64_t{1} << n) - 1), e);
             }
@@ -304,29 +306,30 @@ class AmxAttention {
         set_reference(r, top);
         if (!rescaled_) std::fill(work_.factor, work_.factor + kQueryTile, 1.0f);
         rescaled_ = true;
-        work_.factor[r] = exp_of<V, false>(V::set((before - work_.reference[r]) * 0x1.62e430p-1f))[0];  // ln 2
-        V::store(work_.sums[r], V::load(work_.sums[r]) * V::set(work_.factor[r]));
+        work_.factor[r] = exp_of<Simd, false>(Simd::set((before - work_.reference[r]) * 0x1.62e430p-1f))[0];  // ln 2
+        Simd::store(work_.sums[r], Simd::load(work_.sums[r]) * Simd::set(work_.factor[r]));
     }
 
     void rescale() {
         for (std::int64_t r = 0; r < queries_; ++r) {
             if (work_.factor[r] == 1.0f) continue;
-            const F factor = V::set(work_.factor[r]);
+            const F factor = Simd::set(work_.factor[r]);
             float* row = out_ + r * layout_.columns;
-            for (std::int64_t i = 0; i < layout_.columns; i += V::kLanes) V::store(row + i, V::load(row + i) * factor);
+            for (std::int64_t i = 0; i < layout_.columns; i += Simd::kLanes)
+                Simd::store(row + i, Simd::load(row + i) * factor);
         }
     }
 
     void finish(std::int64_t query) {
         for (std::int64_t r = 0; r < queries_; ++r) {
             auto* out = static_cast<std::uint16_t*>(head_.out) + (query + r) * head_.out_stride;
-            const F inverse = V::set(1.0f / V::sum(V::load(work_.sums[r])));
-            for_elements<V>(out_ + r * layout_.columns, head_.head_dim,
-                            [&](std::int64_t i, int n, F x) { store_from_float<V>(out + i, x * inverse, n); });
+            const F inverse = Simd::set(1.0f / Simd::sum(Simd::load(work_.sums[r])));
+            for_elements<Simd>(out_ + r * layout_.columns, head_.head_dim,
+                               [&](std::int64_t i, int n, F x) { store_from_float<Simd>(out + i, x * inverse, n); });
         }
     }
 
-    // A key and its value: rows lie too far apart for the processor to see what comes next.
+    // A key and its value: rows lie too far apart for the hardware prefetcher.
     static void prefetch(const Head& head, std::int64_t key) {
         if (key >= head.keys) return;
         for (const void* row : {head.k, head.v}) {

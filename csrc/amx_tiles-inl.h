@@ -18,7 +18,7 @@ struct alignas(64) TileConfig {
     std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// Tile registers are set up while a kernel runs and released after it, so that nobody else pays for saving them.
+// Tile registers are set up while a kernel runs and released after it, so that context switches need not save them.
 struct TileSession {
     TileSession() {
         static constexpr TileConfig kConfig;  // in memory: GCC takes the intrinsic to read eight bytes of it
@@ -35,21 +35,21 @@ struct AmxBf16 : Bf16Operands {
     static void dot_01() { _tile_dpbf16ps(1, 4, 7); }
     static void dot_10() { _tile_dpbf16ps(2, 5, 6); }
     static void dot_11() { _tile_dpbf16ps(3, 5, 7); }
-    static V::F load_sum(const float* c) { return V::load(c); }
+    static Simd::F load_sum(const float* c) { return Simd::load(c); }
 };
 
 struct AmxInt8 : SignedBytes {
-    using V = Avx512Bf16;
+    using Simd = Avx512Bf16;
     using Activation = std::uint16_t;
     using Operand = std::int8_t;
-    static constexpr bool kRounds = false, kQuantised = true;
-    static constexpr int kUnit = 4;
+    static constexpr bool kRoundsToBf16 = false, kQuantised = true;
+    static constexpr int kElementsPerUnit = 4;
 
     static void dot_00() { _tile_dpbssd(0, 4, 6); }
     static void dot_01() { _tile_dpbssd(1, 4, 7); }
     static void dot_10() { _tile_dpbssd(2, 5, 6); }
     static void dot_11() { _tile_dpbssd(3, 5, 7); }
-    static V::F load_sum(const float* c) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(c)); }
+    static Simd::F load_sum(const float* c) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(c)); }
 };
 
 constexpr std::int64_t kTileBytes = 1024;
@@ -96,8 +96,8 @@ template <class Operands, bool kSecondRows, class Beside>
 
 template <class Operands>
 struct AmxGemm : Operands {
-    using Columns = AmxGemm;
-    static constexpr int kUnits = 16;
+    using WeightPacking = AmxGemm;
+    static constexpr int kPadUnits = 16;
     static constexpr int kPanel = 32, kColumnsTogether = 16;
     static constexpr int kRowTile = 32, kRowsTogether = 16;
 
@@ -118,7 +118,7 @@ struct AmxGemm : Operands {
     static void multiply_panel(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b,
                                Epilogue& epilogue) {
         const TileSession session;
-        const std::int64_t steps = units_of<AmxGemm>(k) / kUnits, panel = panel_bytes<AmxGemm>(k);
+        const std::int64_t steps = units_of<AmxGemm>(k) / kPadUnits, panel = panel_bytes<AmxGemm>(k);
         const std::int64_t group = kRowsTogether * row_bytes<AmxGemm>(k), tiles = (rows + kRowTile - 1) / kRowTile;
 
         const std::byte *ahead = b + panel, *const ahead_end = ahead + panel;

@@ -1,5 +1,5 @@
-// AVX-512 vectors with the processor's own conversion to bfloat16, and what multiplies pairs of bfloat16 shares: values
-// packed in pairs of keys.
+// AVX-512 vectors with the processor's own conversion to bfloat16, and the operands of the GEMM policies that multiply
+// pairs of bfloat16: values packed in pairs of keys.
 
 namespace astfast {
 namespace {
@@ -11,22 +11,23 @@ struct Avx512Bf16 : Avx512 {
 };
 
 struct Bf16Operands {
-    using V = Avx512Bf16;
+    using Simd = Avx512Bf16;
     using Activation = std::uint16_t;
     using Operand = std::uint16_t;
-    using Sum = V::F;
-    static constexpr bool kRounds = false, kQuantised = false;  // storing rounds
-    static constexpr int kUnit = 2;
+    using Sum = Simd::F;
+    static constexpr bool kRoundsToBf16 = false, kQuantised = false;  // storing rounds
+    static constexpr int kElementsPerUnit = 2;
 
-    // Columns [d, d + width) of v -> a panel of `units` pairs of keys; keys and columns that there are not are zero.
+    // Columns [d, d + width) of v -> a panel of `units` pairs of keys; keys and columns past the end are zero.
     static void pack_values_in_pairs(const Head& head, std::int64_t units, std::int64_t width, std::int64_t d,
                                      std::byte* panel) {
         const std::int64_t columns = std::min(width, head.head_dim - d);
         for (std::int64_t u = 0; u < units; ++u, panel += width * 4) {
             const std::uint16_t* even = static_cast<const std::uint16_t*>(head.v) + 2 * u * head.kv_stride + d;
-            for (std::int64_t i = 0; i < width; i += V::kLanes) {
-                const auto n = static_cast<int>(std::clamp<std::int64_t>(columns - i, 0, V::kLanes));
-                const __mmask16 low = V::mask(2 * u < head.keys ? n : 0), high = V::mask(2 * u + 1 < head.keys ? n : 0);
+            for (std::int64_t i = 0; i < width; i += Simd::kLanes) {
+                const auto n = static_cast<int>(std::clamp<std::int64_t>(columns - i, 0, Simd::kLanes));
+                const __mmask16 low = Simd::mask(2 * u < head.keys ? n : 0),
+                                high = Simd::mask(2 * u + 1 < head.keys ? n : 0);
                 const __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(low, even + i));
                 const __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(high, even + head.kv_stride + i));
                 _mm512_storeu_si512(panel + i * 4, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));

@@ -108,8 +108,8 @@ struct PyNorm {
 
 struct PyEmbed {
     PackedLinear projection;
-    std::vector<float> cls_and_dist, position;  // [2, D], [T, D]
-    std::int64_t tokens, patch_size, frequency_stride, time_stride;
+    std::vector<float> prefix, position;  // [P, D], [T, D]
+    std::int64_t prefix_tokens, tokens, patch_size, frequency_stride, time_stride;
 };
 
 Precision precision_named(const std::string& name) {
@@ -119,93 +119,96 @@ Precision precision_named(const std::string& name) {
     refuse("precision", name + " is unknown");
 }
 
-class PyEngine {
+class PyContext {
   public:
-    PyEngine(const std::string& tier, const std::string& precision, int threads) {
+    PyContext(const std::string& tier, const std::string& precision, int threads) {
         if (threads < 1) refuse("threads", "is " + std::to_string(threads));
         const Precision model = precision_named(precision);
         const Kernels* kernels = kernels_for(tier, model);
         if (kernels == nullptr) refuse("tier", tier + " can't run on this machine");
-        engine_ = {kernels, model == Precision::kInt8 ? kernels_for(tier, Precision::kBfloat16) : kernels,
-                   kernels_for(tier, Precision::kFloat32), threads};
+        context_ = {kernels, model == Precision::kInt8 ? kernels_for(tier, Precision::kBfloat16) : kernels,
+                    kernels_for(tier, Precision::kFloat32), threads};
     }
 
-    std::string tier() const { return engine_.kernels->tier; }
+    std::string tier() const { return context_.kernels->tier; }
 
     PackedLinear pack(const py::array& weight, const py::array& bias, bool exact) const {
-        return pack_for(exact ? *engine_.exact : *engine_.kernels, weight, bias);
+        return pack_for(exact ? *context_.exact : *context_.kernels, "weight", weight, bias);
     }
 
-    PyEmbed pack_embedding(const py::array& weight, const py::array& bias, const py::array& cls_and_dist,
+    PyEmbed pack_embedding(const py::array& kernel, const py::array& bias, const py::array& prefix,
                            const py::array& position, std::int64_t size, std::int64_t frequency_stride,
                            std::int64_t time_stride) const {
-        const auto* cls =
-            static_cast<const float*>(checked_data("cls_and_dist", cls_and_dist, 2, 'f', sizeof(float), false));
-        const auto* pos = static_cast<const float*>(checked_data("position", position, 2, 'f', sizeof(float), false));
         if (size < 1 || frequency_stride < 1 || time_stride < 1) refuse("patch size or stride", "is below 1");
-        PyEmbed embed{
-            pack_for(*engine_.embedding, weight, bias), {}, {}, position.shape(0), size, frequency_stride, time_stride};
+        PyEmbed embed{pack_for(*context_.embedding, "kernel", kernel, bias),
+                      {},
+                      {},
+                      prefix.ndim() == 2 ? prefix.shape(0) : 0,
+                      position.ndim() == 2 ? position.shape(0) : 0,
+                      size,
+                      frequency_stride,
+                      time_stride};
         const std::int64_t n = embed.projection.n;
         if (embed.projection.k != size * size)
-            refuse("weight", "has " + std::to_string(embed.projection.k) + " columns");
-        if (embed.tokens < 3) refuse("position", "has fewer than three rows");
-        expect_shape("cls_and_dist", cls_and_dist, {2, n});
+            refuse("kernel",
+                   "has " + std::to_string(embed.projection.k) + " columns, not " + std::to_string(size * size));
+        expect_shape("prefix", prefix, {embed.prefix_tokens, n});
         expect_shape("position", position, {embed.tokens, n});
-        for (const auto& [array, name] : {std::pair(&cls_and_dist, "cls_and_dist"), std::pair(&position, "position")}) {
-            if ((array->flags() & py::array::c_style) == 0) refuse(name, "is not contiguous");
+        if (embed.tokens <= embed.prefix_tokens) {
+            refuse("position", "has " + std::to_string(embed.tokens) + " rows, none for a patch after those of the " +
+                                   std::to_string(embed.prefix_tokens) + " prefix tokens");
         }
-        embed.cls_and_dist.assign(cls, cls + 2 * n);
-        embed.position.assign(pos, pos + embed.tokens * n);
+        if (embed.prefix_tokens > 0) embed.prefix = contiguous_floats("prefix", prefix);
+        embed.position = contiguous_floats("position", position);
         return embed;
     }
 
     void embed(const py::array& spectrogram, const PyEmbed& w, const py::array& out) const {
         const Matrix x = matrix("spectrogram", spectrogram, sizeof(float), false);
         const Matrix y = matrix("out", out, sizeof(float), true);
-        const std::int64_t frames = x.per_clip, mels = x.columns;
-        if (frames < w.patch_size || mels < w.patch_size) {
+        const PatchGrid grid = patch_grid(x.per_clip, x.columns, w.patch_size, w.frequency_stride, w.time_stride);
+        if (grid.patches() == 0) {
             refuse("spectrogram", "has shape " + text(shape_of(spectrogram)) + ": too small for a patch");
         }
-        const std::int64_t frequency_patches = (mels - w.patch_size) / w.frequency_stride + 1;
-        const std::int64_t time_patches = (frames - w.patch_size) / w.time_stride + 1;
-        const std::int64_t patches = frequency_patches * time_patches;
-        if (patches + 2 != w.tokens) {
+        if (w.prefix_tokens + grid.patches() != w.tokens) {
             refuse("spectrogram", "has shape " + text(shape_of(spectrogram)) + ", which makes " +
-                                      std::to_string(patches + 2) + " tokens, not " + std::to_string(w.tokens));
+                                      std::to_string(w.prefix_tokens + grid.patches()) + " tokens, not " +
+                                      std::to_string(w.tokens));
         }
         expect_shape("out", out, {x.clips, w.tokens, w.projection.n});
-        const Patches source{x.as<const float>(), time_patches,       patches,
+        const Patches source{x.as<const float>(), grid.along_time,    grid.patches(),
                              w.patch_size,        w.frequency_stride, w.time_stride};
         const py::gil_scoped_release release;
-        patch_embed(engine_, source, x.clips, w.projection, w.cls_and_dist.data(), w.position.data(), y.as<float>());
+        patch_embed(context_, source, x.clips, w.projection, w.prefix.data(), w.prefix_tokens, w.position.data(),
+                    y.as<float>());
     }
 
     void norm_linear(const py::array& x_array, const PyNorm& norm, const PackedLinear& w, const py::array& out_array,
                      bool gelu) const {
-        expect_packed_here(w, *engine_.kernels);
+        expect_packed_here(w, *context_.kernels);
         const Matrix x = matrix("x", x_array, sizeof(float), false);
-        const Matrix out = matrix("out", out_array, engine_.kernels->activation_bytes, true);
+        const Matrix out = matrix("out", out_array, context_.kernels->activation_bytes, true);
         expect_width("norm", norm, x.columns);
         expect_shape("x", x_array, {x.clips, x.per_clip, w.k});
         expect_shape("out", out_array, {x.clips, x.per_clip, w.n});
         const py::gil_scoped_release release;
-        astfast::norm_linear(engine_, x.as<const float>(), x.count(), norm.get(), w,
+        astfast::norm_linear(context_, x.as<const float>(), x.count(), norm.get(), w,
                              gelu ? Epilogue::kGelu : Epilogue::kActivation, out.rows);
     }
 
     void linear_residual(const py::array& x_array, const PackedLinear& w, const py::array& residual_array) const {
-        expect_packed_here(w, *engine_.kernels);
-        const Matrix x = matrix("x", x_array, engine_.kernels->activation_bytes, false);
+        expect_packed_here(w, *context_.kernels);
+        const Matrix x = matrix("x", x_array, context_.kernels->activation_bytes, false);
         const Matrix residual = matrix("residual", residual_array, sizeof(float), true);
         expect_shape("x", x_array, {x.clips, x.per_clip, w.k});
         expect_shape("residual", residual_array, {x.clips, x.per_clip, w.n});
         const py::gil_scoped_release release;
-        astfast::linear_residual(engine_, x.as<const void>(), x.count(), w, residual.rows);
+        astfast::linear_residual(context_, x.as<const void>(), x.count(), w, residual.rows);
     }
 
     void attention(const py::array& q_array, const py::array& kv_array, std::int64_t heads,
                    const py::array& out_array) const {
-        const std::size_t bytes = engine_.kernels->activation_bytes;
+        const std::size_t bytes = context_.kernels->activation_bytes;
         const Matrix q = matrix("q", q_array, bytes, false), kv = matrix("kv", kv_array, bytes, false);
         const Matrix out = matrix("out", out_array, bytes, true);
         if (heads < 1 || q.columns % heads != 0) {
@@ -228,20 +231,19 @@ class PyEngine {
                          head_dim};
         const HeadStrides strides{q.rows.clip_stride, kv.rows.clip_stride, out.rows.clip_stride};
         const py::gil_scoped_release release;
-        astfast::attention(engine_, first, strides, q.clips, heads);
+        astfast::attention(context_, first, strides, q.clips, heads);
     }
 
     void pool(const py::array& x_array, const PyNorm& norm, const py::array& out_array) const {
         const Matrix x = matrix("x", x_array, sizeof(float), false);
-        expect_shape("x", x_array, {x.clips, 2, x.columns});
         expect_width("norm", norm, x.columns);
         float* out = contiguous_output(out_array, {x.clips, x.columns});
         const py::gil_scoped_release release;
-        astfast::pool(engine_, x.as<const float>(), x.clips, norm.get(), out);
+        astfast::pool(context_, x.as<const float>(), x.clips, norm.get(), out);
     }
 
     void head(const py::array& x_array, const PyNorm& norm, const PackedLinear& w, const py::array& out_array) const {
-        expect_packed_here(w, *engine_.exact);
+        expect_packed_here(w, *context_.exact);
         const auto* x = static_cast<const float*>(checked_data("x", x_array, 2, 'f', sizeof(float), false));
         const std::int64_t clips = x_array.shape(0);
         expect_shape("x", x_array, {clips, w.k});
@@ -249,25 +251,26 @@ class PyEngine {
         float* out = contiguous_output(out_array, {clips, w.n});
         const auto stride = static_cast<std::int64_t>(x_array.strides(0) / static_cast<py::ssize_t>(sizeof(float)));
         const py::gil_scoped_release release;
-        astfast::norm_linear(engine_, {x, 1, stride, 0}, clips, norm.get(), w, Epilogue::kFloat32, {out, 1, w.n, 0});
+        astfast::norm_linear(context_, {x, 1, stride, 0}, clips, norm.get(), w, Epilogue::kFloat32, {out, 1, w.n, 0});
     }
 
     py::array_t<float> elementwise(void (*Kernels::*function)(const float*, std::int64_t, float*),
                                    const py::array& x) const {
         const auto* data = static_cast<const float*>(checked_data("x", x, 1, 'f', sizeof(float), false));
         py::array_t<float> out(x.shape(0));
-        (engine_.kernels->*function)(data, x.shape(0), out.mutable_data());
+        (context_.kernels->*function)(data, x.shape(0), out.mutable_data());
         return out;
     }
 
   private:
-    PackedLinear pack_for(const Kernels& kernels, const py::array& weight, const py::array& bias) const {
-        const auto* w = static_cast<const float*>(checked_data("weight", weight, 2, 'f', sizeof(float), false));
+    PackedLinear pack_for(const Kernels& kernels, const std::string& name, const py::array& weight,
+                          const py::array& bias) const {
+        const auto* w = static_cast<const float*>(checked_data(name, weight, 2, 'f', sizeof(float), false));
         const float* b = float_vector("bias", bias, weight.shape(0));
         const std::int64_t n = weight.shape(0), k = weight.shape(1);
         const auto stride = static_cast<std::int64_t>(weight.strides(0) / static_cast<py::ssize_t>(sizeof(float)));
         const py::gil_scoped_release release;
-        return pack_linear(engine_, kernels, w, stride, b, n, k);
+        return pack_linear(context_, kernels, w, stride, b, n, k);
     }
 
     static void expect_width(const std::string& name, const PyNorm& norm, std::int64_t width) {
@@ -280,6 +283,12 @@ class PyEngine {
             refuse("w", std::string("was packed for ") + w.kernels->tier + " or another precision");
     }
 
+    static std::vector<float> contiguous_floats(const std::string& name, const py::array& array) {
+        const auto* data = static_cast<const float*>(checked_data(name, array, 2, 'f', sizeof(float), false));
+        if ((array.flags() & py::array::c_style) == 0) refuse(name, "is not contiguous");
+        return {data, data + array.size()};
+    }
+
     static float* contiguous_output(const py::array& out, const Shape& shape) {
         expect_shape("out", out, shape);
         void* data = checked_data("out", out, static_cast<py::ssize_t>(shape.size()), 'f', sizeof(float), true);
@@ -287,7 +296,7 @@ class PyEngine {
         return static_cast<float*>(data);
     }
 
-    Engine engine_;
+    ComputeContext context_;
 };
 
 // The front end of one model on one tier.
@@ -320,12 +329,9 @@ class PyLogMel {
 
   private:
     static const LogMelKernel& kernel_of(const std::string& tier) {
-        if (kernels_for(tier, Precision::kFloat32) == nullptr) refuse("tier", tier + " can't run on this machine");
-#if defined(__x86_64__)
-        if (tier == "avx2") return log_mel_avx2;
-        if (tier != "scalar") return log_mel_avx512;
-#endif
-        return log_mel_baseline;
+        const LogMelKernel* kernel = log_mel_kernel_for(tier);
+        if (kernel == nullptr) refuse("tier", tier + " can't run on this machine");
+        return *kernel;
     }
 
     static const double* table(const std::string& name, const py::array& array, const Shape& shape) {
@@ -342,7 +348,7 @@ class PyLogMel {
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-    m.doc() = "The CPU engine. astfast.backends.cpu is its only user.";
+    m.doc() = "Kernels and thread pool of the CPU backend. astfast.backends.cpu is the only user.";
     m.def("available_threads", &available_threads);
     m.def("empty", [](std::size_t bytes) {
         auto memory = std::make_unique<Memory>(allocate(bytes));
@@ -359,21 +365,22 @@ PYBIND11_MODULE(_native, m) {
     py::class_<PyEmbed>(m, "PackedEmbed");
     py::class_<PyNorm>(m, "PackedNorm")
         .def(py::init<const py::array&, const py::array&, float>(), py::arg("weight"), py::arg("bias"), py::arg("eps"));
-    py::class_<PyEngine>(m, "Engine")
+    py::class_<PyContext>(m, "ComputeContext")
         .def(py::init<const std::string&, const std::string&, int>(), py::arg("tier"), py::arg("precision"),
              py::arg("threads"))
-        .def_property_readonly("tier", &PyEngine::tier)
-        .def("pack_linear", &PyEngine::pack, py::arg("weight"), py::arg("bias"), py::arg("exact") = false)
-        .def("pack_embed", &PyEngine::pack_embedding, py::arg("weight"), py::arg("bias"), py::arg("cls_and_dist"),
+        .def_property_readonly("tier", &PyContext::tier)
+        .def("pack_linear", &PyContext::pack, py::arg("weight"), py::arg("bias"), py::arg("exact") = false)
+        .def("pack_embed", &PyContext::pack_embedding, py::arg("kernel"), py::arg("bias"), py::arg("prefix"),
              py::arg("position"), py::arg("patch_size"), py::arg("frequency_stride"), py::arg("time_stride"))
-        .def("patch_embed", &PyEngine::embed)
-        .def("norm_linear", &PyEngine::norm_linear)
-        .def("linear_residual", &PyEngine::linear_residual)
-        .def("attention", &PyEngine::attention)
-        .def("pool", &PyEngine::pool)
-        .def("head", &PyEngine::head)
-        .def("exp", [](const PyEngine& e, const py::array& x) { return e.elementwise(&Kernels::exp, x); })
-        .def("gelu", [](const PyEngine& e, const py::array& x) { return e.elementwise(&Kernels::gelu, x); });
+        .def("patch_embed", &PyContext::embed)
+        .def("norm_linear", &PyContext::norm_linear)
+        .def("linear_residual", &PyContext::linear_residual)
+        .def("attention", &PyContext::attention)
+        .def("pool", &PyContext::pool)
+        .def("head", &PyContext::head)
+        .def("exp", [](const PyContext& context, const py::array& x) { return context.elementwise(&Kernels::exp, x); })
+        .def("gelu",
+             [](const PyContext& context, const py::array& x) { return context.elementwise(&Kernels::gelu, x); });
     py::class_<PyLogMel>(m, "LogMel")
         .def(py::init<const std::string&, int, int, int, int, double, double, double, double, const py::array&,
                       const py::array&>(),

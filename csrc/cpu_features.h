@@ -1,4 +1,4 @@
-// What the processor has and the operating system lets a process use.
+// CPU feature detection: instruction sets that the processor has and the operating system enables.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,7 @@
 
 namespace astfast {
 
-// For each tier: what this machine lacks for it, in words, or an empty string.
+// For each tier: a description of what this machine lacks for it, or an empty string.
 struct CpuFeatures {
     std::string missing_for_avx2;
     std::string missing_for_avx512;
@@ -15,7 +15,7 @@ struct CpuFeatures {
     std::string missing_for_amx;
 };
 
-// Asks CPUID, XGETBV for the register state that the system saves, and the kernel for leave to use AMX.
+// Asks CPUID, XGETBV for the register state that the system saves, and the kernel for permission to use AMX.
 CpuFeatures detect_cpu();
 
 std::size_t l2_cache_bytes();  // of one core

@@ -1,10 +1,5 @@
-// Products: a tile of C in registers, a panel of C with its epilogue. See pack-inl.h for what G gives; for products
-// also
-//   kPanel             columns of a panel of weights
-//   kRowTile           rows of the largest tile
-//   kChunkBytes        what a pass over kPanelsTogether panels takes of a row
-//   multiply(...)      rows of A times panels: DotTiles, below, for tiers that dot vectors; AmxTiles for the other
-//   load_sum(c)        a vector of sums, as a product leaves them, as floats
+// Products of packed operands: a tile of C in registers, a panel of C with its epilogue. gemm_policy-inl.h says what
+// Gemm gives.
 
 namespace astfast {
 namespace {
@@ -20,61 +15,60 @@ ALWAYS_INLINE inline void unrolled(const Fn& fn) {
     unrolled(fn, std::make_integer_sequence<int, kCount>{});
 }
 
-// C[rows, kVectors * kLanes] (+)= A B for kRows rows, each element in one accumulator. Sums start from what G::first
-// gives at `first`, or go on from C where that is null; C holds them as they are, its rows c_stride floats apart.
-//
-// G::broadcast(a) and G::dot(acc, a, b) multiply four bytes of a row of A by kLanes units of B, or by that part of them
-// that G::load takes where a unit is longer in A than in B.
-template <class G, int kRows, int kVectors>
+// C[rows, kVectors * kLanes] (+)= A B for kRows rows, each element in one accumulator. Sums start from
+// Gemm::initial_sum(panel_end, vector), or go on from C where panel_end is null. C holds them in Gemm::Sum's own type,
+// its rows c_stride floats apart.
+template <class Gemm, int kRows, int kVectors>
 inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t units,
-                     const std::byte* first, float* c, std::int64_t c_stride) {
-    using V = typename G::V;
-    using Sum = typename G::Sum;
-    constexpr int kWidth = kVectors * V::kLanes;
-    constexpr int kSteps = static_cast<int>(unit_bytes<G>) / 4;
+                     const std::byte* panel_end, float* c, std::int64_t c_stride) {
+    using Simd = typename Gemm::Simd;
+    using Sum = typename Gemm::Sum;
+    constexpr int kWidth = kVectors * Simd::kLanes;
+    constexpr int kSteps = static_cast<int>(unit_bytes<Gemm>) / 4;
     Sum acc[kRows][kVectors];
     const auto each_sum = [&](const auto& fn) ALWAYS_INLINE {
         unrolled<kRows>([&](auto r)
                             ALWAYS_INLINE { unrolled<kVectors>([&](auto v) ALWAYS_INLINE { fn(r, v, acc[r][v]); }); });
     };
-    if (first != nullptr) {
-        each_sum([&](int, int v, Sum& sum) ALWAYS_INLINE { sum = G::first(first, v); });
+    if (panel_end != nullptr) {
+        each_sum([&](int, int v, Sum& sum) ALWAYS_INLINE { sum = Gemm::initial_sum(panel_end, v); });
     } else {
         each_sum([&](int r, int v, Sum& sum)
-                     ALWAYS_INLINE { sum = reinterpret_cast<Sum>(V::load(c + r * c_stride + v * V::kLanes)); });
+                     ALWAYS_INLINE { sum = reinterpret_cast<Sum>(Simd::load(c + r * c_stride + v * Simd::kLanes)); });
     }
     const auto multiply = [&](auto step) ALWAYS_INLINE {
-        typename G::Vector bs[kVectors], as;
+        typename Gemm::Vector bs[kVectors], as;
         unrolled<kVectors>([&](auto v) ALWAYS_INLINE {
-            const std::byte* at = b + (step / kSteps * kWidth + v * V::kLanes) * 4;
-            if constexpr (G::kStreams && step % kSteps == 0) __builtin_prefetch(at + kWidth * 4 * 8);
+            const std::byte* at = b + (step / kSteps * kWidth + v * Simd::kLanes) * 4;
+            if constexpr (Gemm::kStreams && step % kSteps == 0) __builtin_prefetch(at + kWidth * 4 * 8);
             if constexpr (kSteps == 1) {
-                bs[v] = G::load(at);
+                bs[v] = Gemm::load(at);
             } else {
-                bs[v] = G::load(at, step % kSteps);
+                bs[v] = Gemm::load(at, step % kSteps);
             }
         });
         each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE {
-            if (v == 0) as = G::broadcast(a + r * a_stride + step * 4);
-            sum = G::dot(sum, as, bs[v]);
+            if (v == 0) as = Gemm::broadcast(a + r * a_stride + step * 4);
+            sum = Gemm::dot(sum, as, bs[v]);
         });
     };
-    constexpr int kUnroll = std::max(1, G::kStepsTogether / kSteps);  // units
+    constexpr int kUnroll = std::max(1, Gemm::kStepsTogether / kSteps);  // units
     for (; units >= kUnroll; units -= kUnroll, a += kUnroll * kSteps * 4, b += kUnroll * kWidth * 4) {
         unrolled<kUnroll * kSteps>(multiply);
     }
     for (; units > 0; --units, a += kSteps * 4, b += kWidth * 4) unrolled<kSteps>(multiply);
-    each_sum([&](int r, int v, Sum& sum)
-                 ALWAYS_INLINE { V::store(c + r * c_stride + v * V::kLanes, reinterpret_cast<typename V::F>(sum)); });
+    each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE {
+        Simd::store(c + r * c_stride + v * Simd::kLanes, reinterpret_cast<typename Simd::F>(sum));
+    });
 }
 
 // Up to kRows rows in tiles of kRows, then of 4, 2 and 1. Before each of the former come `bytes_ahead` bytes of the B
 // that is needed next into the second-level cache.
-template <class G, int kRows, int kVectors>
+template <class Gemm, int kRows, int kVectors>
 inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
-                     std::int64_t units, const std::byte* first, float* c, std::int64_t c_stride,
+                     std::int64_t units, const std::byte* panel_end, float* c, std::int64_t c_stride,
                      std::int64_t bytes_ahead) {
-    const std::byte* ahead = b + units * kVectors * G::V::kLanes * 4;
+    const std::byte* ahead = b + units * kVectors * Gemm::Simd::kLanes * 4;
     const auto tiles_of = [&](auto size) {
         constexpr int kSize = decltype(size)::value;
         for (; rows >= kSize; rows -= kSize, a += kSize * a_stride, c += kSize * c_stride) {
@@ -83,7 +77,7 @@ inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t row
                     unrolled<4>([&](auto line) ALWAYS_INLINE { __builtin_prefetch(ahead + line * 64, 0, 2); });
                 }
             }
-            dot_tile<G, kSize, kVectors>(a, a_stride, b, units, first, c, c_stride);
+            dot_tile<Gemm, kSize, kVectors>(a, a_stride, b, units, panel_end, c, c_stride);
         }
     };
     tiles_of(std::integral_constant<int, kRows>{});
@@ -110,59 +104,60 @@ struct BlocksOfPanels {
 
 // The shape of a tier's tiles: how wide they are at most and for weights, in vectors, how many vectors of C a core
 // holds in registers, and which of the two above they go by.
-template <class V, int kWidest, int kRegisters, int kVectorsOfWeights, class Order>
+template <class Simd, int kWidest, int kRegisters, int kVectorsOfWeights, class Order>
 struct TileShape : Order {
-    static constexpr int kMaxVectors = kWidest, kMaxWidth = kWidest * V::kLanes;
-    static constexpr int kPanel = kVectorsOfWeights * V::kLanes, kColumnsTogether = kPanel;
+    static constexpr int kMaxVectors = kWidest, kMaxWidth = kWidest * Simd::kLanes;
+    static constexpr int kPanel = kVectorsOfWeights * Simd::kLanes, kColumnsTogether = kPanel;
     // Rows of a tile that many vectors wide.
     static constexpr int rows_of(int vectors) { return vectors == 1 ? kRegisters / 2 : kRegisters / vectors; }
 
     static constexpr int kRowTile = rows_of(kVectorsOfWeights), kRowsTogether = 1, kQueryTile = 24;
 };
 
-// What follows the units of a panel of quantised weights.
+// Scales and initial sums, stored after the units of a panel of quantised weights.
 struct PanelScales {
     static constexpr std::int64_t bytes(std::int64_t panel) { return panel * 8; }
 
     static float* scales(std::byte* end) { return reinterpret_cast<float*>(end); }  // [panel], by column
-    static std::int32_t* first(std::byte* end, std::int64_t panel) {                // [panel], what sums start from
+    static std::int32_t* initial_sums(std::byte* end, std::int64_t panel) {         // [panel], by column
         return reinterpret_cast<std::int32_t*>(end + panel * 4);
     }
 };
 
-template <class G>
+template <class Gemm>
 constexpr std::int64_t panel_bytes(std::int64_t k) {
-    return units_of<G>(k) * G::kPanel * 4 + (G::kQuantised ? PanelScales::bytes(G::kPanel) : 0);
+    return units_of<Gemm>(k) * Gemm::kPanel * 4 + (Gemm::kQuantised ? PanelScales::bytes(Gemm::kPanel) : 0);
 }
 
-// The multiplier of tiers that dot vectors.
-template <class Tier>
+// The multiply() of tiers whose instructions dot vectors; Gemm derives from it.
+template <class Gemm>
 struct DotTiles {
     // A panel's width for a matrix of n columns: the widest that wastes no vector.
     static std::int64_t width_for(std::int64_t n) {
-        const std::int64_t vectors = (n + Tier::V::kLanes - 1) / Tier::V::kLanes;
-        for (int width = Tier::kMaxVectors; width > 1; --width) {
-            if (vectors % width == 0) return width * Tier::V::kLanes;
+        const std::int64_t vectors = (n + Gemm::Simd::kLanes - 1) / Gemm::Simd::kLanes;
+        for (int width = Gemm::kMaxVectors; width > 1; --width) {
+            if (vectors % width == 0) return width * Gemm::Simd::kLanes;
         }
-        return vectors == 1 ? Tier::V::kLanes : 2 * Tier::V::kLanes;
+        return vectors == 1 ? Gemm::Simd::kLanes : 2 * Gemm::Simd::kLanes;
     }
 
     // c [rows, width] (+)= A B over `units` units. kFar: B is worth being fetched ahead.
     template <bool kFar = false>
     static void tile(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
-                     std::int64_t units, std::int64_t width, const std::byte* first, float* c, std::int64_t c_stride) {
-        for (std::int64_t u = 0; u < units; u += Tier::kBlockUnits, first = nullptr) {
-            const std::int64_t count = std::min<std::int64_t>(Tier::kBlockUnits, units - u);
+                     std::int64_t units, std::int64_t width, const std::byte* panel_end, float* c,
+                     std::int64_t c_stride) {
+        for (std::int64_t u = 0; u < units; u += Gemm::kBlockUnits, panel_end = nullptr) {
+            const std::int64_t count = std::min<std::int64_t>(Gemm::kBlockUnits, units - u);
             const auto multiply = [&](auto vectors) {
                 constexpr int kVectors = decltype(vectors)::value;
-                if constexpr (kVectors <= Tier::kMaxVectors) {
-                    constexpr int kRows = Tier::rows_of(kVectors);
-                    const std::int64_t ahead = kFar && !Tier::kStreams ? count * width * 4 * kRows / rows : 0;
-                    dot_rows<Tier, kRows, kVectors>(a + u * unit_bytes<Tier>, a_stride, rows, b + u * width * 4, count,
-                                                    first, c, c_stride, ahead);
+                if constexpr (kVectors <= Gemm::kMaxVectors) {
+                    constexpr int kRows = Gemm::rows_of(kVectors);
+                    const std::int64_t ahead = kFar && !Gemm::kStreams ? count * width * 4 * kRows / rows : 0;
+                    dot_rows<Gemm, kRows, kVectors>(a + u * unit_bytes<Gemm>, a_stride, rows, b + u * width * 4, count,
+                                                    panel_end, c, c_stride, ahead);
                 }
             };
-            switch (width / Tier::V::kLanes) {
+            switch (width / Gemm::Simd::kLanes) {
                 case 1:
                     multiply(std::integral_constant<int, 1>{});
                     break;
@@ -182,24 +177,25 @@ struct DotTiles {
     template <class EpilogueAt>
     static void multiply(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b, std::int64_t panels,
                          const EpilogueAt& epilogue_at) {
-        constexpr std::int64_t kRows = Tier::kRowTile * Tier::kTiles;
-        constexpr std::int64_t kChunk = Tier::kChunkBytes / unit_bytes<Tier>;
-        const std::int64_t units = units_of<Tier>(k), stride = row_bytes<Tier>(k), panel = panel_bytes<Tier>(k);
-        alignas(64) float c[Tier::kPanelsTogether][kRows * Tier::kPanel];
+        static_assert(dots_vectors<Gemm>());
+        constexpr std::int64_t kRows = Gemm::kRowTile * Gemm::kTiles;
+        constexpr std::int64_t kChunk = Gemm::kChunkBytes / unit_bytes<Gemm>;
+        const std::int64_t units = units_of<Gemm>(k), stride = row_bytes<Gemm>(k), panel = panel_bytes<Gemm>(k);
+        alignas(64) float c[Gemm::kPanelsTogether][kRows * Gemm::kPanel];
         for (std::int64_t r = 0; r < rows; r += kRows) {
             const std::int64_t count = std::min(kRows, rows - r);
             for (std::int64_t u = 0; u < units; u += kChunk) {
                 for (std::int64_t p = 0; p < panels; ++p) {
-                    const std::byte* first = u == 0 ? b + p * panel + units * Tier::kPanel * 4 : nullptr;
-                    tile<true>(a + r * stride + u * unit_bytes<Tier>, stride, count,
-                               b + p * panel + u * Tier::kPanel * 4, std::min(kChunk, units - u), Tier::kPanel, first,
-                               c[p], Tier::kPanel);
+                    const std::byte* panel_end = u == 0 ? b + p * panel + units * Gemm::kPanel * 4 : nullptr;
+                    tile<true>(a + r * stride + u * unit_bytes<Gemm>, stride, count,
+                               b + p * panel + u * Gemm::kPanel * 4, std::min(kChunk, units - u), Gemm::kPanel,
+                               panel_end, c[p], Gemm::kPanel);
                 }
             }
             for (std::int64_t p = 0; p < panels; ++p) {
                 auto epilogue = epilogue_at(r, p);
                 for (std::int64_t i = 0; i < count; ++i) {
-                    epilogue.next_row(c[p] + i * Tier::kPanel, row_scale<Tier>(a, r + i, k));
+                    epilogue.next_row(c[p] + i * Gemm::kPanel, row_scale<Gemm>(a, r + i, k));
                 }
             }
         }
@@ -226,58 +222,58 @@ class RowCursor {
     std::int64_t clip_, index_;
 };
 
-// What a panel's epilogue needs to know; one kind of epilogue each.
-template <class G, Epilogue kKind>
+// The epilogue of a panel of C: bias, activation, residual or position, row by row.
+template <class Gemm, Epilogue kKind>
 class PanelEpilogue {
   public:
     PanelEpilogue(const PanelOutput& out, std::int64_t row, std::int64_t panel_index, const std::byte* panel_end)
         : out_(out),
-          column_(panel_index * G::kPanel),
-          n_(static_cast<int>(std::min<std::int64_t>(G::kPanel, out.n - column_))),
+          column_(panel_index * Gemm::kPanel),
+          n_(static_cast<int>(std::min<std::int64_t>(Gemm::kPanel, out.n - column_))),
           scales_(reinterpret_cast<const float*>(panel_end)),
           rows_{out.out.data, out.out.per_clip, out.out.clip_stride * kBytes, out.out.row_stride * kBytes},
           cursor_(rows_, row) {}
     PanelEpilogue(const PanelEpilogue&) = delete;
     PanelEpilogue& operator=(const PanelEpilogue&) = delete;
 
-    // The next row: c [G::kPanel] as the product left it, row_scale of a quantised row of A.
+    // The next row: c [Gemm::kPanel] as the product left it, row_scale of a quantised row of A.
     [[gnu::always_inline]] void next_row(const float* c, float row_scale) {
-        using V = typename G::V;
+        using Simd = typename Gemm::Simd;
         T* row = reinterpret_cast<T*>(cursor_.get()) + column_;
-        prefetch(reinterpret_cast<const char*>(row) + G::kRowTile * rows_.row_stride);
+        prefetch(reinterpret_cast<const char*>(row) + Gemm::kRowTile * rows_.row_stride);
         const float* position = nullptr;
         if constexpr (kKind == Epilogue::kPosition) position = out_.position + cursor_.index() * out_.n + column_;
         const auto column = [&](std::int64_t i, int lanes) {
-            auto y = G::load_sum(c + i);
-            const auto bias = load_as_float<V>(out_.bias + column_ + i, lanes);
-            if constexpr (G::kQuantised) {
-                y = V::fma(y, V::load(scales_ + i) * V::set(row_scale), bias);
+            auto y = Gemm::load_sum(c + i);
+            const auto bias = load_as_float<Simd>(out_.bias + column_ + i, lanes);
+            if constexpr (Gemm::kQuantised) {
+                y = Simd::fma(y, Simd::load(scales_ + i) * Simd::set(row_scale), bias);
             } else {
                 y = y + bias;
             }
-            if constexpr (kKind == Epilogue::kGelu) y = gelu_of<V, sizeof(T) == 2>(y);
-            if constexpr (kKind == Epilogue::kResidual) y = y + load_as_float<V>(row + i, lanes);
-            if constexpr (kKind == Epilogue::kPosition) y = y + load_as_float<V>(position + i, lanes);
-            store_from_float<V>(row + i, y, lanes);
+            if constexpr (kKind == Epilogue::kGelu) y = gelu_of<Simd, sizeof(T) == 2>(y);
+            if constexpr (kKind == Epilogue::kResidual) y = y + load_as_float<Simd>(row + i, lanes);
+            if constexpr (kKind == Epilogue::kPosition) y = y + load_as_float<Simd>(position + i, lanes);
+            store_from_float<Simd>(row + i, y, lanes);
         };
-        if (n_ == G::kPanel) {
+        if (n_ == Gemm::kPanel) {
 #pragma GCC unroll 8
-            for (int i = 0; i < G::kPanel; i += V::kLanes) column(i, V::kLanes);
+            for (int i = 0; i < Gemm::kPanel; i += Simd::kLanes) column(i, Simd::kLanes);
         } else {
-            for_vectors<V>(n_, column);
+            for_vectors<Simd>(n_, column);
         }
         cursor_.next();
     }
 
   private:
-    // Where a row of the next tile will be written: rows lie too far apart for the processor to see what comes next.
+    // Where a row of the next tile will be written: rows lie too far apart for the hardware prefetcher.
     static void prefetch(const char* row) {
 #pragma GCC unroll 4
-        for (std::int64_t i = 0; i < G::kPanel * kBytes; i += 64) __builtin_prefetch(row + i, 1);
+        for (std::int64_t i = 0; i < Gemm::kPanel * kBytes; i += 64) __builtin_prefetch(row + i, 1);
     }
 
     static constexpr bool kActivation = kKind == Epilogue::kActivation || kKind == Epilogue::kGelu;
-    using T = std::conditional_t<kActivation, typename G::Activation, float>;
+    using T = std::conditional_t<kActivation, typename Gemm::Activation, float>;
     static constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
 
     const PanelOutput& out_;
@@ -288,13 +284,13 @@ class PanelEpilogue {
     RowCursor<std::byte> cursor_;
 };
 
-template <class G>
+template <class Gemm>
 void gemm_panels(const std::byte* a, std::int64_t row, std::int64_t rows, std::int64_t k, const std::byte* b,
                  std::int64_t panel_index, std::int64_t panels, const PanelOutput& out) {
     const auto run = [&](auto kind) {
-        G::multiply(a, rows, k, b, panels, [&](std::int64_t r, std::int64_t p) {
-            const std::byte* end = b + p * panel_bytes<G>(k) + units_of<G>(k) * G::kPanel * 4;
-            return PanelEpilogue<G, decltype(kind)::value>(out, row + r, panel_index + p, end);
+        Gemm::multiply(a, rows, k, b, panels, [&](std::int64_t r, std::int64_t p) {
+            const std::byte* end = b + p * panel_bytes<Gemm>(k) + units_of<Gemm>(k) * Gemm::kPanel * 4;
+            return PanelEpilogue<Gemm, decltype(kind)::value>(out, row + r, panel_index + p, end);
         });
     };
     switch (out.epilogue) {
@@ -311,43 +307,44 @@ void gemm_panels(const std::byte* a, std::int64_t row, std::int64_t rows, std::i
     }
 }
 
-// One panel of B over k: write(j, row) makes column j of `columns`, a row of G::Columns' operands, and returns its
-// scale. `operands` holds operand_bytes<B>(k) for each column.
-template <class G, class Write>
+// One panel of B over k: write(j, row) makes column j of `columns`, a row of Gemm::WeightPacking' operands, and returns
+// its scale. `operands` holds operand_bytes<Packing>(k) for each column.
+template <class Gemm, class Write>
 inline void pack_panel(std::int64_t columns, std::int64_t k, std::byte* operands, std::byte* panel,
                        const Write& write) {
-    using B = typename G::Columns;
-    const std::int64_t stride = operand_bytes<B>(k), units = units_of<B>(k);
-    std::byte* const end = panel + units * G::kPanel * 4;
+    using Packing = typename Gemm::WeightPacking;
+    const std::int64_t stride = operand_bytes<Packing>(k), units = units_of<Packing>(k);
+    std::byte* const end = panel + units * Gemm::kPanel * 4;
     for (std::int64_t j = 0; j < columns; ++j) {
-        const LinearRow<B> row(operands + j * stride);
+        const LinearRow<Packing> row(operands + j * stride);
         const float scale = write(j, row);
-        if constexpr (G::kQuantised) {
+        if constexpr (Gemm::kQuantised) {
             PanelScales::scales(end)[j] = scale;
-            PanelScales::first(end, G::kPanel)[j] = G::make_weights(row, k);
+            PanelScales::initial_sums(end, Gemm::kPanel)[j] = Gemm::make_weights(row, k);
         }
     }
-    if constexpr (G::kQuantised) {
-        std::fill(PanelScales::scales(end) + columns, PanelScales::scales(end) + G::kPanel, 0.0f);
-        std::fill(PanelScales::first(end, G::kPanel) + columns, PanelScales::first(end, G::kPanel) + G::kPanel, 0);
+    if constexpr (Gemm::kQuantised) {
+        std::fill(PanelScales::scales(end) + columns, PanelScales::scales(end) + Gemm::kPanel, 0.0f);
+        std::fill(PanelScales::initial_sums(end, Gemm::kPanel) + columns,
+                  PanelScales::initial_sums(end, Gemm::kPanel) + Gemm::kPanel, 0);
     }
-    for (std::int64_t j = 0; j < G::kPanel; j += G::kColumnsTogether) {
+    for (std::int64_t j = 0; j < Gemm::kPanel; j += Gemm::kColumnsTogether) {
         const auto row = [&](std::int64_t i) {
             return reinterpret_cast<const std::uint32_t*>(operands + (j + i) * stride);
         };
-        transpose_to_panel<B>(row, std::clamp<std::int64_t>(columns - j, 0, G::kColumnsTogether), units,
-                              G::kColumnsTogether, G::kColumnsTogether,
-                              reinterpret_cast<std::uint32_t*>(panel) + j * units);
+        transpose_to_panel<Packing>(row, std::clamp<std::int64_t>(columns - j, 0, Gemm::kColumnsTogether), units,
+                                    Gemm::kColumnsTogether, Gemm::kColumnsTogether,
+                                    reinterpret_cast<std::uint32_t*>(panel) + j * units);
     }
 }
 
-template <class G>
+template <class Gemm>
 void pack_weight(const float* weight, std::int64_t row_stride, std::int64_t columns, std::int64_t k, std::byte* panel) {
-    using B = typename G::Columns;
-    const auto operands = std::make_unique<std::byte[]>(static_cast<std::size_t>(columns * operand_bytes<B>(k)));
-    pack_panel<G>(columns, k, operands.get(), panel, [&](std::int64_t j, const LinearRow<B>& row) {
+    using Packing = typename Gemm::WeightPacking;
+    const auto operands = std::make_unique<std::byte[]>(static_cast<std::size_t>(columns * operand_bytes<Packing>(k)));
+    pack_panel<Gemm>(columns, k, operands.get(), panel, [&](std::int64_t j, const LinearRow<Packing>& row) {
         const float* source = weight + j * row_stride;
-        return write_row<B>(row, k, [&](const auto& fn) { for_elements<typename B::V>(source, k, fn); });
+        return write_row<Packing>(row, k, [&](const auto& fn) { for_elements<typename Packing::Simd>(source, k, fn); });
     });
 }
 

@@ -1,5 +1,5 @@
-// What a tier gives: single-threaded kernels over a few rows or one panel of columns, and the layouts they work on.
-// The drivers (ops.cpp) split an op into calls of these and run them on the pool.
+// Interface of a tier's kernels: single-threaded functions over a few rows or one panel of columns, and their layouts.
+// The drivers (ops.cpp) split an op into calls of these and run them on the thread pool.
 //
 // Operands. A product C = A B reads A as rows of units of four bytes (1 float32, 2 bfloat16 or 4 int8 along K) and B as
 // panels of `panel` columns, [units, panel] units each, so that one unit of a row of A multiplies a contiguous row of a
@@ -7,7 +7,7 @@
 // order, whatever tile it falls into: a row's result depends on nothing but the row.
 //
 // int8: a column of B is the weight's row times 127 / its largest magnitude, rounded; a row of A likewise, when it is
-// packed. On AVX2 a unit is two numbers of 16 bits, with more steps than 127. Products are summed exactly, in float32
+// packed. On AVX2 a unit is two numbers of 16 bits, with more levels than 127. Products are summed exactly, in float32
 // to its precision; the epilogue multiplies by both scales.
 #pragma once
 
@@ -49,7 +49,7 @@ struct Patches {
     std::int64_t size, frequency_stride, time_stride;
 };
 
-// What becomes of a panel of C.
+// Epilogue of a panel of C = A B: how it is written to the output.
 enum class Epilogue {
     kActivation,  // out = C + bias, in the activation type
     kGelu,        // out = gelu(C + bias), in the activation type

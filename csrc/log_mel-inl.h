@@ -12,35 +12,35 @@ namespace {
 // scale * log(x) + offset for normal positive numbers, the logarithm itself at most 2 ulp off: x = 2^e (1 + f) with 1 +
 // f in [sqrt(1/2), sqrt(2)), log x = e ln 2 + f - f^2 / 2 + f^3 q(f); q is minimax for the relative error of the whole,
 // 2^-27.
-template <class V>
-inline typename V::Float scaled_log(typename V::Float x, float scale, float offset) {
-    using Float = typename V::Float;
-    using Int = typename V::Int;
+template <class Simd>
+inline typename Simd::Float scaled_log(typename Simd::Float x, float scale, float offset) {
+    using Float = typename Simd::Float;
+    using Int = typename Simd::Int;
     constexpr int kSqrtHalf = 0x3f3504f3;                                     // its bits
     const Int exponent = (reinterpret_cast<Int>(x) - kSqrtHalf) & ~0x7fffff;  // 2^23 e
     const Float f = reinterpret_cast<Float>(reinterpret_cast<Int>(x) - exponent) - 1.0f;
-    Float q = V::fma(f, splat<Float>(-0x1.392084p-4f), splat<Float>(0x1.055d2ep-3f));
-    q = V::fma(q, f, splat<Float>(-0x1.0d6f5ap-3f));
-    q = V::fma(q, f, splat<Float>(0x1.22d814p-3f));
-    q = V::fma(q, f, splat<Float>(-0x1.54749cp-3f));
-    q = V::fma(q, f, splat<Float>(0x1.99a03ep-3f));
-    q = V::fma(q, f, splat<Float>(-0x1.00021ep-2f));
-    q = V::fma(q, f, splat<Float>(0x1.555554p-2f));
-    q = V::fma(q, f, splat<Float>(-0.5f));
-    const Float log = V::fma(f * f, q, f);
-    return V::fma(__builtin_convertvector(exponent, Float), splat<Float>(0x1.62e430p-24f * scale),
-                  V::fma(log, splat<Float>(scale), splat<Float>(offset)));
+    Float q = Simd::fma(f, splat<Float>(-0x1.392084p-4f), splat<Float>(0x1.055d2ep-3f));
+    q = Simd::fma(q, f, splat<Float>(-0x1.0d6f5ap-3f));
+    q = Simd::fma(q, f, splat<Float>(0x1.22d814p-3f));
+    q = Simd::fma(q, f, splat<Float>(-0x1.54749cp-3f));
+    q = Simd::fma(q, f, splat<Float>(0x1.99a03ep-3f));
+    q = Simd::fma(q, f, splat<Float>(-0x1.00021ep-2f));
+    q = Simd::fma(q, f, splat<Float>(0x1.555554p-2f));
+    q = Simd::fma(q, f, splat<Float>(-0.5f));
+    const Float log = Simd::fma(f * f, q, f);
+    return Simd::fma(__builtin_convertvector(exponent, Float), splat<Float>(0x1.62e430p-24f * scale),
+                     Simd::fma(log, splat<Float>(scale), splat<Float>(offset)));
 }
 
 // Of one frame a lane: the least over all filters that read a bin, and the sum over all.
-template <class V>
+template <class Simd>
 struct Energies {
-    typename V::Float lowest, total;
+    typename Simd::Float lowest, total;
 };
 
 // Whether any lane of a comparison's result is true.
-template <class V>
-inline bool any(typename V::Int flags) {
+template <class Simd>
+inline bool any(typename Simd::Int flags) {
     std::int64_t words[sizeof(flags) / sizeof(std::int64_t)], all = 0;
     std::memcpy(words, &flags, sizeof(flags));
     for (const std::int64_t word : words) all |= word;
@@ -50,10 +50,10 @@ inline bool any(typename V::Int flags) {
 // Energies [num_mel_bins, rounded up to a multiple of four] of one frame a lane. Four neighbouring filters read equally
 // many bins, so that their sums run side by side. A function apart from the logarithms, like all that have many
 // constants or sums: with 16 registers these would be spilled for each other.
-template <class V>
-__attribute__((noinline)) Energies<V> mel_energies(const LogMelTables& t, const float* power,
-                                                   typename V::Float* energies) {
-    using Float = typename V::Float;
+template <class Simd>
+__attribute__((noinline)) Energies<Simd> mel_energies(const LogMelTables& t, const float* power,
+                                                      typename Simd::Float* energies) {
+    using Float = typename Simd::Float;
     const Float floor = splat<Float>(t.floor);
     Float lowest = splat<Float>(3e38f), total = {};
     const MelFilters* const end = t.filters + (t.num_mel_bins + 3) / 4;
@@ -61,13 +61,13 @@ __attribute__((noinline)) Energies<V> mel_energies(const LogMelTables& t, const 
     for (const MelFilters* filters = t.filters; filters != end; ++filters, energies += 4) {
         Float sums[4] = {};
         const float* bins[4];
-        for (int k = 0; k < 4; ++k) bins[k] = power + static_cast<std::ptrdiff_t>(filters->first_bin[k]) * V::lanes;
+        for (int k = 0; k < 4; ++k) bins[k] = power + static_cast<std::ptrdiff_t>(filters->first_bin[k]) * Simd::lanes;
         // i is scaled such that every address is a base and a multiple that an instruction can take.
         const std::ptrdiff_t count = 4 * static_cast<std::ptrdiff_t>(filters->bins);
         for (std::ptrdiff_t i = 0; i < count; i += 4) {
             for (int k = 0; k < 4; ++k) {
-                const Float bin = *reinterpret_cast<const Float*>(bins[k] + i * (V::lanes / 4));
-                sums[k] = V::fma(bin, splat<Float>(weights[i + k]), sums[k]);
+                const Float bin = *reinterpret_cast<const Float*>(bins[k] + i * (Simd::lanes / 4));
+                sums[k] = Simd::fma(bin, splat<Float>(weights[i + k]), sums[k]);
             }
         }
         weights += count;
@@ -83,43 +83,43 @@ __attribute__((noinline)) Energies<V> mel_energies(const LogMelTables& t, const 
 }
 
 // Their normalised logarithms -> the row of each lane, which is then advanced to the next.
-template <class V>
-__attribute__((noinline)) void write_rows(const LogMelTables& t, const typename V::Float* energies, float** rows) {
-    using Float = typename V::Float;
+template <class Simd>
+__attribute__((noinline)) void write_rows(const LogMelTables& t, const typename Simd::Float* energies, float** rows) {
+    using Float = typename Simd::Float;
     const float scale = t.scale, offset = -t.shift * t.scale;
     const int whole = t.num_mel_bins / 4 * 4;
-    float* row[V::lanes];  // in registers: what is stored could alias the caller's
-    for (int f = 0; f < V::lanes; ++f) {
+    float* row[Simd::lanes];  // in registers: what is stored could alias the caller's
+    for (int f = 0; f < Simd::lanes; ++f) {
         row[f] = rows[f];
         rows[f] += t.num_mel_bins;
     }
     for (int mel = 0; mel < whole; mel += 4) {
         Float bands[4];
-        for (int k = 0; k < 4; ++k) bands[k] = scaled_log<V>(energies[mel + k], scale, offset);
-        V::transpose_store(bands, row, mel);
+        for (int k = 0; k < 4; ++k) bands[k] = scaled_log<Simd>(energies[mel + k], scale, offset);
+        Simd::transpose_store(bands, row, mel);
     }
     for (int mel = whole; mel < t.num_mel_bins; ++mel) {
-        const Float band = scaled_log<V>(energies[mel], scale, offset);
-        for (int f = 0; f < V::lanes; ++f) row[f][mel] = band[f];
+        const Float band = scaled_log<Simd>(energies[mel], scale, offset);
+        for (int f = 0; f < Simd::lanes; ++f) row[f][mel] = band[f];
     }
 }
 
 // `steps` consecutive frames a lane, from in[f] on, in float64; with one half, the others
 // are the same frames again.
-template <class V>
+template <class Simd>
 void exact_frames(const LogMelTables& t, const float* const* in, float** rows, int steps, int halves, float* scratch,
                   const Scratch& parts) {
-    using Double = typename V::Double;
+    using Double = typename Simd::Double;
     const int samples = (steps - 1) * t.frame_shift + t.frame_length;
-    Spectrum<V> spectrum{t,
-                         {t, in, samples, scratch + parts.signal, reinterpret_cast<Double*>(scratch + parts.sums)},
-                         reinterpret_cast<Double*>(scratch),
-                         halves};
-    auto* const energies = reinterpret_cast<typename V::Float*>(scratch);
+    Spectrum<Simd> spectrum{t,
+                            {t, in, samples, scratch + parts.signal, reinterpret_cast<Double*>(scratch + parts.sums)},
+                            reinterpret_cast<Double*>(scratch),
+                            halves};
+    auto* const energies = reinterpret_cast<typename Simd::Float*>(scratch);
     for (int step = 0; step < steps; ++step) {
         spectrum(step, scratch + parts.power);
-        mel_energies<V>(t, scratch + parts.power, energies);
-        write_rows<V>(t, energies, rows);
+        mel_energies<Simd>(t, scratch + parts.power, energies);
+        write_rows<Simd>(t, energies, rows);
     }
 }
 
@@ -128,48 +128,48 @@ void exact_frames(const LogMelTables& t, const float* const* in, float** rows, i
 //
 // What float32 rounds off in a frame of 16 kHz is some 1e-8 of the root of its energy in every bin. A frame with a
 // filter of less than a four-billionth of its energy, beside a loud tone for instance, is done again in float64.
-template <class V>
+template <class Simd>
 void log_mel(const LogMelTables& t, const float* wave, std::int64_t frames, float* out, float* scratch) {
-    using Float = typename V::Float;
-    using Double = typename V::Double;
-    using Int = typename V::Int;
+    using Float = typename Simd::Float;
+    using Double = typename Simd::Double;
+    using Int = typename Simd::Int;
     constexpr float kDoubtful = 2.5e-10f;
-    const int steps = static_cast<int>((frames + V::lanes - 1) / V::lanes);
-    std::int32_t first[V::lanes];
-    const float* in[V::lanes];
-    float* rows[V::lanes];
-    for (int f = 0; f < V::lanes; ++f) {
+    const int steps = static_cast<int>((frames + Simd::lanes - 1) / Simd::lanes);
+    std::int32_t first[Simd::lanes];
+    const float* in[Simd::lanes];
+    float* rows[Simd::lanes];
+    for (int f = 0; f < Simd::lanes; ++f) {
         first[f] = static_cast<std::int32_t>(f * steps < frames - steps ? f * steps : frames - steps);
         in[f] = wave + static_cast<std::ptrdiff_t>(first[f]) * t.frame_shift;
         rows[f] = out + static_cast<std::ptrdiff_t>(first[f]) * t.num_mel_bins;
     }
-    const Scratch parts = scratch_of(t, V::lanes, frames);
-    if (!is_16_khz(t)) return exact_frames<V>(t, in, rows, steps, 2, scratch, parts);
+    const Scratch parts = scratch_of(t, Simd::lanes, frames);
+    if (!is_16_khz(t)) return exact_frames<Simd>(t, in, rows, steps, 2, scratch, parts);
 
     auto* const energies = reinterpret_cast<Float*>(scratch);
     auto* const doubtful = reinterpret_cast<std::int32_t*>(scratch + parts.doubtful);
     int count = 0;
-    Spectrum400<V> spectrum{t, in, reinterpret_cast<Float*>(scratch + parts.signal),
-                            reinterpret_cast<Double*>(scratch + parts.sums), reinterpret_cast<Float*>(scratch)};
+    Spectrum400<Simd> spectrum{t, in, reinterpret_cast<Float*>(scratch + parts.signal),
+                               reinterpret_cast<Double*>(scratch + parts.sums), reinterpret_cast<Float*>(scratch)};
     for (int step = 0; step < steps; ++step) {
         spectrum(step, scratch + parts.power);
-        const Energies<V> all = mel_energies<V>(t, scratch + parts.power, energies);
-        write_rows<V>(t, energies, rows);
+        const Energies<Simd> all = mel_energies<Simd>(t, scratch + parts.power, energies);
+        write_rows<Simd>(t, energies, rows);
         const Int flags = all.lowest < kDoubtful * all.total;
-        if (!any<V>(flags)) continue;
-        for (int f = 0; f < V::lanes; ++f) {
+        if (!any<Simd>(flags)) continue;
+        for (int f = 0; f < Simd::lanes; ++f) {
             if (flags[f]) doubtful[count++] = first[f] + step;
         }
     }
-    for (int i = 0; i < count; i += V::lanes) {
-        const int halves = count - i <= V::lanes / 2 ? 1 : 2;
-        for (int f = 0; f < V::lanes; ++f) {
-            const int index = i + f % (halves * V::lanes / 2);
+    for (int i = 0; i < count; i += Simd::lanes) {
+        const int halves = count - i <= Simd::lanes / 2 ? 1 : 2;
+        for (int f = 0; f < Simd::lanes; ++f) {
+            const int index = i + f % (halves * Simd::lanes / 2);
             const std::ptrdiff_t frame = doubtful[index < count ? index : count - 1];
             in[f] = wave + frame * t.frame_shift;
             rows[f] = out + frame * t.num_mel_bins;
         }
-        exact_frames<V>(t, in, rows, 1, halves, scratch, parts);
+        exact_frames<Simd>(t, in, rows, 1, halves, scratch, parts);
     }
 }
 

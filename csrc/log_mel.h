@@ -45,7 +45,7 @@ inline bool is_16_khz(const LogMelTables& t) {
     return t.frame_length == 400 && t.frame_shift == 160 && t.points == 256;
 }
 
-// What a kernel keeps in its scratch memory, each part at an offset in floats. At its beginning is the transform, then
+// Layout of a kernel's scratch memory: the offset of each part in floats. At its beginning is the transform, then
 // the energies of the filters.
 struct Scratch {
     std::size_t sums, doubtful, power, signal, floats;

@@ -1,4 +1,4 @@
-// Log-mel on vectors of four: what every x86-64 (SSE2) and every Arm (NEON) has.
+// Log-mel on vectors of four floats: SSE2 on any x86-64, NEON on any Arm.
 #include <cmath>
 #include <cstdint>
 #include <cstring>

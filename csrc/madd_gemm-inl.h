@@ -1,27 +1,27 @@
 // int8 where no instruction multiplies bytes: VPMADDWD multiplies pairs of 16-bit numbers, and adds them in 32 bits. So
-// operands keep as many steps as their sums have room for (1,672 for sums of 768 products, where bytes have 127), at no
-// cost. By bytes, VPMADDUBSW would be a quarter faster, but saturates unless weights have 7 bits.
+// operands keep as many levels as their sums have room for (1,672 for sums of 768 products, where bytes have 127), at
+// no cost. By bytes, VPMADDUBSW would be a quarter faster, but saturates unless weights have 7 bits.
 
 namespace astfast {
 namespace {
 
 template <class Shape>
 struct MaddGemm : Shape, SignedBytes, DotTiles<MaddGemm<Shape>> {
-    using V = Avx2;
+    using Simd = Avx2;
     using Activation = std::uint16_t;
     using Operand = std::int16_t;
     using Vector = __m256i;
-    using Sum = V::I;
-    using Columns = MaddGemm;
-    using Values = MaddGemm;
-    static constexpr bool kRounds = false, kQuantised = true;
-    static constexpr int kUnit = 2, kUnits = 1;
+    using Sum = Simd::I;
+    using WeightPacking = MaddGemm;
+    using ValueGemm = MaddGemm;
+    static constexpr bool kRoundsToBf16 = false, kQuantised = true;
+    static constexpr int kElementsPerUnit = 2, kPadUnits = 1;
 
-    static float steps(std::int64_t k) {
+    static float quant_levels(std::int64_t k) {
         const float room = __builtin_sqrtf(static_cast<float>(0x7fff0000 / k));
         return std::min(32767.0f, static_cast<float>(static_cast<std::int32_t>(room)));
     }
-    static float probability_steps(std::int64_t keys) { return steps(keys); }
+    static float probability_levels(std::int64_t keys) { return quant_levels(keys); }
 
     static Vector load(const std::byte* b) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)); }
     static Vector broadcast(const std::byte* a) {
@@ -29,10 +29,10 @@ struct MaddGemm : Shape, SignedBytes, DotTiles<MaddGemm<Shape>> {
         std::memcpy(&pair, a, sizeof pair);
         return _mm256_set1_epi32(pair);
     }
-    static Sum first(const std::byte*, int) { return Sum{}; }
-    static V::F load_sum(const float* c) { return _mm256_cvtepi32_ps(load(reinterpret_cast<const std::byte*>(c))); }
+    static Sum initial_sum(const std::byte*, int) { return Sum{}; }
+    static Simd::F load_sum(const float* c) { return _mm256_cvtepi32_ps(load(reinterpret_cast<const std::byte*>(c))); }
     static Sum dot(Sum acc, Vector a, Vector b) {
-        Vector products;  // together, or GCC 12 takes all products of a step first and spills them
+        Vector products;  // together, or GCC 12 takes all products of an unrolled step first and spills them
         asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(products) : "x"(a), "x"(b));
         return acc;
     }

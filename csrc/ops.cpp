@@ -12,29 +12,29 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) {
     return (a + b - 1) / b;
 }
 
-// How many rows of A a worker packs at a time: what fits half of its second-level cache, in equal shares, each a
+// Rows of A that a worker packs at a time: as many as fit half of its second-level cache, in equal shares, each a
 // multiple of the tile.
-std::int64_t rows_of_block(const Engine& engine, const Kernels& kernels, std::int64_t rows, std::int64_t k) {
+std::int64_t rows_of_block(const ComputeContext& context, const Kernels& kernels, std::int64_t rows, std::int64_t k) {
     static const auto cache = static_cast<std::int64_t>(l2_cache_bytes() / 2);
     const std::int64_t tiles = divide_up(rows, kernels.row_tile);
     const std::int64_t bytes_of_tile = static_cast<std::int64_t>(kernels.chunk_bytes(k)) * kernels.row_tile;
     std::int64_t blocks = divide_up(tiles, std::max<std::int64_t>(1, cache / bytes_of_tile));
-    if (tiles >= engine.threads) blocks = divide_up(blocks, engine.threads) * engine.threads;
+    if (tiles >= context.threads) blocks = divide_up(blocks, context.threads) * context.threads;
     return divide_up(tiles, blocks) * kernels.row_tile;
 }
 
 // out = A W^T with its epilogue; pack(row, rows, a) makes rows of A.
 template <class Pack>
-void multiply(const Engine& engine, std::int64_t rows, const PackedLinear& w, const PanelOutput& out,
+void multiply(const ComputeContext& context, std::int64_t rows, const PackedLinear& w, const PanelOutput& out,
               const Pack& pack) {
     const Kernels& kernels = *w.kernels;
-    const std::int64_t block_rows = rows_of_block(engine, kernels, rows, w.k);
+    const std::int64_t block_rows = rows_of_block(context, kernels, rows, w.k);
     const std::size_t panel_bytes = kernels.panel_bytes(w.k);
     const std::int64_t panels = divide_up(w.n, kernels.panel), together = kernels.panels_together(w.k);
     const PoolLock lock;
-    reserve_scratch(engine.threads, kernels.row_bytes(w.k) * static_cast<std::size_t>(block_rows));
+    reserve_scratch(context.threads, kernels.row_bytes(w.k) * static_cast<std::size_t>(block_rows));
     parallel_blocks(
-        engine.threads, divide_up(rows, block_rows), divide_up(panels, together),
+        context.threads, divide_up(rows, block_rows), divide_up(panels, together),
         [&](std::int64_t block, int worker) {
             const std::int64_t row = block * block_rows;
             pack(row, std::min(block_rows, rows - row), scratch(worker));
@@ -49,13 +49,13 @@ void multiply(const Engine& engine, std::int64_t rows, const PackedLinear& w, co
 
 }  // namespace
 
-PackedLinear pack_linear(const Engine& engine, const Kernels& kernels, const float* weight, std::int64_t row_stride,
-                         const float* bias, std::int64_t n, std::int64_t k) {
+PackedLinear pack_linear(const ComputeContext& context, const Kernels& kernels, const float* weight,
+                         std::int64_t row_stride, const float* bias, std::int64_t n, std::int64_t k) {
     const std::int64_t panels = divide_up(n, kernels.panel);
     const std::size_t panel_bytes = kernels.panel_bytes(k);
     PackedLinear w{&kernels, n, k, allocate(static_cast<std::size_t>(panels) * panel_bytes),
                    std::vector<float>(bias, bias + n)};
-    parallel_for(engine.threads, panels, [&](std::int64_t panel, int) {
+    parallel_for(context.threads, panels, [&](std::int64_t panel, int) {
         const std::int64_t column = panel * kernels.panel;
         kernels.pack_weight(weight + column * row_stride, row_stride, std::min(kernels.panel, n - column), k,
                             w.panels.get() + static_cast<std::size_t>(panel) * panel_bytes);
@@ -63,37 +63,44 @@ PackedLinear pack_linear(const Engine& engine, const Kernels& kernels, const flo
     return w;
 }
 
-void norm_linear(const Engine& engine, const Rows<const float>& x, std::int64_t rows, const Norm& norm,
+void norm_linear(const ComputeContext& context, const Rows<const float>& x, std::int64_t rows, const Norm& norm,
                  const PackedLinear& w, Epilogue epilogue, const Rows<void>& out) {
     const PanelOutput output{epilogue, out, w.bias.data(), nullptr, w.n};
-    multiply(engine, rows, w, output,
+    multiply(context, rows, w, output,
              [&](std::int64_t row, std::int64_t count, std::byte* a) { w.kernels->norm_rows(x, row, count, norm, a); });
 }
 
-void linear_residual(const Engine& engine, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
+void linear_residual(const ComputeContext& context, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
                      const Rows<void>& residual) {
     const PanelOutput output{Epilogue::kResidual, residual, w.bias.data(), nullptr, w.n};
-    multiply(engine, rows, w, output,
+    multiply(context, rows, w, output,
              [&](std::int64_t row, std::int64_t count, std::byte* a) { w.kernels->copy_rows(x, row, count, w.k, a); });
 }
 
-void patch_embed(const Engine& engine, const Patches& patches, std::int64_t clips, const PackedLinear& w,
-                 const float* cls_and_dist, const float* position, const Rows<float>& out) {
-    for (std::int64_t row = 0; row < 2 * clips; ++row) {
-        float* token = out.data + row / 2 * out.clip_stride + row % 2 * out.row_stride;
-        const std::int64_t offset = row % 2 * w.n;
-        for (std::int64_t i = 0; i < w.n; ++i) token[i] = cls_and_dist[offset + i] + position[offset + i];
+PatchGrid patch_grid(std::int64_t frames, std::int64_t mels, std::int64_t size, std::int64_t frequency_stride,
+                     std::int64_t time_stride) {
+    if (frames < size || mels < size) return {0, 0};
+    return {(mels - size) / frequency_stride + 1, (frames - size) / time_stride + 1};
+}
+
+void patch_embed(const ComputeContext& context, const Patches& patches, std::int64_t clips, const PackedLinear& w,
+                 const float* prefix, std::int64_t prefix_tokens, const float* position, const Rows<float>& out) {
+    for (std::int64_t clip = 0; clip < clips; ++clip) {
+        for (std::int64_t row = 0; row < prefix_tokens; ++row) {
+            float* token = out.data + clip * out.clip_stride + row * out.row_stride;
+            for (std::int64_t i = 0; i < w.n; ++i) token[i] = prefix[row * w.n + i] + position[row * w.n + i];
+        }
     }
-    const Rows<void> rest{out.data + 2 * out.row_stride, patches.patches, out.clip_stride, out.row_stride};
-    const PanelOutput output{Epilogue::kPosition, rest, w.bias.data(), position + 2 * w.n, w.n};
-    multiply(engine, clips * patches.patches, w, output, [&](std::int64_t row, std::int64_t count, std::byte* a) {
+    const Rows<void> rest{out.data + prefix_tokens * out.row_stride, patches.patches, out.clip_stride, out.row_stride};
+    const PanelOutput output{Epilogue::kPosition, rest, w.bias.data(), position + prefix_tokens * w.n, w.n};
+    multiply(context, clips * patches.patches, w, output, [&](std::int64_t row, std::int64_t count, std::byte* a) {
         w.kernels->patch_rows(patches, row, count, a);
     });
 }
 
-void attention(const Engine& engine, const Head& first, const HeadStrides& strides, std::int64_t clips,
+void attention(const ComputeContext& context, const Head& first, const HeadStrides& strides, std::int64_t clips,
                std::int64_t heads) {
-    const Kernels& kernels = *engine.kernels;
+    const Kernels& kernels = *context.kernels;
     const auto size = static_cast<std::int64_t>(kernels.activation_bytes);
     const auto head_of = [&](std::int64_t block) {
         const std::int64_t clip = block / heads, column = block % heads * first.head_dim;
@@ -106,9 +113,9 @@ void attention(const Engine& engine, const Head& first, const HeadStrides& strid
     };
     const std::size_t packed_bytes = (kernels.packed_head_bytes(first.keys, first.head_dim) + 63) / 64 * 64;
     const PoolLock lock;
-    reserve_scratch(engine.threads, packed_bytes + kernels.attend_bytes(first.keys, first.head_dim));
+    reserve_scratch(context.threads, packed_bytes + kernels.attend_bytes(first.keys, first.head_dim));
     parallel_blocks(
-        engine.threads, clips * heads, divide_up(first.queries, kernels.query_tile),
+        context.threads, clips * heads, divide_up(first.queries, kernels.query_tile),
         [&](std::int64_t block, int worker) { kernels.pack_head(head_of(block), scratch(worker)); },
         [&](std::int64_t block, int owner, std::int64_t tile, int worker) {
             const std::int64_t query = tile * kernels.query_tile;
@@ -117,16 +124,17 @@ void attention(const Engine& engine, const Head& first, const HeadStrides& strid
         });
 }
 
-void pool(const Engine& engine, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out) {
-    std::vector<float> rows(static_cast<std::size_t>(2 * norm.width));
-    for (std::int64_t clip = 0; clip < clips; ++clip) {
-        const float* first = x.data + clip * x.clip_stride;
-        engine.exact->norm_row(first, norm, rows.data());
-        engine.exact->norm_row(first + x.row_stride, norm, rows.data() + norm.width);
-        for (std::int64_t i = 0; i < norm.width; ++i) {
-            out[clip * norm.width + i] =
-                0.5f * (rows[static_cast<std::size_t>(i)] + rows[static_cast<std::size_t>(norm.width + i)]);
+void pool(const ComputeContext& context, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out) {
+    std::vector<float> normalised(static_cast<std::size_t>(norm.width));
+    const float per_row = 1.0f / static_cast<float>(x.per_clip);
+    for (std::int64_t clip = 0; clip < clips; ++clip, out += norm.width) {
+        const float* const first = x.data + clip * x.clip_stride;
+        context.exact->norm_row(first, norm, out);
+        for (std::int64_t row = 1; row < x.per_clip; ++row) {
+            context.exact->norm_row(first + row * x.row_stride, norm, normalised.data());
+            for (std::int64_t i = 0; i < norm.width; ++i) out[i] += normalised[static_cast<std::size_t>(i)];
         }
+        for (std::int64_t i = 0; i < norm.width; ++i) out[i] *= per_row;
     }
 }
 

@@ -1,4 +1,4 @@
-// The ops of astfast/backends/base.py on the thread pool. Shapes as there; every argument was checked by bindings.cpp.
+// The ops of astfast/ops.py on the thread pool. Shapes as there; bindings.cpp checks the arguments.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,8 @@ struct PackedLinear {
     std::vector<float> bias;  // [n]
 };
 
-// What is fixed for a model: how to compute, and on how many threads.
-struct Engine {
+// Kernels and number of threads of one model.
+struct ComputeContext {
     const Kernels* kernels;    // of the model's precision
     const Kernels* embedding;  // the same, but bfloat16 where that is int8: spectrograms are not quantised
     const Kernels* exact;      // float32, for the head
@@ -27,29 +27,37 @@ struct Engine {
 };
 
 // weight [n, k], rows `row_stride` elements apart; bias [n]. The op computes with these kernels.
-PackedLinear pack_linear(const Engine& engine, const Kernels& kernels, const float* weight, std::int64_t row_stride,
-                         const float* bias, std::int64_t n, std::int64_t k);
+PackedLinear pack_linear(const ComputeContext& context, const Kernels& kernels, const float* weight,
+                         std::int64_t row_stride, const float* bias, std::int64_t n, std::int64_t k);
 
 // out = act(LN(x) W^T + b) over `rows` rows counted through all clips; `epilogue` is kActivation, kGelu or kFloat32.
-void norm_linear(const Engine& engine, const Rows<const float>& x, std::int64_t rows, const Norm& norm,
+void norm_linear(const ComputeContext& context, const Rows<const float>& x, std::int64_t rows, const Norm& norm,
                  const PackedLinear& w, Epilogue epilogue, const Rows<void>& out);
 
 // residual += x W^T + b.
-void linear_residual(const Engine& engine, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
+void linear_residual(const ComputeContext& context, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
                      const Rows<void>& residual);
 
-// out[clip] = [cls, dist, patches W^T + b] + position, [2 + patches, n] each.
-void patch_embed(const Engine& engine, const Patches& patches, std::int64_t clips, const PackedLinear& w,
-                 const float* cls_and_dist, const float* position, const Rows<float>& out);
+// Patches of a spectrogram [frames, mels] along each of its axes; none of either where it is smaller than a patch.
+struct PatchGrid {
+    std::int64_t along_mel, along_time;
+    std::int64_t patches() const { return along_mel * along_time; }
+};
+PatchGrid patch_grid(std::int64_t frames, std::int64_t mels, std::int64_t size, std::int64_t frequency_stride,
+                     std::int64_t time_stride);
+
+// out[clip] = [prefix, patches W^T + b] + position, [P + patches, n] each; prefix [P, n], P >= 0.
+void patch_embed(const ComputeContext& context, const Patches& patches, std::int64_t clips, const PackedLinear& w,
+                 const float* prefix, std::int64_t prefix_tokens, const float* position, const Rows<float>& out);
 
 // One head of one clip for each of `clips` x `heads`; `first` is the first, the others lie at the strides.
 struct HeadStrides {
     std::int64_t q_clip, kv_clip, out_clip;  // elements; heads lie head_dim elements apart
 };
-void attention(const Engine& engine, const Head& first, const HeadStrides& strides, std::int64_t clips,
+void attention(const ComputeContext& context, const Head& first, const HeadStrides& strides, std::int64_t clips,
                std::int64_t heads);
 
-// out [clips, width] = mean of the LN of the first two rows of each clip.
-void pool(const Engine& engine, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out);
+// out [clips, width] = mean of the LN of all rows of each clip: their sum in ascending order times 1 / rows.
+void pool(const ComputeContext& context, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out);
 
 }  // namespace astfast

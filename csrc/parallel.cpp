@@ -20,7 +20,7 @@
 namespace astfast {
 namespace {
 
-constexpr auto kSpinTime = std::chrono::microseconds(200);  // longer than what lies between two ops of a forward pass
+constexpr auto kSpinTime = std::chrono::microseconds(200);  // longer than the pause between two ops of a forward pass
 
 void relax() {
 #if defined(__x86_64__)

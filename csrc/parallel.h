@@ -1,4 +1,4 @@
-// One persistent pool of threads for the whole engine: no OpenMP, which would clash with torch's.
+// One persistent pool of threads for the whole process: no OpenMP, which would clash with torch's.
 //
 // Work is handed out in small pieces that the caller and its helpers take in turn, so that a core that is slow, or busy
 // with something else, simply takes fewer of them. One job runs at a time: a second calling thread waits for the first.
@@ -65,8 +65,8 @@ class SpinWait {
 // then helps the others to finish theirs, tile by tile: all cores end within one tile of each other. Neither may throw.
 template <class Prepare, class Run>
 void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, const Prepare& prepare, const Run& run) {
-    struct alignas(64) Slot {                   // what one worker has on offer
-        std::atomic<std::int64_t> next{0};      // tile that nobody has taken yet; from `tiles` on there is none
+    struct alignas(64) Slot {                   // the block of one worker
+        std::atomic<std::int64_t> next{0};      // first tile not yet taken; `tiles` or more: none
         std::atomic<std::int64_t> finished{0};  // tiles
         std::int64_t block = 0;                 // fixed while a tile is taken and not finished
     };
@@ -76,7 +76,7 @@ void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, const
         std::int64_t blocks, tiles;
         int threads;
         std::unique_ptr<Slot[]> slots;
-        std::atomic<std::int64_t> next{0};  // block that nobody has taken yet
+        std::atomic<std::int64_t> next{0};  // first block not yet taken
         std::atomic<std::int64_t> finished{0};
 
         void take_tiles(int owner, int worker) {

@@ -1,45 +1,47 @@
-// The table of a tier's kernels for one way to multiply, G, and one of attention. Included last by each tier's file.
+// The table of a tier's kernels for one GEMM policy (gemm_policy-inl.h) and its attention. Included last by each tier's
+// file.
 
 namespace astfast {
 namespace {
 
-template <class G, class Attention = DotAttention<G>>
+template <class Gemm, class Attention = DotAttention<Gemm>>
 constexpr Kernels kernels_of(const char* tier, Precision precision) {
-    using V = typename G::V;
-    constexpr bool kFast = sizeof(typename G::Activation) == 2;
+    static_assert(multiplies<Gemm>());
+    using Simd = typename Gemm::Simd;
+    constexpr bool kFast = sizeof(typename Gemm::Activation) == 2;
     Kernels k{};
     k.tier = tier;
     k.precision = precision;
-    k.activation_bytes = sizeof(typename G::Activation);
-    k.panel = G::kPanel;
-    k.row_tile = G::kRowTile;
-    k.row_bytes = [](std::int64_t width) { return static_cast<std::size_t>(row_bytes<G>(width)); };
-    k.panel_bytes = [](std::int64_t width) { return static_cast<std::size_t>(panel_bytes<G>(width)); };
-    k.pack_weight = pack_weight<G>;
-    k.norm_rows = norm_rows<G>;
-    k.copy_rows = copy_rows<G>;
-    k.patch_rows = patch_rows<G>;
+    k.activation_bytes = sizeof(typename Gemm::Activation);
+    k.panel = Gemm::kPanel;
+    k.row_tile = Gemm::kRowTile;
+    k.row_bytes = [](std::int64_t width) { return static_cast<std::size_t>(row_bytes<Gemm>(width)); };
+    k.panel_bytes = [](std::int64_t width) { return static_cast<std::size_t>(panel_bytes<Gemm>(width)); };
+    k.pack_weight = pack_weight<Gemm>;
+    k.norm_rows = norm_rows<Gemm>;
+    k.copy_rows = copy_rows<Gemm>;
+    k.patch_rows = patch_rows<Gemm>;
     k.panels_together = [](std::int64_t width) -> std::int64_t {
-        return units_of<G>(width) * unit_bytes<G> > G::kChunkBytes ? G::kPanelsTogether : 1;
+        return units_of<Gemm>(width) * unit_bytes<Gemm> > Gemm::kChunkBytes ? Gemm::kPanelsTogether : 1;
     };
     k.chunk_bytes = [](std::int64_t width) {
-        return static_cast<std::size_t>(std::min<std::int64_t>(row_bytes<G>(width), G::kChunkBytes));
+        return static_cast<std::size_t>(std::min<std::int64_t>(row_bytes<Gemm>(width), Gemm::kChunkBytes));
     };
-    k.gemm_panels = gemm_panels<G>;
+    k.gemm_panels = gemm_panels<Gemm>;
     k.query_tile = Attention::kQueryTile;
     k.packed_head_bytes = Attention::packed_bytes;
     k.attend_bytes = Attention::scratch_bytes;
     k.pack_head = Attention::pack;
     k.attend = Attention::attend;
-    k.norm_row = norm_row<V>;
+    k.norm_row = norm_row<Simd>;
     k.exp = [](const float* x, std::int64_t n, float* out) {
-        for_vectors<V>(n, [&](std::int64_t i, int lanes) {
-            store_from_float<V>(out + i, exp_of<V, kFast>(load_as_float<V>(x + i, lanes)), lanes);
+        for_vectors<Simd>(n, [&](std::int64_t i, int lanes) {
+            store_from_float<Simd>(out + i, exp_of<Simd, kFast>(load_as_float<Simd>(x + i, lanes)), lanes);
         });
     };
     k.gelu = [](const float* x, std::int64_t n, float* out) {
-        for_vectors<V>(n, [&](std::int64_t i, int lanes) {
-            store_from_float<V>(out + i, gelu_of<V, kFast>(load_as_float<V>(x + i, lanes)), lanes);
+        for_vectors<Simd>(n, [&](std::int64_t i, int lanes) {
+            store_from_float<Simd>(out + i, gelu_of<Simd, kFast>(load_as_float<Simd>(x + i, lanes)), lanes);
         });
     };
     return k;

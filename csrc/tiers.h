@@ -17,15 +17,22 @@ extern const Kernels avx512_bf16_bfloat16, avx512_bf16_int8;
 extern const Kernels amx_bfloat16, amx_int8;
 #endif
 
+struct LogMelKernel;
+
+// A tier: what this machine lacks for it, and its own kernels. Null where those of the tier before it are used.
 struct Tier {
     const char* name;
-    std::string missing;  // what this machine lacks for it; empty where it can run
+    std::string missing;  // empty where the tier can run
+    const Kernels *float32, *bfloat16, *int8;
+    const LogMelKernel* log_mel;
 };
 
 // All tiers, each faster than the one before it.
 const std::vector<Tier>& tiers();
 
-// The fastest kernels for a precision that this tier or one below it has; nullptr for a tier that can't run here.
+// The fastest kernels that this tier or one before it has, for a precision or for log-mel spectrograms; nullptr for a
+// tier that can't run here.
 const Kernels* kernels_for(const std::string& tier, Precision precision);
+const LogMelKernel* log_mel_kernel_for(const std::string& tier);
 
 }  // namespace astfast

@@ -1,4 +1,4 @@
-// Vectors of eight floats: AVX2, FMA. See vector_portable-inl.h for what is expected of V.
+// Vectors of eight floats: AVX2, FMA. Members as in vector_portable-inl.h.
 
 namespace astfast {
 namespace {

@@ -1,4 +1,4 @@
-// Vectors of sixteen floats: AVX-512 F, BW, VL, DQ. See vector_portable-inl.h for what is expected of V.
+// Vectors of sixteen floats: AVX-512 F, BW, VL, DQ. Members as in vector_portable-inl.h.
 
 namespace astfast {
 namespace {

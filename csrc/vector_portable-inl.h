@@ -1,8 +1,7 @@
-// Vectors of four floats in GCC's own vector extensions: SSE2 on any x86-64, NEON on any Arm. Also, what all tiers
-// share.
+// Vectors of four floats in GCC's own vector extensions: SSE2 on any x86-64, NEON on any Arm.
 //
-// A tier's vector type V gives: kLanes, the types F (float32) and I (int32) with operators, and the functions below.
-// max and min return their second argument where one of the two is NaN. Included once by each tier's file, inside its
+// Contract of a tier's vector type Simd: kLanes, the types F (float32) and I (int32) with operators, and the functions
+// below. max and min return their second argument where one of the two is NaN. Included by one tier's file, inside its
 // target region: everything has internal linkage.
 
 namespace astfast {
@@ -29,7 +28,7 @@ struct Portable {
     static void store_partial(float* p, F x, int n) { std::memcpy(p, &x, static_cast<std::size_t>(n) * sizeof(float)); }
     static F accumulate(F acc, F a, F b) { return fma(a, b, acc); }
     static F fma(F a, F b, F c) { return a * b + c; }
-    // a b - product, rounded once: what a rounded product has lost.
+    // a b - product, rounded once: the rounding error of a product.
     static F remainder(F a, F b, F product) {
         for (int i = 0; i < kLanes; ++i)
             product[i] = static_cast<float>(double{a[i]} * double{b[i]} - double{product[i]});

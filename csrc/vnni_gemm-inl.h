@@ -6,25 +6,25 @@ namespace {
 
 template <bool kOffset>
 struct VnniProduct : TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<VnniProduct<kOffset>> {
-    using V = Avx512;
+    using Simd = Avx512;
     using Activation = std::uint16_t;
     using Operand = std::conditional_t<kOffset, std::uint8_t, std::int8_t>;  // how it is stored: offset or not
     using Vector = __m512i;
     using Sum = __m512i;
-    using Columns = VnniProduct;
-    using Values = VnniProduct<false>;
-    static constexpr bool kRounds = false, kQuantised = true;
-    static constexpr int kUnit = 4, kUnits = 1;
+    using WeightPacking = VnniProduct;
+    using ValueGemm = VnniProduct<false>;
+    static constexpr bool kRoundsToBf16 = false, kQuantised = true;
+    static constexpr int kElementsPerUnit = 4, kPadUnits = 1;
 
-    static float steps(std::int64_t) { return 127.0f; }
-    static float probability_steps(std::int64_t keys) {  // sums have room for 66,000 times 255
+    static float quant_levels(std::int64_t) { return 127.0f; }
+    static float probability_levels(std::int64_t keys) {  // sums have room for 66,000 times 255
         return static_cast<float>(std::min<std::int64_t>(255, 0x7fff0000 / (127 * keys)));
     }
 
-    static Sum first(const std::byte* end, int vector) {
+    static Sum initial_sum(const std::byte* end, int vector) {
         return kOffset ? _mm512_loadu_si512(end + VnniProduct::kPanel * 4 + vector * 64) : _mm512_setzero_si512();
     }
-    static V::F load_sum(const float* c) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(c)); }
+    static Simd::F load_sum(const float* c) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(c)); }
 
     static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }
     static Vector broadcast(const std::byte* a) {
@@ -34,7 +34,7 @@ struct VnniProduct : TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<VnniProd
     }
     static Sum dot(Sum acc, Vector a, Vector b) { return _mm512_dpbusd_epi32(acc, a, b); }
 
-    // A row of weights, quantised like a row of A, becomes signed; what sums of its column start from.
+    // Turns a row of weights, quantised like a row of A, into signed bytes; returns the initial sum of its column.
     template <class Row>
     static std::int32_t make_weights(const Row& row, std::int64_t k) {
         std::int32_t sum = 0;

@@ -63,6 +63,7 @@ def test_wheel_has_one_top_level_package_and_all_that_it_needs(wheel: Path) -> N
     for needed in (
         "astfast/kernels/__init__.py",
         "astfast/py.typed",
+        "astfast/_native.pyi",
         "astfast/data/audioset.csv",
         "astfast/data/builtin/model.safetensors",
         "astfast/data/builtin/ATTRIBUTION.md",

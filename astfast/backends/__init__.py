@@ -73,7 +73,8 @@ class Choice:
 
 def _module(backend: str) -> ModuleType:
     """The module that has a backend's ``unavailable`` and ``fastest_precision``; imports what it is made of."""
-    return importlib.import_module(f"astfast.backends.{'reference' if backend == 'reference' else backend + '.ops'}")
+    places = {"cpu": "cpu.backend", "cuda": "cuda.ops", "reference": "reference"}
+    return importlib.import_module(f"astfast.backends.{places[backend]}")
 
 
 def gpu_present() -> bool:

@@ -40,7 +40,7 @@ def _lines(usable: list[str]) -> Iterator[str]:
         reason = backends.unavailable(name)
         yield f"  {name:<10} {'ok' if reason is None else 'no: ' + reason}"
         if name == "cpu" and reason is None:
-            from astfast.backends.cpu.ops import describe
+            from astfast.backends.cpu.backend import describe
 
             yield from (f"  {'':<10} {line}" for line in describe())
     yield f"  auto takes  {_automatic() if usable else 'nothing: no backend can run'}"

@@ -10,7 +10,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from astfast.backends.cpu.ops import CpuOps, choose_tier
+from astfast.backends.cpu.ops import CpuOps
+from astfast.backends.cpu.tiers import choose_tier
 from astfast.backends.reference import ReferenceOps
 from astfast.benchmarking.compare import Contender
 from astfast.models import recognise as checkpoint

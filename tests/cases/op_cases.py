@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from astfast.backends.reference import ReferenceOps
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, patch_grid
 
 FLOAT32_ROUNDING = 2.0**-24
+AST_PREFIX = 2  # tokens before the patches, and rows that are pooled, of the Audio Spectrogram Transformer
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,12 @@ class Geometry:
     labels: int = 7
 
     @property
-    def grid(self) -> tuple[int, int]:
-        f, t = self.strides
-        return (self.mels - self.patch_size) // f + 1, (self.frames - self.patch_size) // t + 1
+    def patches(self) -> int:
+        return math.prod(patch_grid(self.frames, self.mels, self.patch_size, *self.strides))
 
     @property
     def tokens(self) -> int:
-        return self.grid[0] * self.grid[1] + 2
+        return AST_PREFIX + self.patches
 
 
 ODD = Geometry(2, hidden=96, heads=3, mlp=200, patch_size=16, strides=(11, 13), mels=64, frames=301)
@@ -101,9 +101,9 @@ def serving_tier(ops: Any) -> str:
 
 class QuantisedOps(ReferenceOps):
     """What int8 means on a tier of the CPU engine, in float64: weights by output channel and activations by token as so
-    many steps of their largest magnitude, products exact; LayerNorms, softmax and the residual stream as they are,
+    many levels up to their largest magnitude, products exact; LayerNorms, softmax and the residual stream as they are,
     embeddings and what ops exchange in bfloat16. Of a head, where the tier quantises attention, queries and keys by
-    token and values by channel likewise, probabilities as steps of a row's largest."""
+    token and values by channel likewise, probabilities as levels up to a row's largest."""
 
     def __init__(self, heads: int, tier: str) -> None:
         super().__init__(heads, torch.float64)
@@ -124,27 +124,27 @@ class QuantisedOps(ReferenceOps):
         b, rows, d = q.shape
         keys, head_dim = kv.shape[1], d // self.heads
         parts = [x.reshape(b, -1, self.heads, head_dim).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:])]
-        q, k = (_quantised(x, -1, self._steps(head_dim)) for x in parts[:2])
-        v = _quantised(parts[2], -2, self._steps(keys))
+        q, k = (_quantised(x, -1, self._levels(head_dim)) for x in parts[:2])
+        v = _quantised(parts[2], -2, self._levels(keys))
         scores = q @ k.mT / head_dim**0.5
-        p = (self.probability_steps(keys) * torch.exp(scores - scores.amax(-1, keepdim=True))).round()
+        p = (self.probability_levels(keys) * torch.exp(scores - scores.amax(-1, keepdim=True))).round()
         y = p @ v / p.sum(-1, keepdim=True)
         return _as_bfloat16(y.transpose(1, 2).reshape(b, rows, d))
 
-    def probability_steps(self, keys: int) -> float:
+    def probability_levels(self, keys: int) -> float:
         """What a row's largest probability becomes; infinity where they are not quantised."""
         if not self._quantises_attention:
             return math.inf
-        return self._steps(keys) if self._by_pairs_of_16_bits else 255
+        return self._levels(keys) if self._by_pairs_of_16_bits else 255
 
     def linear_residual(self, x: Any, w: Linear, residual: Any) -> torch.Tensor:
         return residual + self._linear(x, w)
 
     def _linear(self, x: torch.Tensor, w: Linear) -> torch.Tensor:
-        steps = self._steps(x.shape[-1])
-        return torch.nn.functional.linear(_quantised(x, -1, steps), _quantised(w.weight, -1, steps), w.bias)
+        levels = self._levels(x.shape[-1])
+        return torch.nn.functional.linear(_quantised(x, -1, levels), _quantised(w.weight, -1, levels), w.bias)
 
-    def _steps(self, k: int) -> int:
+    def _levels(self, k: int) -> int:
         """Of operands whose products are summed over k: as many as fit their type, and their sums 32 bits."""
         return min(2**15 - 1, math.isqrt(2**31 // k)) if self._by_pairs_of_16_bits else 127
 
@@ -153,8 +153,8 @@ def _as_bfloat16(x: torch.Tensor) -> torch.Tensor:
     return x.bfloat16().double()
 
 
-def _quantised(x: torch.Tensor, dim: int, steps: int) -> torch.Tensor:
-    step = x.abs().amax(dim, keepdim=True) / steps
+def _quantised(x: torch.Tensor, dim: int, levels: int) -> torch.Tensor:
+    step = x.abs().amax(dim, keepdim=True) / levels
     return torch.where(step > 0, (x / step).round() * step, 0.0)
 
 
@@ -222,26 +222,26 @@ def cases(g: Geometry, precision: str, seed: int = 0) -> list[OpCase]:
 
         return OpCase(name, call, t**0.5 * FLOAT32_ROUNDING * float(np.abs(qkv).max()), 4.0 * b * queries * t * d)
 
-    def patch_embed() -> OpCase:
-        k = g.patch_size**2
-        w = Embed(linear(d, k), normal(2, d), normal(t, d), g.patch_size, *g.strides)
+    def patch_embed(name: str, prefix: int) -> OpCase:
+        k, tokens = g.patch_size**2, prefix + g.patches
+        w = Embed(linear(d, k), normal(prefix, d), normal(tokens, d), g.patch_size, *g.strides)
         spectrogram = normal(b, g.frames, g.mels)
         floor = 4 * k**0.5 * FLOAT32_ROUNDING * float(np.abs(spectrogram).max())
         return OpCase(
-            "patch_embed",
+            name,
             lambda ops, put: ops.patch_embed(
-                put(spectrogram, "stream"), ops.pack_embed(w), ops.empty((b, t, d), "stream")
+                put(spectrogram, "stream"), ops.pack_embed(w), ops.empty((b, tokens, d), "stream")
             ),
             floor,
-            2.0 * b * (t - 2) * k * d,
+            2.0 * b * g.patches * k * d,
         )
 
-    def pool() -> OpCase:
+    def pool(name: str, rows: int) -> OpCase:
         w = norm(d)
         return OpCase(
-            "pool",
-            lambda ops, put: ops.pool(put(x, "stream")[:, :2], ops.pack_norm(w), ops.empty((b, d), "output")),
-            8 * FLOAT32_ROUNDING * float(np.abs(x).max()),
+            name,
+            lambda ops, put: ops.pool(put(x, "stream")[:, :rows], ops.pack_norm(w), ops.empty((b, d), "output")),
+            max(8, rows**0.5) * FLOAT32_ROUNDING * float(np.abs(x).max()),
             0.0,
         )
 
@@ -256,15 +256,20 @@ def cases(g: Geometry, precision: str, seed: int = 0) -> list[OpCase]:
         )
 
     return [
-        patch_embed(),
+        patch_embed("patch_embed", AST_PREFIX),
         norm_linear("qkv", t, 3 * d, None),
         norm_linear("fc1", t, m, "gelu"),
-        norm_linear("last_q", 2, d, None),
+        norm_linear("last_q", AST_PREFIX, d, None),
         attention("attention", t),
-        attention("last_attention", 2),
+        attention("last_attention", AST_PREFIX),
         linear_residual("proj", t, d),
         linear_residual("fc2", t, m),
-        linear_residual("last_fc2", 2, m),
-        pool(),
+        linear_residual("last_fc2", AST_PREFIX, m),
+        pool("pool", AST_PREFIX),
         head(),
+        patch_embed("patch_embed_without_prefix", 0),
+        patch_embed("patch_embed_after_one_token", 1),
+        pool("pool_one_row", 1),
+        pool("pool_five_rows", 5),
+        pool("pool_all_rows", t),
     ]

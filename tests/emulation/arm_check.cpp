@@ -31,11 +31,11 @@ void print(const std::vector<float>& x) {
 void layer(Precision precision) {
     constexpr std::int64_t kTokens = 37, kHidden = 96, kHeads = 3, kMlp = 200;
     const Kernels* kernels = kernels_for("scalar", precision);
-    const Engine engine{kernels, kernels, kernels_for("scalar", Precision::kFloat32), 2};
+    const ComputeContext context{kernels, kernels, kernels_for("scalar", Precision::kFloat32), 2};
     const auto linear = [&](std::int64_t n, std::int64_t k) {
         const auto weight = numbers(static_cast<std::size_t>(n * k), 0.2f);
         const auto bias = numbers(static_cast<std::size_t>(n), 0.3f);
-        return pack_linear(engine, *kernels, weight.data(), k, bias.data(), n, k);
+        return pack_linear(context, *kernels, weight.data(), k, bias.data(), n, k);
     };
     const PackedLinear qkv_weight = linear(3 * kHidden, kHidden), proj = linear(kHidden, kHidden);
     const PackedLinear fc1 = linear(kMlp, kHidden), fc2 = linear(kHidden, kMlp);
@@ -44,25 +44,25 @@ void layer(Precision precision) {
 
     auto x = numbers(kTokens * kHidden, 3.0f);
     const std::size_t size = kernels->activation_bytes;
-    std::vector<std::byte> qkv(3 * kTokens * kHidden * size), context(kTokens * kHidden * size),
+    std::vector<std::byte> qkv(3 * kTokens * kHidden * size), attended(kTokens * kHidden * size),
         hidden(kTokens * kMlp * size);
     const Rows<const float> rows{x.data(), kTokens, 0, kHidden};
     const Rows<void> residual{x.data(), kTokens, 0, kHidden};
-    norm_linear(engine, rows, kTokens, norm, qkv_weight, Epilogue::kActivation, {qkv.data(), kTokens, 0, 3 * kHidden});
+    norm_linear(context, rows, kTokens, norm, qkv_weight, Epilogue::kActivation, {qkv.data(), kTokens, 0, 3 * kHidden});
     const Head head{qkv.data(),
                     qkv.data() + kHidden * size,
                     qkv.data() + 2 * kHidden * size,
-                    context.data(),
+                    attended.data(),
                     3 * kHidden,
                     3 * kHidden,
                     kHidden,
                     kTokens,
                     kTokens,
                     kHidden / kHeads};
-    attention(engine, head, {0, 0, 0}, 1, kHeads);
-    linear_residual(engine, {context.data(), kTokens, 0, kHidden}, kTokens, proj, residual);
-    norm_linear(engine, rows, kTokens, norm, fc1, Epilogue::kGelu, {hidden.data(), kTokens, 0, kMlp});
-    linear_residual(engine, {hidden.data(), kTokens, 0, kMlp}, kTokens, fc2, residual);
+    attention(context, head, {0, 0, 0}, 1, kHeads);
+    linear_residual(context, {attended.data(), kTokens, 0, kHidden}, kTokens, proj, residual);
+    norm_linear(context, rows, kTokens, norm, fc1, Epilogue::kGelu, {hidden.data(), kTokens, 0, kMlp});
+    linear_residual(context, {hidden.data(), kTokens, 0, kMlp}, kTokens, fc2, residual);
     print(x);
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from astfast.backends.cpu.ops import native
+from astfast.backends.cpu.tiers import native
 from tests import ROOT
 
 EMULATION = ROOT / "tests" / "emulation"

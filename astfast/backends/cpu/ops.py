@@ -1,13 +1,13 @@
-"""The native CPU engine behind the Ops protocol: checks and numpy in, C++ kernels below. Imports no torch.
+"""Ops of the native CPU backend: numpy arrays in, C++ kernels below (csrc, astfast._native). Imports no torch.
 
-Tiers, each with all that the ones before it have: scalar (any machine), avx2 (AVX2, FMA, F16C), avx512 (F, DQ, BW, VL),
-avx512_vnni, avx512_bf16, amx. The fastest that the machine has is taken unless ASTFAST_CPU_ISA names another. bfloat16
-and int8 run on every tier: where there is no instruction for one, operands are rounded to it and multiplied in float32.
+Every precision runs on every tier (tiers.py): where a tier has no instruction for bfloat16 or int8, operands are
+rounded to it and multiplied in float32.
 
-int8 quantises what linear layers multiply: weights by output channel, activations by token, when they are needed; on
-avx2, avx512_vnni and avx512_bf16 also what attention does, elsewhere that is in bfloat16. avx2 multiplies 16-bit
-numbers and keeps as many steps as fit. LayerNorms, embeddings, softmax and the residual stream are in float32. It is
-never chosen by itself. Activations in bfloat16 are numpy uint16 arrays: the upper halves of float32 values.
+int8 quantises the operands of linear layers: weights by output channel, activations by token, at run time; on avx2,
+avx512_vnni and avx512_bf16 also those of attention, which runs in bfloat16 elsewhere. avx2 multiplies 16-bit numbers,
+quantised to as many levels as their 32-bit sums have room for. LayerNorms, embeddings, softmax and the residual stream
+are in float32. int8 is never chosen automatically. Activations in bfloat16 are numpy uint16 arrays: the upper halves of
+float32 values.
 """
 
 from __future__ import annotations
@@ -16,127 +16,80 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astfast import environment
+from astfast.backends.cpu.quantisation import spread_outliers
+from astfast.backends.cpu.tiers import choose_tier, native
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, kaldi, mel_filters
 from astfast.ops import Array, Embed, Head, LayerNorm, Linear, NormLinear
 
+if TYPE_CHECKING:
+    from astfast import _native
+
 PRECISIONS = ("float32", "bfloat16", "int8")
 CACHE_LINE = 64  # bytes
-OUTLIER = 2.0  # times the median channel
-MIGRATION = 0.7  # of an outlier's excess, as an exponent: from activations to weights
-MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more only push one another out of the caches
-
-
-def native() -> ModuleType:
-    """The C++ module. Raises BackendError where it was not built."""
-    try:
-        from astfast import _native
-    except ImportError as error:
-        raise BackendError(
-            f"the native module is missing ({error}): install a C++17 compiler and astfast again, from its source"
-        ) from error
-    module: ModuleType = _native
-    return module
-
-
-def unavailable(device: str | list[str] = "auto") -> str | None:
-    """Why the CPU engine can't run here and what to do about it, or None. ``device`` has no say in it."""
-    del device
-    try:
-        choose_tier()
-    except BackendError as error:
-        return str(error)
-    return None
-
-
-def choose_tier(isa: str | None = None) -> str:
-    """The tier named, else the one of ASTFAST_CPU_ISA, else the fastest of this machine.
-
-    Raises BackendError for a name that is unknown or a tier that the machine can't run.
-    """
-    tiers: dict[str, str] = dict(native().tiers())  # name -> what is missing for it
-    name = isa or environment.cpu_isa()
-    if name is None:
-        return [tier for tier, missing in tiers.items() if not missing][-1]
-    if name not in tiers:
-        raise BackendError(f"the CPU tier {name!r} is unknown: set ASTFAST_CPU_ISA to one of {', '.join(tiers)}")
-    if tiers[name]:
-        raise BackendError(f"the CPU tier {name} can't run here: {tiers[name]}. Unset ASTFAST_CPU_ISA.")
-    return name
-
-
-def fastest_precision() -> str:
-    """bfloat16 where the tier in use has an instruction for it, else float32."""
-    return "bfloat16" if choose_tier() in ("avx512_bf16", "amx") else "float32"
-
-
-def describe() -> list[str]:
-    """Lines for ``astfast doctor``: the tier in use, threads, and what the machine lacks for the others."""
-    tiers = native().tiers()
-    lines = [f"tier {choose_tier()}, {environment.num_threads() or native().available_threads()} threads"]
-    lines += [f"no {name}: {missing}" for name, missing in tiers if missing]
-    return lines
+MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more only evict one another from the caches
 
 
 @dataclass(frozen=True)
 class _NormLinear:
-    norm: Any  # _native.PackedNorm
-    linear: Any  # _native.PackedLinear
+    norm: _native.PackedNorm
+    linear: _native.PackedLinear
 
 
 class CpuOps:
     """The Ops protocol on numpy arrays.
 
-    ``threads`` defaults to ASTFAST_NUM_THREADS, then to the physical cores that the process may use; ``isa`` to
-    ASTFAST_CPU_ISA, then to the fastest tier. Raises BackendError for a tier that is unknown or can't run here.
+    ``threads`` defaults to ASTFAST_NUM_THREADS, then to the physical cores that the process may use; ``tier`` to
+    ASTFAST_CPU_TIER, then to the fastest tier. Raises BackendError for a tier that is unknown or can't run here.
     """
 
     name = "cpu"
+    engine = "eager"
 
     def __init__(
-        self, heads: int, precision: str = "float32", threads: int | None = None, isa: str | None = None
+        self, heads: int, precision: str = "float32", threads: int | None = None, tier: str | None = None
     ) -> None:
         if precision not in PRECISIONS:
             raise BackendError(f"the cpu backend has no precision {precision!r}: use one of {', '.join(PRECISIONS)}")
         self.heads = heads
         self.precision = precision
         self.threads = threads or environment.num_threads() or int(native().available_threads())
-        self.tier = choose_tier(isa)
-        self._engine = native().Engine(self.tier, precision, self.threads)
+        self.tier = choose_tier(tier)
+        self._context: _native.ComputeContext = native().ComputeContext(self.tier, precision, self.threads)
         self._activation = np.float32 if precision == "float32" else np.uint16
-        self._log_mels: dict[FrontEnd, Any] = {}
+        self._log_mels: dict[FrontEnd, _native.LogMel] = {}
 
     @property
     def hardware(self) -> str:
-        return f"{self._engine.tier}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self._context.tier}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
-    def pack_embed(self, w: Embed) -> Any:
+    def pack_embed(self, w: Embed) -> _native.PackedEmbed:
         p = w.patch_size
         projection = _float32(w.projection.weight).reshape(-1, p, p)  # [D, mel, time]
         kernel = np.ascontiguousarray(projection.transpose(0, 2, 1)).reshape(-1, p * p)  # as frames lie
         bias, position = _float32(w.projection.bias), _float32(w.position)
-        return self._engine.pack_embed(kernel, bias, _float32(w.prefix), position, *w.geometry)
+        return self._context.pack_embed(kernel, bias, _float32(w.prefix), position, *w.geometry)
 
-    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> Any:
+    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> _NormLinear:
         if self.precision == "int8":
             w = spread_outliers(w)
         return _NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
-    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Any:
-        return self._engine.pack_linear(_float32(w.weight), _float32(w.bias))
+    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> _native.PackedLinear:
+        return self._context.pack_linear(_float32(w.weight), _float32(w.bias))
 
-    def pack_norm(self, w: LayerNorm) -> Any:
-        return native().PackedNorm(_float32(w.weight), _float32(w.bias), w.eps)
+    def pack_norm(self, w: LayerNorm) -> _native.PackedNorm:
+        packed: _native.PackedNorm = native().PackedNorm(_float32(w.weight), _float32(w.bias), w.eps)
+        return packed
 
-    def pack_head(self, w: Head) -> Any:
-        linear = self._engine.pack_linear(_float32(w.linear.weight), _float32(w.linear.bias), exact=True)
+    def pack_head(self, w: Head) -> _NormLinear:
+        linear = self._context.pack_linear(_float32(w.linear.weight), _float32(w.linear.bias), exact=True)
         return _NormLinear(self.pack_norm(w.norm), linear)
 
     def empty(self, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
@@ -177,49 +130,29 @@ class CpuOps:
         self._log_mels[front_end].run([_float32(wave) for wave in waves], out, self.threads)
         return out
 
-    def patch_embed(self, spectrogram: Array, w: Any, out: Array) -> Array:
-        self._engine.patch_embed(_float32(spectrogram), w, out)
+    def patch_embed(self, spectrogram: Array, w: _native.PackedEmbed, out: Array) -> Array:
+        self._context.patch_embed(_float32(spectrogram), w, out)
         return out
 
-    def norm_linear(self, x: Array, w: Any, out: Array, activation: Literal["gelu"] | None = None) -> Array:
-        self._engine.norm_linear(x, w.norm, w.linear, out, activation == "gelu")
+    def norm_linear(self, x: Array, w: _NormLinear, out: Array, activation: Literal["gelu"] | None = None) -> Array:
+        self._context.norm_linear(x, w.norm, w.linear, out, activation == "gelu")
         return out
 
     def attention(self, q: Array, kv: Array, out: Array) -> Array:
-        self._engine.attention(q, kv, self.heads, out)
+        self._context.attention(q, kv, self.heads, out)
         return out
 
-    def linear_residual(self, x: Array, w: Any, residual: Array) -> Array:
-        self._engine.linear_residual(x, w, residual)
+    def linear_residual(self, x: Array, w: _native.PackedLinear, residual: Array) -> Array:
+        self._context.linear_residual(x, w, residual)
         return residual
 
-    def pool(self, x: Array, w: Any, out: Array) -> Array:
-        self._engine.pool(x, w, out)
+    def pool(self, x: Array, w: _native.PackedNorm, out: Array) -> Array:
+        self._context.pool(x, w, out)
         return out
 
-    def head(self, x: Array, w: Any, out: Array) -> Array:
-        self._engine.head(x, w.norm, w.linear, out)
+    def head(self, x: Array, w: _NormLinear, out: Array) -> Array:
+        self._context.head(x, w.norm, w.linear, out)
         return out
-
-
-def spread_outliers(w: NormLinear) -> NormLinear:
-    """The same layer, made easier to quantise: outlier channels of its LayerNorm divided, their weights multiplied.
-
-    SmoothQuant (Xiao et al. 2023, https://arxiv.org/abs/2211.10438) without calibration: how large a channel gets is
-    told by gamma and beta, for what was normalised has a standard deviation of 1 and rarely exceeds 3.
-    """
-    gamma, beta, weight = _float32(w.norm.weight), _float32(w.norm.bias), _float32(w.linear.weight)
-    largest = 3.0 * np.abs(gamma) + np.abs(beta)
-    excess = largest / (OUTLIER * max(float(np.median(largest)), np.finfo(np.float32).tiny))
-    outliers = np.flatnonzero(excess > 1.0)
-    if not len(outliers):
-        return w
-    factor = np.ones_like(gamma)
-    factor[outliers] = excess[outliers] ** MIGRATION
-    weight = weight.copy()
-    weight[:, outliers] *= factor[outliers]
-    norm = LayerNorm(gamma / factor, beta / factor, w.norm.eps)
-    return NormLinear(norm, Linear(weight, w.linear.bias))
 
 
 def _float32(x: Array) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import DTypeLike
 
-from astfast.backends.cpu.ops import native
+from astfast.backends.cpu.tiers import native
 from tests.emulation import native_build
 
 pytestmark = native_build.emulates

@@ -55,7 +55,7 @@ def test_each_tier_runs_its_own_kernels(emulated: Path) -> None:
     script = (
         "import json, astfast._native as native;"
         f"own = json.loads({json.dumps(OWN)!r});"
-        "print(json.dumps({t: [p for p in own[t] if native.Engine(t, p, 1).tier == t] for t in own}))"
+        "print(json.dumps({t: [p for p in own[t] if native.ComputeContext(t, p, 1).tier == t] for t in own}))"
     )
     done = native_build.run_python(emulated, script)
     assert done.returncode == 0, done.stderr

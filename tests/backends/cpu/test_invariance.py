@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from astfast import backends
-from astfast.backends.cpu.ops import CpuOps, native
+from astfast.backends.cpu.ops import CpuOps
+from astfast.backends.cpu.tiers import native
 from astfast.engines.eager import Engine
 from astfast.models import recognise as checkpoint
 from astfast.models.base import Checkpoint

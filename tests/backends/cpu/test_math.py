@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 
-from astfast.backends.cpu.ops import native
+from astfast.backends.cpu.tiers import native
 
 TIERS = [name for name, missing in native().tiers() if not missing]
 FLUSHED = (
@@ -42,7 +42,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 )
 def test_gelu_everywhere(precision: str, mantissa_bits: int, flushed: float, tier: str) -> None:
     x = np.concatenate([all_floats(60_013), np.linspace(-15, 15, 300_001, dtype=np.float32)])
-    y, exact = native().Engine(tier, precision, 1).gelu(x), gelu(x)
+    y, exact = native().ComputeContext(tier, precision, 1).gelu(x), gelu(x)
     error = np.abs(y - exact) / ulp(exact, mantissa_bits)
     error[(y == 0) & (np.abs(exact) < flushed)] = 0
     assert error.max() <= 2, (x[error.argmax()], error.max())
@@ -52,7 +52,7 @@ def test_gelu_everywhere(precision: str, mantissa_bits: int, flushed: float, tie
 @pytest.mark.parametrize(("precision", "mantissa_bits", "bar"), [("float32", 23, 1), ("bfloat16", 7, 2)])
 def test_exp_everywhere(precision: str, mantissa_bits: int, bar: int, tier: str) -> None:
     x = np.concatenate([-np.abs(all_floats(30_011)), np.linspace(-110, 0, 500_001, dtype=np.float32)])
-    y, exact = native().Engine(tier, precision, 1).exp(x), np.exp(x.astype(np.float64))
+    y, exact = native().ComputeContext(tier, precision, 1).exp(x), np.exp(x.astype(np.float64))
     error = np.maximum(np.abs(y - exact) - FLUSHED, 0) / ulp(exact, mantissa_bits)
     assert error.max() <= bar, (x[error.argmax()], error.max())
     if precision == "float32":
@@ -62,4 +62,4 @@ def test_exp_everywhere(precision: str, mantissa_bits: int, bar: int, tier: str)
 @pytest.mark.parametrize("tier", TIERS)
 def test_gelu_of_nan_is_nan(tier: str) -> None:
     x = np.full(33, np.nan, np.float32)
-    assert np.isnan(native().Engine(tier, "float32", 1).gelu(x)).all()
+    assert np.isnan(native().ComputeContext(tier, "float32", 1).gelu(x)).all()

@@ -54,7 +54,7 @@ def test_memory_does_not_grow_over_a_thousand_calls(tmp_path: Path, precision: s
 LOAD = """
 import json, pathlib, re, sys
 import astfast.engines.load, astfast.tagging.tagger, astfast.backends.cpu.ops
-astfast.backends.cpu.native()
+astfast.backends.cpu.tiers.native()
 def kilobytes():
     return {k: int(v) for k, v in re.findall(r"(Vm\\w+):\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())}
 before = kilobytes()["VmRSS"]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from astfast.backends.cpu.ops import PRECISIONS, CpuOps, native
+from astfast.backends.cpu.ops import PRECISIONS, CpuOps
+from astfast.backends.cpu.tiers import native
 from astfast.engines.eager import Engine
 from astfast.models import recognise as checkpoint
 from tests.cases import checkpoints
@@ -25,11 +26,17 @@ ODD = {"hidden_size": 96, "num_attention_heads": 3, "intermediate_size": 200, "n
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "num_hidden_layers": 12}
 
 
-def compare(folder: Path, config: dict[str, int], tiers: list[str], precision: str) -> None:
-    """Logits of two clips on each tier against those of transformers on the same random checkpoint."""
+def compare(folder: Path, config: dict[str, int], tiers: list[str], precision: str, clips: int = 2) -> None:
+    """Logits of some clips on each tier against those of transformers on the same random checkpoint.
+
+    int8 is allowed twice the error of its quantisation alone (``QuantisedOps``). Which values round up or down differs
+    between the two, and between machines, so that the error of one clip varies by a factor of 4 with equal mean: enough
+    clips are compared for the largest error, and that of all together, to depend on them and not on the machine. Over 8
+    clips the ratio of the RMS errors was 0.4 to 1.3, that of the largest 0.4 to 1.5.
+    """
     model = checkpoints.random_model(**config)
     loaded = checkpoint.load(checkpoints.write_v4(model, folder))
-    spectrograms = checkpoints.spectrogram(model.config)
+    spectrograms = checkpoints.spectrogram(model.config, clips)
     with torch.inference_mode():
         exact = model(torch.from_numpy(spectrograms)).logits
         if precision == "float32":
@@ -37,22 +44,28 @@ def compare(folder: Path, config: dict[str, int], tiers: list[str], precision: s
         elif precision == "bfloat16":
             theirs = model.to(torch.bfloat16)(torch.from_numpy(spectrograms).bfloat16()).logits.float()
             bound = 2.0 * float((theirs - exact).abs().max())
+    costs: dict[float, np.ndarray] = {}  # of quantisation alone, by what tells its kinds apart
     for tier in tiers:
-        ops = CpuOps(loaded.config.num_attention_heads, precision, threads=2, isa=tier)
-        if precision == "int8":  # what the quantisation itself costs, computed in float64
-            quantised_ops = QuantisedOps(loaded.config.num_attention_heads, serving_tier(ops))
-            quantised = Engine(quantised_ops, loaded.config, loaded.weights).logits(spectrograms)
-            bound = 2.0 * float(np.abs(quantised - exact.numpy()).max())
-        logits = Engine(ops, loaded.config, loaded.weights).logits(spectrograms)
-        error = float(np.abs(logits - exact.numpy()).max())
-        assert error <= bound, f"{tier}: {error:.2e} off, {bound:.2e} allowed"
+        ops = CpuOps(loaded.config.num_attention_heads, precision, threads=2, tier=tier)
+        error = np.abs(Engine(ops, loaded.config, loaded.weights).logits(spectrograms) - exact.numpy())
+        if precision == "int8":
+            quantised = QuantisedOps(loaded.config.num_attention_heads, serving_tier(ops))
+            kind = quantised.probability_levels(1000)
+            if kind not in costs:
+                costs[kind] = np.abs(
+                    Engine(quantised, loaded.config, loaded.weights).logits(spectrograms) - exact.numpy()
+                )
+            bound = 2.0 * float(costs[kind].max())
+            rms, allowed = (float(np.sqrt(np.square(e).mean())) for e in (error, 2.0 * costs[kind]))
+            assert rms <= allowed, f"{tier}: {rms:.2e} off (RMS), {allowed:.2e} allowed"
+        assert error.max() <= bound, f"{tier}: {error.max():.2e} off, {bound:.2e} allowed"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_logits_are_those_of_transformers(tmp_path: Path, geometry: str, precision: str) -> None:
     size = ODD if geometry == "odd" else SMALL
-    compare(tmp_path, {**size, **GEOMETRIES[geometry]}, TIERS, precision)
+    compare(tmp_path, {**size, **GEOMETRIES[geometry]}, TIERS, precision, clips=8 if precision == "int8" else 2)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from astfast.backends.cpu.ops import PRECISIONS, CpuOps, choose_tier, describe, native, spread_outliers, unavailable
+from astfast.backends.cpu import backend, tiers
+from astfast.backends.cpu.ops import PRECISIONS, CpuOps
+from astfast.backends.cpu.quantisation import spread_outliers
+from astfast.backends.cpu.tiers import choose_tier, native
 from astfast.errors import BackendError
 from tests.cases import op_cases
 from tests.cases.op_cases import BASE, ODD, QUICK, SPEECH_COMMANDS, TINY, Geometry, OpCase
@@ -42,7 +46,7 @@ def expected(geometry: Geometry, precision: str, tier: str) -> list[tuple[OpCase
 
 
 def judge(geometry: Geometry, precision: str, tier: str) -> None:
-    ops = CpuOps(geometry.heads, precision, threads=2, isa=tier)
+    ops = CpuOps(geometry.heads, precision, threads=2, tier=tier)
     failures = []
     serving = op_cases.serving_tier(ops) if precision == "int8" else "any"
     for case, exact, by_torch in expected(geometry, precision, serving):
@@ -81,7 +85,7 @@ def test_rows_depend_on_nothing_but_themselves(precision: str, tier: str) -> Non
     back = op_cases.Linear(rng.standard_normal((g.hidden, g.mlp)).astype(np.float32), np.zeros(g.hidden, np.float32))
 
     def through(x: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray]:
-        ops = CpuOps(g.heads, precision, threads, isa=tier)
+        ops = CpuOps(g.heads, precision, threads, tier=tier)
         b, t, d = x.shape
         hidden = ops.norm_linear(x, ops.pack_norm_linear(w), ops.empty((b, t, g.mlp), "activation"), "gelu")
         y = ops.linear_residual(hidden, ops.pack_linear(back), x.copy())
@@ -107,11 +111,47 @@ def test_few_queries_give_the_rows_of_all_queries(precision: str, tier: str) -> 
     """Bitwise: what the last layer's two queries rest on."""
     rng = np.random.default_rng(4)
     qkv = on_cpu(precision)(rng.standard_normal((2, 61, 3 * 48)).astype(np.float32), "activation")
-    ops = CpuOps(3, precision, 2, isa=tier)
+    ops = CpuOps(3, precision, 2, tier=tier)
     every = ops.attention(qkv[..., :48], qkv[..., 48:], ops.empty((2, 61, 48), "activation"))
     for queries in (1, 2, 23, 25, 33):
         few = ops.attention(qkv[:, :queries, :48], qkv[..., 48:], ops.empty((2, queries, 48), "activation"))
         np.testing.assert_array_equal(few, every[:, :queries])
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 77])
+def test_pooling_is_the_sum_of_normalised_rows_over_their_number(rows: int, tier: str) -> None:
+    """Bitwise: rows are added in ascending order, the sum multiplied by 1 / rows; two rows give 0.5 (a + b)."""
+    rng = np.random.default_rng(5)
+    ops = CpuOps(1, "float32", 2, tier=tier)
+    gamma, beta = rng.standard_normal((2, 45)).astype(np.float32)
+    norm = ops.pack_norm(op_cases.LayerNorm(gamma, beta, 1e-12))
+    x = rng.standard_normal((3, 80, 45)).astype(np.float32)
+    each = np.stack([ops.pool(x[:, r : r + 1], norm, np.empty((3, 45), np.float32)) for r in range(rows)])
+    total = each[0].copy()
+    for row in each[1:]:
+        total += row
+    pooled = ops.pool(x[:, :rows], norm, np.empty((3, 45), np.float32))
+    np.testing.assert_array_equal(pooled.view(np.uint32), (total * np.float32(1 / rows)).view(np.uint32))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+def test_prefix_tokens_move_patches_and_change_nothing_else(prefix: int, precision: str, tier: str) -> None:
+    """Bitwise: rows of prefix tokens are prefix + position, those of patches what they are without a prefix."""
+    rng = np.random.default_rng(8)
+    ops = CpuOps(1, precision, 2, tier=tier)
+    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    projection, tokens, patches = op_cases.Linear(normal(45, 9), normal(45)), normal(prefix, 45), normal(12, 45)
+    before = normal(prefix, 45)  # positions of the prefix tokens
+    spectrogram, out = normal(2, 13, 8), np.empty((2, prefix + 12, 45), np.float32)  # a grid of 3 x 4
+    packed = ops.pack_embed(op_cases.Embed(projection, tokens, np.concatenate([before, patches]), 3, 2, 3))
+    ops.patch_embed(spectrogram, packed, out)
+    plain = ops.pack_embed(op_cases.Embed(projection, tokens[:0], patches, 3, 2, 3))
+    alone = ops.patch_embed(spectrogram, plain, np.empty((2, 12, 45), np.float32))
+    np.testing.assert_array_equal(out[:, :prefix], np.broadcast_to(tokens + before, (2, prefix, 45)))
+    np.testing.assert_array_equal(out[:, prefix:], alone)
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -124,7 +164,7 @@ def test_attention_at_every_edge_of_a_panel(tokens: int, precision: str, tier: s
     bits = on_cpu(precision)(x, "activation")
     exact = op_cases.from_bfloat16_bits(bits) if precision != "float32" else x
     q, kv = torch.from_numpy(exact[..., :32].copy()).double(), torch.from_numpy(exact[..., 32:].copy()).double()
-    ops = CpuOps(1, precision, 2, isa=tier)
+    ops = CpuOps(1, precision, 2, tier=tier)
     quantised = op_cases.QuantisedOps(1, op_cases.serving_tier(ops))
     exactly = quantised if precision == "int8" else op_cases.ReferenceOps(1, torch.float64)
     reference = exactly.attention(q, kv).numpy()
@@ -133,7 +173,7 @@ def test_attention_at_every_edge_of_a_panel(tokens: int, precision: str, tier: s
     # A convex combination of values: one rounding of the weights and one of the result.
     tolerance = (2 * 2.0**-8 if precision != "float32" else 16 * 2.0**-24) * np.abs(exact).max()
     if precision == "int8":  # and one step of a probability, which may be rounded either way: from one value to another
-        tolerance += 2 / quantised.probability_steps(tokens) * np.abs(exact).max()
+        tolerance += 2 / quantised.probability_levels(tokens) * np.abs(exact).max()
     np.testing.assert_allclose(y, reference, atol=tolerance, rtol=0)
 
 
@@ -155,7 +195,7 @@ def test_scores_of_any_size(order: str, largest: float, precision: str, tier: st
     kv = put(kv, "activation")
     exact = [op_cases.from_bfloat16_bits(x) if precision != "float32" else x for x in (q, kv)]
     reference = op_cases.ReferenceOps(1, torch.float64).attention(*(torch.from_numpy(x).double() for x in exact))
-    y = CpuOps(1, precision, 1, isa=tier).attention(q, kv, np.empty_like(q))
+    y = CpuOps(1, precision, 1, tier=tier).attention(q, kv, np.empty_like(q))
     y = op_cases.from_bfloat16_bits(y) if precision != "float32" else y
     # A convex combination of values: one rounding of the weights and one of the result; large scores are far apart.
     tolerance = (2 * 2.0**-8 if precision != "float32" else 2.0**-20) * np.abs(exact[1][..., 16:]).max()
@@ -167,7 +207,7 @@ def test_scores_of_any_size(order: str, largest: float, precision: str, tier: st
 @pytest.mark.parametrize("k", [1, 2, 3, 768, 769, 3072, 9000])
 def test_sums_of_the_largest_products_have_room(k: int, sign: float, tier: str) -> None:
     """All operands are as large as quantised ones get: one more step would wrap 32 bits where there are most."""
-    ops = CpuOps(1, "int8", 2, isa=tier)
+    ops = CpuOps(1, "int8", 2, tier=tier)
     ones = op_cases.bfloat16_bits(np.full((1, 7, k), sign, np.float32))
     w = ops.pack_linear(op_cases.Linear(np.ones((5, k), np.float32), np.zeros(5, np.float32)))
     y = ops.linear_residual(ones, w, np.zeros((1, 7, 5), np.float32))
@@ -195,7 +235,7 @@ def test_outlier_channels_are_spread_exactly_and_to_effect() -> None:
     np.testing.assert_allclose(spread, exact, rtol=0, atol=2.0**-22 * np.abs(exact).max())
     assert spread_outliers(spread_outliers(w)).norm.weight.max() < gamma.max() / 5
 
-    ops = CpuOps(g.heads, "int8", 2, isa="scalar")  # of 127 steps, where outliers matter
+    ops = CpuOps(g.heads, "int8", 2, tier="scalar")  # of 127 levels, where outliers matter
     plainly = op_cases.QuantisedOps(g.heads, "scalar")
     plain = plainly.norm_linear(x, plainly.pack_norm_linear(w)).numpy()
     y = ops.norm_linear(x.float().numpy(), ops.pack_norm_linear(w), ops.empty((2, 40, g.mlp), "activation"))
@@ -218,7 +258,7 @@ def test_a_wrong_argument_is_named(argument: str) -> None:
     bad = {
         "x": lambda: ops.norm_linear(x[..., 1:], packed, out),
         "out": lambda: ops.norm_linear(x, packed, out[:, 1:]),
-        "norm": lambda: ops._engine.norm_linear(x, narrow, packed.linear, out, False),
+        "norm": lambda: ops._context.norm_linear(x, narrow, packed.linear, out, False),
         "dtype": lambda: ops.norm_linear(x.astype(np.float64), packed, out),
         "stride": lambda: ops.norm_linear(np.ones((1, 4, 2 * g.hidden), np.float32)[..., ::2], packed, out),
         "readonly": lambda: ops.norm_linear(x, packed, readonly),
@@ -259,34 +299,66 @@ def test_wrong_shapes_of_the_other_ops_are_named() -> None:
         ops.patch_embed(a(1, 6, 4), packed, a(1, 6, 8))
     with pytest.raises(ValueError, match="too small for a patch"):
         ops.patch_embed(a(1, 1, 4), packed, a(1, 6, 8))
+    wrong = {
+        r"prefix has shape \[2, 7\], not \[2, 8\]": (a(2, 7), a(6, 8)),
+        r"prefix has shape \[8\], not \[0, 8\]": (a(8), a(6, 8)),
+        r"position has shape \[6, 7\], not \[6, 8\]": (a(2, 8), a(6, 7)),
+        "position has 2 rows, none for a patch after those of the 2 prefix tokens": (a(2, 8), a(2, 8)),
+        r"position has 0 rows": (a(0, 8), a(0, 8)),
+    }
+    for message, (prefix, position) in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            ops.pack_embed(replace(embed, prefix=prefix, position=position))
+    with pytest.raises(ValueError, match="kernel has 4 columns, not 9"):
+        ops._context.pack_embed(a(8, 4), a(8), a(0, 8), a(4, 8), 3, 2, 2)
     norm = ops.pack_norm(op_cases.LayerNorm(a(8), a(8), 1e-6))
-    with pytest.raises(ValueError, match="x has shape"):
-        ops.pool(a(1, 3, 8), norm, a(1, 8))
+    with pytest.raises(ValueError, match="norm is over 8 columns, not 9"):
+        ops.pool(a(1, 3, 9), norm, a(1, 9))
+    with pytest.raises(ValueError, match="x is empty"):
+        ops.pool(a(1, 0, 8), norm, a(1, 8))
+    with pytest.raises(ValueError, match=r"out has shape \[1, 9\], not \[1, 8\]"):
+        ops.pool(a(1, 3, 8), norm, a(1, 9))
 
 
 def test_tiers_are_named_and_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ASTFAST_CPU_ISA", raising=False)
+    monkeypatch.delenv("ASTFAST_CPU_TIER", raising=False)
     assert choose_tier() == TIERS[-1]
-    assert unavailable() is None
-    monkeypatch.setenv("ASTFAST_CPU_ISA", "scalar")
+    assert backend.unavailable() is None
+    monkeypatch.setenv("ASTFAST_CPU_TIER", "scalar")
     assert choose_tier() == "scalar"
     assert CpuOps(1).hardware.startswith("scalar, ")
-    assert describe()[0].startswith("tier scalar")
-    monkeypatch.setenv("ASTFAST_CPU_ISA", "avx1024")
-    with pytest.raises(BackendError, match="'avx1024' is unknown: set ASTFAST_CPU_ISA to one of scalar, avx2, avx512"):
+    assert backend.describe()[0].startswith("tier scalar")
+    monkeypatch.setenv("ASTFAST_CPU_TIER", "avx1024")
+    with pytest.raises(BackendError, match="'avx1024' is unknown: set ASTFAST_CPU_TIER to one of scalar, avx2, avx512"):
         CpuOps(1)
-    assert "avx1024" in (unavailable() or "")
+    assert "avx1024" in (backend.unavailable() or "")
+
+
+@pytest.mark.parametrize("precision", backend.precisions())
+def test_the_backend_opens_ops_of_each_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTFAST_NUM_THREADS", "3")
+    ops = backend.open(2, precision, "cpu", threads=None, deterministic=True)
+    assert (ops.name, ops.engine, ops.precision, ops.heads, ops.threads) == ("cpu", "eager", precision, 2, 3)
+    assert backend.open(2, precision, "cpu", 1, False).threads == 1
+    with pytest.raises(BackendError, match="no precision 'float8': use one of float32, bfloat16, int8"):
+        backend.open(2, "float8", "cpu", 1, False)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_fastest_precision_is_one_that_the_tier_has_an_instruction_for(
+    tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASTFAST_CPU_TIER", tier)
+    assert backend.fastest_precision() == ("bfloat16" if tier in ("avx512_bf16", "amx") else "float32")
 
 
 def test_a_tier_that_the_machine_lacks_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from astfast.backends.cpu import ops as cpu
-
     class Native:
         @staticmethod
         def tiers() -> list[tuple[str, str]]:
             return [("scalar", ""), ("avx2", "the processor has no AVX2")]
 
-    monkeypatch.setattr(cpu, "native", Native)
+    monkeypatch.setattr(tiers, "native", Native)
     with pytest.raises(BackendError, match="avx2 can't run here: the processor has no AVX2"):
         choose_tier("avx2")
 

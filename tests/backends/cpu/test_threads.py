@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from astfast.backends.cpu.ops import CpuOps, native
+from astfast.backends.cpu.ops import CpuOps
+from astfast.backends.cpu.tiers import native
 from astfast.ops import LayerNorm, Linear, NormLinear
 
 

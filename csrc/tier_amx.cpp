@@ -1,4 +1,4 @@
-// AMX: bfloat16 and int8 on tiles, attention in bfloat16 for both.
+// Tier amx: bfloat16 and int8 on AMX tiles, attention in bfloat16 for both.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -21,6 +21,7 @@
 // clang-format off
 #include "vector_avx512-inl.h"
 #include "math-inl.h"
+#include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"

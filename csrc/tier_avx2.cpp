@@ -1,4 +1,4 @@
-// AVX2 and FMA: tiles of 6 x 16, of float32 or of int32 sums.
+// Tier avx2 (AVX2, FMA, F16C): tiles of 6 x 16, of float32 or of int32 sums.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -18,6 +18,7 @@
 // clang-format off
 #include "vector_avx2-inl.h"
 #include "math-inl.h"
+#include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"
@@ -30,10 +31,10 @@ namespace astfast {
 
 using Shape = TileShape<Avx2, 2, 12, 2, BlocksOfPanels>;
 template <Precision kPrecision>
-using Gemm = FloatGemm<Avx2, Shape, kPrecision>;
+using Avx2Gemm = FloatGemm<Avx2, Shape, kPrecision>;
 
-const Kernels avx2_float32 = kernels_of<Gemm<Precision::kFloat32>>("avx2", Precision::kFloat32);
-const Kernels avx2_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("avx2", Precision::kBfloat16);
+const Kernels avx2_float32 = kernels_of<Avx2Gemm<Precision::kFloat32>>("avx2", Precision::kFloat32);
+const Kernels avx2_bfloat16 = kernels_of<Avx2Gemm<Precision::kBfloat16>>("avx2", Precision::kBfloat16);
 const Kernels avx2_int8 = kernels_of<MaddGemm<Shape>>("avx2", Precision::kInt8);
 
 }  // namespace astfast

@@ -1,4 +1,4 @@
-// AVX-512 BF16: tiles of 8 x 48, two products an accumulator and instruction.
+// Tier avx512_bf16 (AVX-512 BF16): tiles of 8 x 48, two products an accumulator and instruction.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -20,6 +20,7 @@
 // clang-format off
 #include "vector_avx512-inl.h"
 #include "math-inl.h"
+#include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"
@@ -33,12 +34,12 @@ namespace {
 
 struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<Bf16Gemm> {
     using Vector = __m512i;
-    using Columns = Bf16Gemm;
-    using Values = Bf16Gemm;
-    static constexpr int kUnits = 1;
+    using WeightPacking = Bf16Gemm;
+    using ValueGemm = Bf16Gemm;
+    static constexpr int kPadUnits = 1;
 
-    static Sum first(const std::byte*, int) { return V::zero(); }
-    static V::F load_sum(const float* c) { return V::load(c); }
+    static Sum initial_sum(const std::byte*, int) { return Simd::zero(); }
+    static Simd::F load_sum(const float* c) { return Simd::load(c); }
 
     static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }
     static Vector broadcast(const std::byte* a) {

@@ -1,4 +1,4 @@
-// AVX-512 F, BW, VL, DQ: tiles of 8 x 48 float32.
+// Tier avx512 (AVX-512 F, BW, VL, DQ): tiles of 8 x 48 float32.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -20,6 +20,7 @@
 // clang-format off
 #include "vector_avx512-inl.h"
 #include "math-inl.h"
+#include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"
@@ -30,12 +31,12 @@
 namespace astfast {
 
 template <Precision kPrecision>
-using Gemm = FloatGemm<Avx512, TileShape<Avx512, 4, 24, 3, WholePanels>, kPrecision>;
+using Avx512Gemm = FloatGemm<Avx512, TileShape<Avx512, 4, 24, 3, WholePanels>, kPrecision>;
 
-const Kernels avx512_float32 = kernels_of<Gemm<Precision::kFloat32>>("avx512", Precision::kFloat32);
-const Kernels avx512_bfloat16 = kernels_of<Gemm<Precision::kBfloat16>>("avx512", Precision::kBfloat16);
-const Kernels avx512_int8 =
-    kernels_of<Gemm<Precision::kInt8>, DotAttention<Gemm<Precision::kBfloat16>>>("avx512", Precision::kInt8);
+const Kernels avx512_float32 = kernels_of<Avx512Gemm<Precision::kFloat32>>("avx512", Precision::kFloat32);
+const Kernels avx512_bfloat16 = kernels_of<Avx512Gemm<Precision::kBfloat16>>("avx512", Precision::kBfloat16);
+const Kernels avx512_int8 = kernels_of<Avx512Gemm<Precision::kInt8>, DotAttention<Avx512Gemm<Precision::kBfloat16>>>(
+    "avx512", Precision::kInt8);
 
 }  // namespace astfast
 

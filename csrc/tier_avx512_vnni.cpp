@@ -1,4 +1,4 @@
-// AVX-512 VNNI: int8, attention included.
+// Tier avx512_vnni (AVX-512 VNNI): int8, attention included.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -20,6 +20,7 @@
 // clang-format off
 #include "vector_avx512-inl.h"
 #include "math-inl.h"
+#include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"

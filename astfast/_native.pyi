@@ -1,0 +1,104 @@
+"""Types of the native C++ module (csrc/bindings.cpp). Wrong arguments raise ValueError naming the argument."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Activations are float32, or bfloat16 as the upper halves of float32 values in uint16.
+Activations = NDArray[np.float32] | NDArray[np.uint16]
+
+def available_threads() -> int:
+    """Physical cores that this process may keep busy: affinity mask and cgroup quota."""
+
+def empty(bytes: int, /) -> NDArray[np.uint8]:
+    """Memory of undefined contents, 64-byte aligned, on huge pages where it is large."""
+
+def tiers() -> list[tuple[str, str]]:
+    """(name, what this machine lacks for it or "") of every tier, each faster than the one before it."""
+
+class PackedLinear:
+    """A linear layer in the layout of one tier and precision."""
+
+class PackedEmbed:
+    """A patch projection with its prefix tokens and positions."""
+
+class PackedNorm:
+    """A LayerNorm."""
+
+    def __init__(self, weight: NDArray[np.float32], bias: NDArray[np.float32], eps: float) -> None:
+        """Weight and bias [D]."""
+
+class ComputeContext:
+    """Kernels of a tier in a precision, and a number of threads."""
+
+    def __init__(self, tier: str, precision: str, threads: int) -> None:
+        """Precision float32, bfloat16 or int8."""
+
+    @property
+    def tier(self) -> str:
+        """Name of the tier whose kernels compute: the one asked for, or one below it."""
+
+    def pack_linear(self, weight: NDArray[np.float32], bias: NDArray[np.float32], exact: bool = False) -> PackedLinear:
+        """Weight [N, K], bias [N]; ``exact``: to be multiplied in float32, by ``head``."""
+
+    def pack_embed(
+        self,
+        kernel: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        prefix: NDArray[np.float32],
+        position: NDArray[np.float32],
+        patch_size: int,
+        frequency_stride: int,
+        time_stride: int,
+    ) -> PackedEmbed:
+        """Kernel [D, patch_size * patch_size] with mel bins contiguous, prefix [P, D], position [P + patches, D]."""
+
+    def patch_embed(self, spectrogram: NDArray[np.float32], w: PackedEmbed, out: NDArray[np.float32], /) -> None:
+        """Spectrogram [B, frames, mels], out [B, P + patches, D]."""
+
+    def norm_linear(
+        self, x: NDArray[np.float32], norm: PackedNorm, w: PackedLinear, out: Activations, gelu: bool, /
+    ) -> None:
+        """x [B, T, K], out [B, T, N]."""
+
+    def linear_residual(self, x: Activations, w: PackedLinear, residual: NDArray[np.float32], /) -> None:
+        """x [B, T, K], residual [B, T, N], added to."""
+
+    def attention(self, q: Activations, kv: Activations, heads: int, out: Activations, /) -> None:
+        """q and out [B, R, D], kv [B, T, 2 D] = [k, v]."""
+
+    def pool(self, x: NDArray[np.float32], norm: PackedNorm, out: NDArray[np.float32], /) -> None:
+        """x [B, R, D], out [B, D]: mean over the R rows of LN(x)."""
+
+    def head(self, x: NDArray[np.float32], norm: PackedNorm, w: PackedLinear, out: NDArray[np.float32], /) -> None:
+        """x [B, D], out [B, L]; ``w`` packed with ``exact``."""
+
+    def exp(self, x: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """e^x for x <= 0, elementwise, as attention computes it."""
+
+    def gelu(self, x: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """gelu(x), elementwise, as the epilogue of a product computes it."""
+
+class LogMel:
+    """Log-mel spectrograms of one front end on one tier."""
+
+    def __init__(
+        self,
+        tier: str,
+        frame_length: int,
+        frame_shift: int,
+        fft_length: int,
+        num_mel_bins: int,
+        pre_emphasis: float,
+        floor: float,
+        shift: float,
+        scale: float,
+        window: NDArray[np.float64],
+        filters: NDArray[np.float64],
+    ) -> None:
+        """Window [frame_length], filters [num_mel_bins, fft_length / 2 + 1]; out = (log-mel - shift) * scale."""
+
+    def run(self, waves: Sequence[NDArray[np.float32]], out: NDArray[Any], threads: int) -> None:
+        """Waves [samples] each, out [B, max_length, num_mel_bins]."""

@@ -1,0 +1,40 @@
+"""The native C++ module and the instruction-set tier that it computes with.
+
+Tiers, each with all that the ones before it have: scalar (any machine), avx2 (AVX2, FMA, F16C), avx512 (F, DQ, BW, VL),
+avx512_vnni, avx512_bf16, amx. The fastest that the machine has is taken unless ASTFAST_CPU_TIER names another.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from astfast import environment
+from astfast.errors import BackendError
+
+
+def native() -> ModuleType:
+    """The native C++ module. Raises BackendError where it was not built."""
+    try:
+        from astfast import _native
+    except ImportError as error:
+        raise BackendError(
+            f"the native module is missing ({error}): install a C++17 compiler and astfast again, from its source"
+        ) from error
+    module: ModuleType = _native
+    return module
+
+
+def choose_tier(tier: str | None = None) -> str:
+    """Name of the tier to compute with: ``tier``, else the one of ASTFAST_CPU_TIER, else the fastest of this machine.
+
+    Raises BackendError for a name that is unknown or a tier that the machine can't run.
+    """
+    missing: dict[str, str] = dict(native().tiers())  # for each tier what the machine lacks, "" if nothing
+    name = tier or environment.cpu_tier()
+    if name is None:
+        return [known for known in missing if not missing[known]][-1]
+    if name not in missing:
+        raise BackendError(f"the CPU tier {name!r} is unknown: set ASTFAST_CPU_TIER to one of {', '.join(missing)}")
+    if missing[name]:
+        raise BackendError(f"the CPU tier {name} can't run here: {missing[name]}. Unset ASTFAST_CPU_TIER.")
+    return name

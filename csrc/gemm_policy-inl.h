@@ -1,0 +1,159 @@
+// The contract of a GEMM policy: the type parameter `Gemm` of packing, products and attention. It says how a tier
+// multiplies in one precision. kernels.h defines rows of A, panels of B and units.
+//
+// Policies: FloatGemm (scalar, avx2, avx512), MaddGemm (avx2 int8), VnniGemm (avx512_vnni and avx512_bf16 int8),
+// Bf16Gemm (avx512_bf16), AmxGemm<AmxBf16> and AmxGemm<AmxInt8> (amx).
+
+// clang-format off
+// member                  | type or signature       | meaning; which policies override it
+// ------------------------+-------------------------+-----------------------------------------------------------------
+// Operands: packing (pack-inl.h)
+// Simd                    | struct                  | the tier's vectors of float32; contract in vector_portable-inl.h
+// Activation              | float, uint16_t         | elements that ops exchange; uint16_t is bfloat16
+// Operand                 | float, uint16_t,        | elements of a row of A; uint16_t is bfloat16, uint8_t is int8
+//                         | int16_t, int8_t,        | offset by 128 (VnniGemm)
+//                         | uint8_t                 |
+// kElementsPerUnit        | int                     | operands along K in a unit. A unit has four bytes in B and in A,
+//                         |                         | more in A only where Operand is longer than B's: FloatGemm in
+//                         |                         | bfloat16
+// kPadUnits               | int                     | K is padded with zeros to a multiple of so many units: 1, AMX 16
+// kRowsTogether           | int                     | rows of A whose lines of 64 bytes alternate: 1, AMX 16
+// kRoundsToBf16           | bool                    | float operands are rounded to bfloat16: FloatGemm in bfloat16
+// kQuantised              | bool                    | int8: rows of A and columns of B are scaled to whole numbers
+// WeightPacking           | struct                  | packs columns of B, has the members above: Gemm itself,
+//                         |                         | FloatGemm in bfloat16 Bf16WeightPacking
+// quant_levels(k)         | int64 -> float          | if kQuantised: what the largest of k magnitudes becomes: 127, of
+//                         |                         | MaddGemm as much as 32-bit sums have room for
+// make_weights(row, k)    | OperandRow, int64       | if kQuantised: turns a row quantised like one of A into one of B,
+//                         | -> int32                | returns the initial sum of its column: 0, VnniGemm -128 x its sum
+//
+// Products of panels (gemm-inl.h). Numbers of tiers that dot vectors come from TileShape.
+// kPanel                  | int                     | columns of a panel of weights
+// kColumnsTogether        | int                     | columns of B that lie together, dividing kPanel: kPanel, AMX 16
+// kRowTile                | int                     | rows of the largest tile of C
+// kChunkBytes             | int64                   | bytes of a row of A that kPanelsTogether panels are multiplied by
+// kPanelsTogether         | int                     | before the next bytes are read: BlocksOfPanels, else all and 1
+// multiply(a, rows, k,    | -> void                 | rows of A times panels of B; at(r, p) makes the epilogue of panel
+//   b, panels, at)        |                         | p from row r on: DotTiles, or AmxGemm's own
+// load_sum(c)             | const float* -> Simd::F | a vector of C, as products leave it, in float32
+//
+// Tiles of dot products (DotTiles, from which all but AmxGemm derive)
+// Vector, Sum             | vector types            | units of B; sums
+// load(b)                 | const byte* -> Vector   | a vector of units
+// load(b, part)           | const byte*, int        | part 0 or 1 of a vector of units, where a unit is longer in A
+//                         | -> Vector               | than in B: FloatGemm in bfloat16
+// broadcast(a)            | const byte* -> Vector   | four bytes of a row of A in all lanes
+// dot(sum, a, b)          | -> Sum                  | sum + a b in each lane, over the products of a unit
+// initial_sum(end, v)     | const byte*, int -> Sum | what sums of vector v of a panel start from, `end` being the end
+//                         |                         | of its units: 0, VnniGemm reads PanelScales::initial_sums
+// kMaxVectors, kMaxWidth  | int                     | vectors, and columns, of the widest tile
+// rows_of(vectors)        | int -> int, constexpr   | rows of a tile of so many vectors
+// kBlockUnits, kTiles,    | int64, int, int, bool   | the order in which tiles read a panel: WholePanels or
+//   kStepsTogether,       |                         | BlocksOfPanels
+//   kStreams              |                         |
+//
+// Attention by DotAttention (attention-inl.h); AMX has AmxAttention instead
+// kQueryTile              | int                     | queries that attend together
+// width_for(n)            | int64 -> int64          | columns of a panel of values for n of them: DotTiles
+// tile(...)               | -> void                 | rows times one panel of keys or values: DotTiles
+// ValueGemm               | policy                  | multiplies probabilities by values, in Gemm's units and tiles:
+//                         |                         | Gemm itself, VnniGemm one without offset (probabilities have no
+//                         |                         | sign)
+// pack_values(head,       | -> void                 | unless kQuantised: columns [d, d + width) of v -> one panel over
+//   width, d, panel)      |                         | all keys
+// probability_levels(n)   | int64 -> float          | if kQuantised: what a probability of 1 becomes, with n keys
+// clang-format on
+
+namespace astfast {
+namespace {
+
+template <class T, class... Types>
+constexpr bool is_one_of = (std::is_same_v<T, Types> || ...);
+
+// Whether Gemm gives what packing asks for; a static_assert names what is missing.
+template <class Gemm>
+constexpr bool packs() {
+    using Operand = typename Gemm::Operand;
+    using Packing = typename Gemm::WeightPacking;
+    constexpr int kOperandBytes = static_cast<int>(sizeof(Operand));
+    static_assert(is_one_of<typename Gemm::Activation, float, std::uint16_t>, "ops exchange float32 or bfloat16");
+    static_assert(is_one_of<Operand, float, std::uint16_t, std::int16_t, std::int8_t, std::uint8_t>);
+    static_assert(64 % (Gemm::Simd::kLanes * kOperandBytes) == 0, "a line holds whole vectors of operands");
+    static_assert(Gemm::kElementsPerUnit * kOperandBytes % 4 == 0, "a unit of A is one or more steps of four bytes");
+    static_assert(Packing::kElementsPerUnit * sizeof(typename Packing::Operand) == 4, "a unit of B has four bytes");
+    static_assert(Packing::kElementsPerUnit == Gemm::kElementsPerUnit && Packing::kPadUnits == Gemm::kPadUnits,
+                  "A and B are padded alike");
+    static_assert(Packing::kQuantised == Gemm::kQuantised);
+    static_assert(is_one_of<std::integral_constant<int, Gemm::kRowsTogether>, std::integral_constant<int, 1>,
+                            std::integral_constant<int, 16>>);
+    static_assert(!Gemm::kRoundsToBf16 || std::is_same_v<Operand, float>, "storing as bfloat16 rounds by itself");
+    if constexpr (Gemm::kQuantised) {
+        static_assert(std::is_same_v<decltype(Gemm::quant_levels(std::int64_t{1})), float>);
+        static_assert(!Gemm::kRoundsToBf16 && std::is_same_v<Packing, Gemm>);
+    }
+    return true;
+}
+
+// Whether Gemm gives what products of panels ask for.
+template <class Gemm>
+constexpr bool multiplies() {
+    using Simd = typename Gemm::Simd;
+    static_assert(packs<Gemm>());
+    static_assert(Gemm::kPanel % Simd::kLanes == 0, "a panel has whole vectors of columns");
+    static_assert(Gemm::kPanel % Gemm::kColumnsTogether == 0 && Gemm::kRowTile % Gemm::kRowsTogether == 0);
+    static_assert(Gemm::kColumnsTogether % Simd::kLanes == 0, "transposed by vectors");
+    static_assert(Gemm::kChunkBytes >= 64 && Gemm::kPanelsTogether >= 1);
+    static_assert(sizeof(Gemm::load_sum(std::declval<const float*>())) == sizeof(typename Simd::F));
+    return true;
+}
+
+// Whether Gemm gives what tiles of dot products ask for.
+template <class Gemm>
+constexpr bool dots_vectors() {
+    using Vector = typename Gemm::Vector;
+    using Sum = typename Gemm::Sum;
+    using Bytes = const std::byte*;
+    static_assert(Gemm::kRowsTogether == 1 && Gemm::kPadUnits == 1, "tiles of dot products read rows one by one");
+    static_assert(sizeof(Sum) == sizeof(typename Gemm::Simd::F), "a vector of sums takes the place of one of float32");
+    static_assert(sizeof(Gemm::load(std::declval<Bytes>())) == sizeof(Vector));
+    static_assert(sizeof(Gemm::broadcast(std::declval<Bytes>())) == sizeof(Vector));
+    static_assert(sizeof(Gemm::dot(std::declval<Sum>(), std::declval<Vector>(), std::declval<Vector>())) ==
+                  sizeof(Sum));
+    static_assert(sizeof(Gemm::initial_sum(std::declval<Bytes>(), 0)) == sizeof(Sum));
+    static_assert(Gemm::kMaxVectors >= 1 && Gemm::kMaxVectors <= 4 && Gemm::kPanel <= Gemm::kMaxWidth);
+    static_assert(Gemm::kMaxWidth == Gemm::kMaxVectors * Gemm::Simd::kLanes && Gemm::rows_of(1) >= 4);
+    static_assert(Gemm::kStepsTogether >= 1 && Gemm::kTiles >= 1 && Gemm::kBlockUnits >= 1);
+    return true;
+}
+
+// Whether Gemm gives what DotAttention asks for.
+template <class Gemm>
+constexpr bool attends() {
+    using ValueGemm = typename Gemm::ValueGemm;
+    static_assert(multiplies<Gemm>() && dots_vectors<Gemm>() && dots_vectors<ValueGemm>());
+    static_assert(ValueGemm::kElementsPerUnit == Gemm::kElementsPerUnit && ValueGemm::kPanel == Gemm::kPanel &&
+                      ValueGemm::kMaxVectors == Gemm::kMaxVectors,
+                  "in the same units and tiles");
+    static_assert(sizeof(typename ValueGemm::Operand) <= sizeof(float), "probabilities take the place of scores");
+    static_assert(Gemm::kQueryTile >= 1);
+    if constexpr (Gemm::kQuantised) {
+        static_assert(std::is_same_v<decltype(Gemm::probability_levels(std::int64_t{1})), float>);
+    } else {
+        static_assert(std::is_same_v<decltype(Gemm::pack_values(std::declval<const Head&>(), std::int64_t{},
+                                                                std::int64_t{}, std::declval<std::byte*>())),
+                                     void>);
+    }
+    return true;
+}
+
+// Members of policies whose quantised operands have a sign.
+struct SignedBytes {
+    static float quant_levels(std::int64_t) { return 127.0f; }
+    template <class Row>
+    static std::int32_t make_weights(const Row&, std::int64_t) {
+        return 0;
+    }
+};
+
+}  // namespace
+}  // namespace astfast
