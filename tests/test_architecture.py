@@ -57,7 +57,7 @@ MAY_BE_HEAVY = {
     "astfast.backends.cuda.packing",
     "astfast.backends.cuda.fallback_ops",
     "astfast.backends.cuda.resample",
-    "astfast.backends.cuda.streams",
+    "astfast.backends.cuda.runtime",
     "astfast.backends.cuda.target",
     "astfast.engines.cuda_graphs",
     "astfast.engines.captured_graph",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from astfast.backends.cuda.streams import Device, Event
+from astfast.backends.cuda.runtime import Event, Runtime
 from astfast.engines.eager import Batch
 
 Kind = Literal["float32", "int16", "spectrogram"]  # of the input: waveforms by type of their samples, or log-mel
@@ -51,12 +51,12 @@ class Program:
     """``replay`` computes ``output`` from ``inputs``, all of them tensors that stay where they are."""
 
     def __init__(
-        self, device: Device, inputs: tuple[torch.Tensor, ...], output: torch.Tensor, replay: Callable[[], None]
+        self, runtime: Runtime, inputs: tuple[torch.Tensor, ...], output: torch.Tensor, replay: Callable[[], None]
     ) -> None:
         self.inputs = inputs
         self.output = output
         self.replay = replay
-        self._device = device
+        self._runtime = runtime
         self._slots: list[Slot] = []
         self._turn = 0
 
@@ -64,32 +64,32 @@ class Program:
         """Sends one batch on its way; at most SLOTS of them may be under way at a time."""
         slot = self._next_slot()
         fill(slot.pinned, clips)
-        with self._device.copying():
-            self._device.wait(slot.consumed)
+        with self._runtime.upload_stream():
+            self._runtime.wait_event(slot.consumed)
             for staged, pinned in zip(slot.staged, slot.pinned, strict=True):
                 staged.copy_(pinned, non_blocking=True)
-            uploaded = self._device.mark()
-        self._device.wait(uploaded)
+            uploaded = self._runtime.record_event()
+        self._runtime.wait_event(uploaded)
         for mine, staged in zip(self.inputs, slot.staged, strict=True):
             mine.copy_(staged)
-        slot.consumed = self._device.mark()
+        slot.consumed = self._runtime.record_event()
         self.replay()
         results = tuple(self._download(slot, i, x) for i, x in enumerate(finish(self.output[: len(clips)])))
-        return Running(results, self._device.mark())
+        return Running(results, self._runtime.record_event())
 
     def _next_slot(self) -> Slot:
         turn, self._turn = self._turn, (self._turn + 1) % SLOTS
         if turn == len(self._slots):
-            pinned = tuple(self._device.pinned(tuple(x.shape), x.dtype) for x in self.inputs)
+            pinned = tuple(self._runtime.pinned_zeros(tuple(x.shape), x.dtype) for x in self.inputs)
             staged = tuple(torch.empty_like(x) for x in self.inputs)
-            self._slots.append(Slot(pinned, staged, self._device.mark()))
+            self._slots.append(Slot(pinned, staged, self._runtime.record_event()))
         return self._slots[turn]
 
     def _download(self, slot: Slot, place: int, x: torch.Tensor) -> torch.Tensor:
         pinned = slot.results.get(place)
         if pinned is None or pinned.shape[1:] != x.shape[1:] or pinned.dtype != x.dtype or len(pinned) < len(x):
             shape = (len(self.output), *x.shape[1:])
-            pinned = slot.results[place] = self._device.pinned(shape, x.dtype)
+            pinned = slot.results[place] = self._runtime.pinned_zeros(shape, x.dtype)
         return pinned[: len(x)].copy_(x, non_blocking=True)
 
 

@@ -23,7 +23,7 @@ from astfast.audio.files import VALUES_PER_BLOCK
 from astfast.audio.inputs import LOUD
 from astfast.backends.cuda.ops import CudaOps
 from astfast.backends.cuda.resample import Resampler
-from astfast.backends.cuda.streams import Event
+from astfast.backends.cuda.runtime import Event
 from astfast.engines.captured_graph import SLOTS, Finish, Kind, Program, Running, kind_of
 from astfast.engines.eager import Batch, Engine, Output
 from astfast.errors import AudioError, BackendError
@@ -58,7 +58,7 @@ class DeviceEngine(Engine):
             fitting = min(LARGEST_BUCKET, ops.micro_batch(config.num_tokens))
             super().__init__(ops, config, weights, batch_size or fitting, family)
         self.buckets = buckets_up_to(self.batch_size)
-        self._device = ops.streams
+        self._runtime = ops.runtime
         self._programs: dict[tuple[int, Kind, Output], Program] = {}
         self._workspaces: dict[int, Mapping[str, Any]] = {}
         self._resamplers: dict[int, Resampler] = {}
@@ -134,7 +134,7 @@ class DeviceEngine(Engine):
         if read.dtype == np.float32 and not (read.min() >= -LOUD and read.max() <= LOUD):  # NaN is neither
             raise AudioError(f"an array of clips holds samples that are not finite, or far from [-1, 1] (+-{LOUD:g})")
         rows = rows[:, :needed]
-        pinned = self._device.pinned(rows.shape, torch.int16 if rows.dtype == np.int16 else torch.float32)
+        pinned = self._runtime.pinned_zeros(rows.shape, torch.int16 if rows.dtype == np.int16 else torch.float32)
         pinned.numpy()[:] = rows
         return pinned.to(self.ops.device, non_blocking=True)
 
@@ -197,11 +197,11 @@ class DeviceEngine(Engine):
             )
         with self._lock, self.ops.inference():
             if self._last is not None:
-                self._device.wait(self._last)
+                self._runtime.wait_event(self._last)
             try:
                 yield
             finally:
-                self._last = self._device.mark()
+                self._last = self._runtime.record_event()
 
     def _within_memory(self, work: Callable[[Program], T], bucket: int, kind: Kind, output: Output) -> T | None:
         """``work`` with the program of a bucket; None if there is too little memory, and smaller buckets now."""
@@ -209,10 +209,10 @@ class DeviceEngine(Engine):
             return work(self._program(bucket, kind, output))
         except torch.OutOfMemoryError as error:
             message = str(error).splitlines()[0]
-        self._device.synchronize()
+        self._runtime.synchronize()
         self._programs = {key: program for key, program in self._programs.items() if key[0] < bucket}
         self._workspaces = {key: buffers for key, buffers in self._workspaces.items() if key < bucket}
-        self._device.release()
+        self._runtime.empty_cache()
         if bucket == self.buckets[0]:
             raise BackendError(f"{self.hardware}: not enough memory even for {bucket} clip at a time: {message}")
         self.buckets = tuple(b for b in self.buckets if b < bucket)
@@ -249,7 +249,7 @@ class DeviceEngine(Engine):
             self._model(spectrogram, ws, output)
 
         try:
-            replay = self._device.capture(compute)
+            replay = self._runtime.capture(compute)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -260,7 +260,7 @@ class DeviceEngine(Engine):
                 stacklevel=2,
             )
             replay = compute
-        return Program(self._device, inputs, ws[BUFFERS[output]], replay)
+        return Program(self._runtime, inputs, ws[BUFFERS[output]], replay)
 
     def _noise(self, bucket: int, kind: Kind) -> tuple[torch.Tensor, ...]:
         """Inputs of a program, filled with what kernels can be checked on; the caller's random numbers stay his."""

@@ -1,4 +1,4 @@
-"""A device that takes notes, in the place of a GPU's streams and graphs, and torch's ops for an engine on it."""
+"""A runtime that records calls instead of a GPU's streams and graphs, and a GPU backend of PyTorch's ops on it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,14 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from astfast.backends.cuda.autotune import NO_COMPILER, Chooser
 from astfast.backends.cuda.ops import CudaOps, Target
-from astfast.backends.cuda.streams import HostDevice
+from astfast.backends.cuda.runtime import HostRuntime
 from astfast.kernels import launch
-from astfast.models import recognise as checkpoint
+from astfast.models.base import ModelConfig
 
 GPU = Target(90, 132, "a GPU that is not here")
 
 
-class Note:
+class RecordedEvent:
     def __init__(self, log: list[str]) -> None:
         self.log = log
 
@@ -25,7 +25,7 @@ class Note:
 
 
 class Allocations(TorchDispatchMode):
-    """Names of the operators that made new memory."""
+    """Names of the operators that allocated memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class Allocations(TorchDispatchMode):
         return result
 
 
-class NotedDevice(HostDevice):
-    """Runs everything at once, as HostDevice, and notes what it was asked for; captures as a GPU does."""
+class RecordingRuntime(HostRuntime):
+    """Runs everything at once, as HostRuntime, and logs what it was asked for; captures as a GPU does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,16 +50,16 @@ class NotedDevice(HostDevice):
         self.inside = 0
 
     @contextlib.contextmanager
-    def copying(self) -> Iterator[None]:
+    def upload_stream(self) -> Iterator[None]:
         self.log.append("upload")
         self.uploading = True
         yield
         self.uploading = False
 
-    def mark(self) -> Note:
-        return Note(self.log)
+    def record_event(self) -> RecordedEvent:
+        return RecordedEvent(self.log)
 
-    def wait(self, event: Note) -> None:
+    def wait_event(self, event: RecordedEvent) -> None:
         self.log.append("uploads wait" if self.uploading else "stream waits")
 
     def synchronize(self) -> None:
@@ -88,11 +88,11 @@ def no_compiler(_: launch.Launch) -> None:
     raise RuntimeError(f"{NO_COMPILER}. Please specify via CC environment variable")
 
 
-def torch_ops(loaded: checkpoint.Checkpoint, device: NotedDevice) -> CudaOps:
-    """The GPU backend in float32 with torch's own ops in the place of all kernels."""
-    chooser = Chooser(device, no_compiler, "test")
+def torch_ops(config: ModelConfig, runtime: RecordingRuntime, deterministic: bool = False) -> CudaOps:
+    """The GPU backend in float32 with PyTorch's own ops in the place of all kernels."""
+    chooser = Chooser(runtime, no_compiler, "test", deterministic)
     chooser._no_compiler = True
-    return CudaOps(loaded.config.num_attention_heads, "float32", "cpu", target=GPU, streams=device, chooser=chooser)
+    return CudaOps(config.num_attention_heads, "float32", "cpu", target=GPU, runtime=runtime, chooser=chooser)
 
 
 def waves(count: int) -> list[np.ndarray]:

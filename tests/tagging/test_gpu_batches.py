@@ -17,19 +17,19 @@ from astfast.engines.cuda_graphs import DeviceEngine
 from astfast.engines.eager import Engine
 from astfast.errors import AudioError
 from astfast.models import recognise as checkpoint
-from tests.fakes.recording_runtime import NotedDevice, torch_ops, waves
+from tests.fakes.recording_runtime import RecordingRuntime, torch_ops, waves
 
 
 @pytest.fixture
-def device() -> NotedDevice:
-    return NotedDevice()
+def runtime() -> RecordingRuntime:
+    return RecordingRuntime()
 
 
 @pytest.fixture
-def tagger(tiny_model: Path, device: NotedDevice, monkeypatch: pytest.MonkeyPatch) -> astfast.Tagger:
+def tagger(tiny_model: Path, runtime: RecordingRuntime, monkeypatch: pytest.MonkeyPatch) -> astfast.Tagger:
     """One that takes the noted device for a GPU."""
     monkeypatch.setattr(cuda, "unavailable", lambda _: None)
-    monkeypatch.setattr(cuda, "open_gpu", lambda *_: torch_ops(checkpoint.load(tiny_model), device))
+    monkeypatch.setattr(cuda, "open_gpu", lambda *_: torch_ops(checkpoint.load(tiny_model).config, runtime))
     return astfast.load(tiny_model, device="cuda", precision="float32", batch_size=4)
 
 
@@ -83,7 +83,7 @@ def test_rates_without_a_short_period_are_refused() -> None:
 @pytest.mark.parametrize("rate", [16000, 44100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
 def test_tensors_on_the_device_are_heard_there(
-    engine: DeviceEngine, device: NotedDevice, reference: Engine, rate: int, dtype: torch.dtype
+    engine: DeviceEngine, runtime: RecordingRuntime, reference: Engine, rate: int, dtype: torch.dtype
 ) -> None:
     clips = at_rate(rate)
     if dtype == torch.int16:
@@ -91,8 +91,8 @@ def test_tensors_on_the_device_are_heard_there(
     expected = reference.logits([load_audio(clip, rate).wave for clip in clips])
     np.testing.assert_allclose(engine.hear(clips, rate).numpy(), expected, atol=1e-3)
     np.testing.assert_array_equal(engine.hear(clips.numpy(), rate).numpy(), engine.hear(clips, rate).numpy())
-    assert "upload" not in device.log
-    assert "host waits" not in device.log
+    assert "upload" not in runtime.log
+    assert "host waits" not in runtime.log
     assert {kind for _, kind, _ in engine._programs} == {
         "int16" if (rate, dtype) == (16000, torch.int16) else "float32"
     }
@@ -136,17 +136,17 @@ def test_int16_arrays_go_up_as_they_are(tagger: astfast.Tagger) -> None:
         )
 
 
-def test_a_tagger_hears_tensors_where_they_are(tagger: astfast.Tagger, device: NotedDevice) -> None:
+def test_a_tagger_hears_tensors_where_they_are(tagger: astfast.Tagger, runtime: RecordingRuntime) -> None:
     clips = at_rate(44100)
     there = tagger.logits(clips, sampling_rate=44100), tagger.scores(clips, sampling_rate=44100)
     tags = tagger.classify(clips, sampling_rate=44100, top_k=2)
-    assert "upload" not in device.log
+    assert "upload" not in runtime.log
     here = [clip.numpy() for clip in clips]
     np.testing.assert_allclose(there[0], tagger.logits(here, sampling_rate=44100), atol=1e-3)
     np.testing.assert_allclose(there[1], tagger.scores(here, sampling_rate=44100), atol=1e-4)
     expected = tagger.classify(here, sampling_rate=44100, top_k=2)
     assert [[tag["label"] for tag in clip] for clip in tags] == [[tag["label"] for tag in clip] for clip in expected]
-    assert "upload" in device.log
+    assert "upload" in runtime.log
     with pytest.warns(UserWarning, match=r"the clips are 0\.8 s long and only their first 0\.78 s are heard"):
         tagger.classify(torch.zeros(2, 12800), sampling_rate=16000)
     clips[3, 7] = float("nan")
@@ -178,15 +178,15 @@ def read_on_the_host(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
 def test_arrays_are_heard_like_tensors_on_the_device(
-    tagger: astfast.Tagger, device: NotedDevice, read_on_the_host: list[Any], rate: int, dtype: torch.dtype
+    tagger: astfast.Tagger, runtime: RecordingRuntime, read_on_the_host: list[Any], rate: int, dtype: torch.dtype
 ) -> None:
     """To the bit, in more parts than one: 19 clips are more than the 16 of a call, in buckets of 4."""
     clips = as_type(at_rate(rate, 19), dtype)
     how = {"sampling_rate": rate}
     there = tagger.logits(clips, **how), tagger.scores(clips, **how), tagger.classify(clips, top_k=2, **how)
     largest: list[int] = []
-    pinned = device.pinned
-    device.pinned = lambda shape, type: largest.append(shape[0]) or pinned(shape, type)  # type: ignore[method-assign]
+    pinned = runtime.pinned_zeros
+    runtime.pinned_zeros = lambda shape, type: largest.append(shape[0]) or pinned(shape, type)  # type: ignore[method-assign]
     array = clips.numpy()
     array.flags.writeable = False  # as np.frombuffer gives them
     with warnings.catch_warnings():

@@ -17,7 +17,7 @@ import torch
 from astfast.backends.cuda import autotune_cache as verdicts
 from astfast.backends.cuda.autotune_cache import Verdict
 from astfast.backends.cuda.op_call import Call
-from astfast.backends.cuda.streams import Device
+from astfast.backends.cuda.runtime import Runtime
 from astfast.errors import BackendError
 from astfast.kernels import launch
 
@@ -29,8 +29,8 @@ NO_COMPILER = "Failed to find C compiler"  # how Triton says so
 class Chooser:
     """Who serves each call of one backend. ``deterministic`` chooses by right and wrong only, never by time."""
 
-    def __init__(self, device: Device, launcher: launch.Launcher, machine: str, deterministic: bool = False) -> None:
-        self.device = device
+    def __init__(self, runtime: Runtime, launcher: launch.Launcher, machine: str, deterministic: bool = False) -> None:
+        self.runtime = runtime
         self.machine = machine
         self.deterministic = deterministic
         self._launcher = launcher
@@ -60,7 +60,7 @@ class Chooser:
         return self.deterministic or verdict.kernel_is_faster
 
     def _judge(self, call: Call) -> Verdict:
-        if self.device.capturing:
+        if self.runtime.capturing:
             raise BackendError(f"{call.key} is new inside a graph capture: run the model once before it")
         try:
             verdict = Verdict(check(call, self._launcher))
@@ -73,8 +73,8 @@ class Chooser:
         if verdict.wrong is None and not self.deterministic:
             own = call.with_own_outputs()
             kernel, torchs = (
-                self.device.seconds(lambda: self._launcher(own.launch())),
-                self.device.seconds(own.run_torch),
+                self.runtime.benchmark(lambda: self._launcher(own.launch())),
+                self.runtime.benchmark(own.run_torch),
             )
             verdict = Verdict(None, kernel, torchs)
         verdicts.remember(self.machine, call.key, verdict)

@@ -1,6 +1,6 @@
 """The GPU backend: each op is a call, served by its kernel or by torch's own ops. Thin: the work is in both of them.
 
-Nothing here needs a GPU but the default launcher and streams: given the interpreter, an emulator or a recorder in the
+Nothing here needs a GPU but the default launcher and runtime: given the interpreter, an emulator or a recorder in the
 launcher's place, the same code runs on CPU or "meta" tensors.
 """
 
@@ -18,7 +18,7 @@ from astfast.backends.cuda import fallback_ops as torch_ops
 from astfast.backends.cuda.autotune import Chooser, machine_of
 from astfast.backends.cuda.op_call import Call
 from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, PackedLinear, Packing, Stream
-from astfast.backends.cuda.streams import Device, device_of, inference
+from astfast.backends.cuda.runtime import Runtime, inference, runtime_for
 from astfast.backends.cuda.target import Target, driver_version, has_float8, target_of, unavailable
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, kaldi
@@ -50,7 +50,7 @@ class CudaOps:
         launcher: launch.Launcher = launch.run,
         target: Target | None = None,
         tiles: tuning.Tiles | None = None,
-        streams: Device | None = None,
+        runtime: Runtime | None = None,
         chooser: Chooser | None = None,
         deterministic: bool = False,
         stream_scale: float | None = None,
@@ -60,7 +60,7 @@ class CudaOps:
         self.heads = heads
         self.precision = precision
         self.device = torch.device(device)
-        self.streams = streams or device_of(self.device)
+        self.runtime = runtime or runtime_for(self.device)
         self.target = target or target_of(self.device)
         if precision == "float8" and not has_float8(self.target.arch):
             raise BackendError(
@@ -106,7 +106,7 @@ class CudaOps:
         return max(1, TOKENS_AT_ONCE // num_tokens)
 
     def inference(self) -> AbstractContextManager[Any]:
-        return inference(self.streams)
+        return inference(self.runtime)
 
     def to_host(self, x: torch.Tensor) -> NDArray[np.float32]:
         return np.array(x.cpu().numpy(), dtype=np.float32)
@@ -271,10 +271,10 @@ def open_gpu(
     where = torch.device(device)
     if where.index is None:
         where = torch.device(where.type, torch.cuda.current_device())
-    streams = device_of(where)
+    runtime = runtime_for(where)
     target = target_of(where)
-    chooser = Chooser(streams, launch.run, machine_of(target.name, driver_version()), deterministic)
-    how: dict[str, Any] = {"streams": streams, "chooser": chooser, "deterministic": deterministic}
+    chooser = Chooser(runtime, launch.run, machine_of(target.name, driver_version()), deterministic)
+    how: dict[str, Any] = {"runtime": runtime, "chooser": chooser, "deterministic": deterministic}
     how["stream_scale"] = stream_scale
     return CudaOps(heads, precision, str(where), target=target, **how)
 

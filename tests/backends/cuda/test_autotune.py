@@ -22,7 +22,7 @@ from astfast.backends.cuda.autotune import CHECKED_CLIPS, NO_COMPILER, Chooser, 
 from astfast.backends.cuda.autotune_cache import Verdict
 from astfast.backends.cuda.op_call import Call
 from astfast.backends.cuda.ops import CudaOps, Target
-from astfast.backends.cuda.streams import HostDevice
+from astfast.backends.cuda.runtime import HostRuntime
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.cuda_graphs import DeviceEngine
 from astfast.engines.eager import Engine
@@ -45,7 +45,7 @@ LARGE = Tiles(  # few programs: the interpreter spends its time between them
 OPS = {"log_mel", "patch_embed", "norm_linear", "attention", "linear_residual", "pool", "head"}
 
 
-class Clock(HostDevice):
+class Clock(HostRuntime):
     """Times by decree: each measurement takes the next of ``times``, over and over."""
 
     def __init__(self, *times: float) -> None:
@@ -53,7 +53,7 @@ class Clock(HostDevice):
         self.times = times
         self.measured = 0
 
-    def seconds(self, work: Any) -> float:
+    def benchmark(self, work: Any) -> float:
         work()
         self.measured += 1
         return self.times[(self.measured - 1) % len(self.times)]
@@ -231,7 +231,7 @@ def test_verdicts_are_remembered_for_the_machine_that_they_are_of(loaded: checkp
     def measured(machine: str) -> int:
         engine, chooser = backend(loaded, machine=machine)
         engine.logits(waves())
-        return chooser.device.measured
+        return chooser.runtime.measured
 
     judged = measured("a machine")
     assert judged == 2 * len(verdicts.tables()["a machine"])
@@ -245,7 +245,7 @@ def test_deterministic_takes_every_right_kernel_and_times_none(loaded: checkpoin
     kernels = Kernels()
     fixed, chooser = backend(loaded, kernels, TORCH_FIRST, deterministic=True)
     fixed.logits(waves())
-    assert chooser.device.measured == 0
+    assert chooser.runtime.measured == 0
     kernels.launched.clear()
     fixed.logits(waves())
     assert len(kernels.launched) == 4 + 5 * loaded.config.num_hidden_layers + 1
@@ -253,10 +253,10 @@ def test_deterministic_takes_every_right_kernel_and_times_none(loaded: checkpoin
     assert not any(verdict.timed for verdict in table.values())
     engine, timing = backend(loaded)
     engine.logits(waves())
-    assert timing.device.measured == 2 * len(table)  # checked before, timed only now
+    assert timing.runtime.measured == 2 * len(table)  # checked before, timed only now
     again, chooser = backend(loaded, kernels, deterministic=True)  # and times that are known change nothing
     again.logits(waves())
-    assert chooser.device.measured == 0
+    assert chooser.runtime.measured == 0
 
 
 def test_deterministic_takes_one_tile_for_every_batch(loaded: checkpoint.Checkpoint) -> None:
@@ -276,12 +276,12 @@ def test_deterministic_takes_one_tile_for_every_batch(loaded: checkpoint.Checkpo
 @quick
 def test_nothing_is_judged_inside_a_capture(loaded: checkpoint.Checkpoint) -> None:
     engine, chooser = backend(loaded)
-    chooser.device.capturing = True
+    chooser.runtime.capturing = True
     with pytest.raises(BackendError, match=r"log_mel .* is new inside a graph capture"):
         engine.logits(waves())
-    chooser.device.capturing = False
+    chooser.runtime.capturing = False
     expected = engine.logits(waves())
-    chooser.device.capturing = True
+    chooser.runtime.capturing = True
     np.testing.assert_array_equal(engine.logits(waves()), expected)
 
 
