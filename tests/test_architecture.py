@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "version": "",
     "errors": "",
     "environment": "errors",
+    "pcm": "",
     "cache": "environment",
     "labels": "errors",
     "front_end": "errors",
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "backends": "errors ops backends.cpu backends.cuda backends.reference",
     "backends.reference": "front_end ops",
     "backends.cpu": "errors environment front_end ops _native",
-    "backends.cuda": "errors cache front_end ops kernels",
+    "backends.cuda": "errors pcm cache front_end ops kernels",
     # what it does
     "engines": "version errors cache scores ops models backends backends.cuda",
     "tagging": "errors front_end scores audio models engines",

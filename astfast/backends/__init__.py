@@ -56,9 +56,9 @@ class Choice:
 
             return CpuOps(heads, precision, self.threads)
         if self.backend == "cuda":
-            from astfast.backends.cuda.ops import open_gpu
+            from astfast.backends.cuda import backend
 
-            return open_gpu(heads, precision, device, deterministic)
+            return backend.open(heads, precision, device, self.threads, deterministic)
         from astfast.backends.reference import ReferenceOps
 
         return ReferenceOps(heads, device=device)
@@ -73,7 +73,8 @@ class Choice:
 
 def _module(backend: str) -> ModuleType:
     """The module that has a backend's ``unavailable`` and ``fastest_precision``; imports what it is made of."""
-    return importlib.import_module(f"astfast.backends.{'reference' if backend == 'reference' else backend + '.ops'}")
+    names = {"cpu": "cpu.ops", "cuda": "cuda.backend", "reference": "reference"}
+    return importlib.import_module(f"astfast.backends.{names[backend]}")
 
 
 def gpu_present() -> bool:

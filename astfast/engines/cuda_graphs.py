@@ -245,7 +245,7 @@ class DeviceEngine(Engine):
             spectrogram = inputs[0]
             if kind != "spectrogram":
                 waves, lengths = inputs
-                spectrogram = self.ops.log_mel_of_batch(waves, lengths, self.config.front_end, ws["spectrogram"])
+                spectrogram = self.ops.log_mel_on_device(waves, lengths, self.config.front_end, ws["spectrogram"])
             self._model(spectrogram, ws, output)
 
         try:

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import astfast
-from astfast.backends.cuda import ops as cuda
-from astfast.backends.cuda.autotune import Chooser
+from astfast.backends.cuda import backend as cuda
 from astfast.backends.cuda.ops import CudaOps
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.cuda_graphs import DeviceEngine, buckets_up_to, next_bucket
@@ -21,7 +20,7 @@ from astfast.engines.replicas import Replicas
 from astfast.errors import BackendError
 from astfast.kernels import launch
 from astfast.models import recognise as checkpoint
-from tests.fakes.recording_runtime import GPU, RecordingRuntime, no_compiler, pcm, torch_ops, waves
+from tests.fakes.recording_runtime import GPU, RecordingRuntime, pcm, torch_ops, waves
 
 
 @pytest.fixture
@@ -36,7 +35,9 @@ def runtime() -> RecordingRuntime:
 
 @pytest.fixture
 def engine(loaded: checkpoint.Checkpoint, runtime: RecordingRuntime) -> DeviceEngine:
-    return DeviceEngine(torch_ops(loaded.config, runtime), loaded.config, loaded.weights, batch_size=4)
+    return DeviceEngine(
+        torch_ops(loaded.config.num_attention_heads, runtime), loaded.config, loaded.weights, batch_size=4
+    )
 
 
 @pytest.fixture
@@ -100,7 +101,9 @@ def test_warming_up_captures_every_batch_size(engine: DeviceEngine, runtime: Rec
     assert runtime.captures == 3
 
 
-def test_the_host_waits_for_nothing_between_upload_and_download(engine: DeviceEngine, runtime: RecordingRuntime) -> None:
+def test_the_host_waits_for_nothing_between_upload_and_download(
+    engine: DeviceEngine, runtime: RecordingRuntime
+) -> None:
     engine.logits(waves(4))
     runtime.log.clear()
     engine.logits(waves(16))
@@ -286,7 +289,10 @@ def test_a_forked_child_is_told_what_to_do(engine: DeviceEngine) -> None:
 
 def test_several_devices_share_a_batch(loaded: checkpoint.Checkpoint, reference: Engine) -> None:
     devices = [RecordingRuntime() for _ in range(3)]
-    engines = [DeviceEngine(torch_ops(loaded.config, d), loaded.config, loaded.weights, batch_size=2) for d in devices]
+    engines = [
+        DeviceEngine(torch_ops(loaded.config.num_attention_heads, d), loaded.config, loaded.weights, batch_size=2)
+        for d in devices
+    ]
     replicas = Replicas(engines)
     batch = waves(8)
     np.testing.assert_allclose(replicas.logits(batch), reference.logits(batch), atol=2e-4)
@@ -301,7 +307,13 @@ def test_several_devices_share_a_batch(loaded: checkpoint.Checkpoint, reference:
 
 def test_an_error_of_one_device_reaches_the_caller(loaded: checkpoint.Checkpoint) -> None:
     engines = [
-        DeviceEngine(torch_ops(loaded.config, RecordingRuntime()), loaded.config, loaded.weights, batch_size=2) for _ in range(2)
+        DeviceEngine(
+            torch_ops(loaded.config.num_attention_heads, RecordingRuntime()),
+            loaded.config,
+            loaded.weights,
+            batch_size=2,
+        )
+        for _ in range(2)
     ]
     engines[1]._process = -1
     with pytest.raises(BackendError, match="fork"):
@@ -313,15 +325,13 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[RecordingRuntime]:
     """``astfast.load`` on a machine that seems to have two GPUs."""
     devices: list[RecordingRuntime] = []
 
-    def open_gpu(heads: int, precision: str, name: str, deterministic: bool) -> CudaOps:
+    def open_gpu(heads: int, precision: str, name: str, threads: int | None, deterministic: bool) -> CudaOps:
         assert (precision, name, deterministic) == ("float32", f"cuda:{len(devices)}", True)
         devices.append(RecordingRuntime())
-        chooser = Chooser(devices[-1], no_compiler, "test", deterministic)
-        chooser._no_compiler = True
-        return CudaOps(heads, precision, "cpu", target=GPU, runtime=devices[-1], chooser=chooser)
+        return torch_ops(heads, devices[-1], deterministic)
 
     monkeypatch.setattr(cuda, "unavailable", lambda _: None)
-    monkeypatch.setattr(cuda, "open_gpu", open_gpu)
+    monkeypatch.setattr(cuda, "open", open_gpu)
     return devices
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from astfast.backends.cuda.autotune import NO_COMPILER, Chooser
+from astfast.backends.cuda.autotune import NO_COMPILER, Autotuner
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.cuda.runtime import HostRuntime
 from astfast.kernels import launch
-from astfast.models.base import ModelConfig
 
 GPU = Target(90, 132, "a GPU that is not here")
 
@@ -88,11 +87,11 @@ def no_compiler(_: launch.Launch) -> None:
     raise RuntimeError(f"{NO_COMPILER}. Please specify via CC environment variable")
 
 
-def torch_ops(config: ModelConfig, runtime: RecordingRuntime, deterministic: bool = False) -> CudaOps:
+def torch_ops(num_heads: int, runtime: RecordingRuntime, deterministic: bool = False) -> CudaOps:
     """The GPU backend in float32 with PyTorch's own ops in the place of all kernels."""
-    chooser = Chooser(runtime, no_compiler, "test", deterministic)
-    chooser._no_compiler = True
-    return CudaOps(config.num_attention_heads, "float32", "cpu", target=GPU, runtime=runtime, chooser=chooser)
+    autotuner = Autotuner(runtime, no_compiler, "test", deterministic)
+    autotuner.compiler_missing = True
+    return CudaOps(num_heads, "float32", "cpu", target=GPU, runtime=runtime, autotuner=autotuner)
 
 
 def waves(count: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import torch
 
 import astfast
 from astfast.audio.inputs import load_audio
-from astfast.backends.cuda import ops as cuda
+from astfast.backends.cuda import backend as cuda
 from astfast.backends.cuda.resample import Resampler
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.cuda_graphs import DeviceEngine
@@ -29,7 +29,7 @@ def runtime() -> RecordingRuntime:
 def tagger(tiny_model: Path, runtime: RecordingRuntime, monkeypatch: pytest.MonkeyPatch) -> astfast.Tagger:
     """One that takes the noted device for a GPU."""
     monkeypatch.setattr(cuda, "unavailable", lambda _: None)
-    monkeypatch.setattr(cuda, "open_gpu", lambda *_: torch_ops(checkpoint.load(tiny_model).config, runtime))
+    monkeypatch.setattr(cuda, "open", lambda heads, *_: torch_ops(heads, runtime))
     return astfast.load(tiny_model, device="cuda", precision="float32", batch_size=4)
 
 

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 
 import torch
 
-WARMUP_RUNS = 2  # before a capture: the first compiles and autotunes, the second allocates workspaces of what was chosen
+WARMUP_RUNS = (
+    2  # before a capture: the first compiles and autotunes, the second allocates workspaces of what was chosen
+)
 TIMED_REPLAYS, CALLS_PER_GRAPH = 10, 10  # of a benchmark
 
 _capture_lock = threading.Lock()  # one capture at a time in a process, on whichever device: a capture empties caches
