@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "backends.cpu": "errors environment front_end ops _native",
     "backends.cuda": "errors pcm cache front_end ops kernels",
     # what it does
-    "engines": "version errors cache scores ops models backends backends.cuda",
+    "engines": "version errors pcm cache scores ops models backends backends.cuda",
     "tagging": "errors front_end scores audio models engines",
     # what people call
     "integrations": "errors front_end ops checkpoints models backends backends.cpu backends.cuda engines",
@@ -62,6 +62,7 @@ MAY_BE_HEAVY = {
     "astfast.backends.cuda.target",
     "astfast.engines.cuda_graphs",
     "astfast.engines.captured_graph",
+    "astfast.engines.postprocess",
     "astfast.tagging.gpu_batches",
     "astfast.integrations.transformers",
     "astfast.integrations.torch_ops",

@@ -1,4 +1,4 @@
-"""The GPU's engine on CPU tensors: a device that takes notes stands in for streams and graphs, torch's ops compute."""
+"""The GPU engine on CPU tensors: a runtime that records stands in for streams and graphs, PyTorch's ops compute."""
 
 import multiprocessing
 import threading
@@ -14,13 +14,13 @@ import astfast
 from astfast.backends.cuda import backend as cuda
 from astfast.backends.cuda.ops import CudaOps
 from astfast.backends.reference import ReferenceOps
-from astfast.engines.cuda_graphs import DeviceEngine, buckets_up_to, next_bucket
+from astfast.engines.cuda_graphs import CudaGraphEngine, buckets_up_to, next_bucket
 from astfast.engines.eager import Engine
 from astfast.engines.replicas import Replicas
 from astfast.errors import BackendError
 from astfast.kernels import launch
 from astfast.models import recognise as checkpoint
-from tests.fakes.recording_runtime import GPU, RecordingRuntime, pcm, torch_ops, waves
+from tests.fakes.recording_runtime import GPU, RecordingRuntime, gpu_engine, pcm, torch_ops, waves
 
 
 @pytest.fixture
@@ -34,10 +34,8 @@ def runtime() -> RecordingRuntime:
 
 
 @pytest.fixture
-def engine(loaded: checkpoint.Checkpoint, runtime: RecordingRuntime) -> DeviceEngine:
-    return DeviceEngine(
-        torch_ops(loaded.config.num_attention_heads, runtime), loaded.config, loaded.weights, batch_size=4
-    )
+def engine(loaded: checkpoint.Checkpoint, runtime: RecordingRuntime) -> CudaGraphEngine:
+    return gpu_engine(loaded, runtime, 4)
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_a_bucket_is_padded_from_three_quarters_of_it() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 11])
-def test_results_are_those_of_the_reference(engine: DeviceEngine, reference: Engine, count: int) -> None:
+def test_results_are_those_of_the_reference(engine: CudaGraphEngine, reference: Engine, count: int) -> None:
     batch = waves(count)
     np.testing.assert_allclose(engine.features(batch), reference.features(batch), atol=1e-3)
     np.testing.assert_allclose(engine.logits(batch), reference.logits(batch), atol=2e-4)
@@ -77,24 +75,24 @@ def test_results_are_those_of_the_reference(engine: DeviceEngine, reference: Eng
     np.testing.assert_allclose(engine.logits(spectrograms), reference.logits(spectrograms), atol=2e-5)
 
 
-def test_int16_waveforms_go_up_as_they_are(engine: DeviceEngine, runtime: RecordingRuntime) -> None:
+def test_int16_waveforms_go_up_as_they_are(engine: CudaGraphEngine, runtime: RecordingRuntime) -> None:
     batch = waves(5)
     rounded = [wave.astype(np.float32) / 32768 for wave in pcm(batch)]
     np.testing.assert_allclose(engine.logits(pcm(batch)), engine.logits(rounded), atol=1e-5)
-    assert {kind for _, kind, _ in engine._programs} == {"int16", "float32"}
+    assert {kind for _, kind, _ in engine._graphs} == {"int16", "float32"}
     mixed = [pcm(batch)[0], *rounded[1:]]
     np.testing.assert_array_equal(engine.logits(mixed), engine.logits(rounded))
 
 
-def test_a_graph_is_captured_once_for_each_batch_size(engine: DeviceEngine, runtime: RecordingRuntime) -> None:
+def test_a_graph_is_captured_once_for_each_batch_size(engine: CudaGraphEngine, runtime: RecordingRuntime) -> None:
     for count in (1, 5, 4, 1, 9):
         engine.logits(waves(count))
-    assert set(engine._programs) == {(1, "float32", "logits"), (4, "float32", "logits")}
+    assert set(engine._graphs) == {(1, "float32", "logits"), (4, "float32", "logits")}
     assert runtime.captures == 2
     assert runtime.log.count("replay") == 1 + 2 + 1 + 1 + 3
 
 
-def test_warming_up_captures_every_batch_size(engine: DeviceEngine, runtime: RecordingRuntime) -> None:
+def test_warming_up_captures_every_batch_size(engine: CudaGraphEngine, runtime: RecordingRuntime) -> None:
     engine.warmup()
     assert runtime.captures == 3
     engine.logits(waves(7))
@@ -102,7 +100,7 @@ def test_warming_up_captures_every_batch_size(engine: DeviceEngine, runtime: Rec
 
 
 def test_the_host_waits_for_nothing_between_upload_and_download(
-    engine: DeviceEngine, runtime: RecordingRuntime
+    engine: CudaGraphEngine, runtime: RecordingRuntime
 ) -> None:
     engine.logits(waves(4))
     runtime.log.clear()
@@ -120,7 +118,7 @@ def test_nothing_is_allocated_in_a_capture_and_a_layer_is_at_most_six_kernels(
     recorder = launch.Recorder()
     heads = loaded.config.num_attention_heads
     ops = CudaOps(heads, "bfloat16", "cpu", target=GPU, runtime=runtime, launcher=recorder)
-    engine = DeviceEngine(ops, loaded.config, loaded.weights, batch_size=2)
+    engine = CudaGraphEngine(ops, loaded, batch_size=2)
     engine.logits(waves(2))
     assert runtime.made_in_captures == []
     forward_passes = 3  # one before the capture, the capture, its replay
@@ -131,18 +129,18 @@ def test_nothing_is_allocated_in_a_capture_and_a_layer_is_at_most_six_kernels(
 
 
 def test_the_allocation_watch_can_fail(
-    loaded: checkpoint.Checkpoint, runtime: RecordingRuntime, engine: DeviceEngine
+    loaded: checkpoint.Checkpoint, runtime: RecordingRuntime, engine: CudaGraphEngine
 ) -> None:
     engine.logits(waves(1))  # torch's ops allocate
     assert any("addmm" in name for name in runtime.made_in_captures)
 
 
 def test_out_of_memory_goes_on_in_smaller_batches_with_one_warning(
-    engine: DeviceEngine, reference: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: CudaGraphEngine, reference: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = waves(9)
     expected = engine.logits(batch)
-    engine._programs.clear()
+    engine._graphs.clear()
     engine._workspaces.clear()
     empty = engine.ops.empty
 
@@ -157,14 +155,14 @@ def test_out_of_memory_goes_on_in_smaller_batches_with_one_warning(
     assert len(caught) == 1
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert engine.buckets == (1,)
-    assert {bucket for bucket, _, _ in engine._programs} == {1}
+    assert {bucket for bucket, _, _ in engine._graphs} == {1}
 
 
-def test_out_of_memory_on_the_way_loses_no_clip(engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_on_the_way_loses_no_clip(engine: CudaGraphEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = waves(12)
     expected = engine.logits(batch)
-    program = engine._programs[4, "float32", "logits"]
-    replay, calls = program.replay, []
+    graph = engine._graphs[4, "float32", "logits"]
+    replay, calls = graph.replay, []
 
     def fails_once() -> None:
         calls.append(1)
@@ -172,14 +170,14 @@ def test_out_of_memory_on_the_way_loses_no_clip(engine: DeviceEngine, monkeypatc
             raise torch.OutOfMemoryError("tried to allocate 2 GiB")
         replay()
 
-    program.replay = fails_once
+    graph.replay = fails_once
     with pytest.warns(RuntimeWarning, match="going on with 2"):
         got = engine.logits(batch)
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert engine.buckets == (1, 2)
 
 
-def test_too_little_memory_for_one_clip_is_an_error(engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_for_one_clip_is_an_error(engine: CudaGraphEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
@@ -192,21 +190,21 @@ def test_too_little_memory_for_one_clip_is_an_error(engine: DeviceEngine, monkey
 
 
 def test_without_graphs_every_kernel_is_launched_from_the_host(
-    engine: DeviceEngine, runtime: RecordingRuntime, monkeypatch: pytest.MonkeyPatch
+    engine: CudaGraphEngine, runtime: RecordingRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = engine.logits(waves(3))
-    engine._programs.clear()
+    engine._graphs.clear()
 
     def fails(_: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(runtime, "capture", fails)
-    with pytest.warns(RuntimeWarning, match="no graph of the model can be captured"):
+    with pytest.warns(RuntimeWarning, match="can't be captured in a CUDA graph"):
         np.testing.assert_array_equal(engine.logits(waves(3)), expected)
 
 
 def test_spectrograms_on_the_device_give_logits_there(
-    engine: DeviceEngine, runtime: RecordingRuntime, reference: Engine
+    engine: CudaGraphEngine, runtime: RecordingRuntime, reference: Engine
 ) -> None:
     spectrograms = torch.from_numpy(reference.features(waves(7)))
     expected = engine.logits(spectrograms.numpy())
@@ -218,7 +216,7 @@ def test_spectrograms_on_the_device_give_logits_there(
     assert set(runtime.log) == {"stream waits", "replay"}  # nothing was uploaded, the host never waited
 
 
-def test_calls_on_any_stream_follow_each_other(engine: DeviceEngine, runtime: RecordingRuntime) -> None:
+def test_calls_on_any_stream_follow_each_other(engine: CudaGraphEngine, runtime: RecordingRuntime) -> None:
     engine.logits(waves(1))
     runtime.log.clear()
     engine.forward(torch.zeros(1, engine.config.max_length, engine.config.num_mel_bins))
@@ -228,7 +226,7 @@ def test_calls_on_any_stream_follow_each_other(engine: DeviceEngine, runtime: Re
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax", "none"])
-def test_the_best_labels_are_found_on_the_device(engine: DeviceEngine, reference: Engine, activation: str) -> None:
+def test_the_best_labels_are_found_on_the_device(engine: CudaGraphEngine, reference: Engine, activation: str) -> None:
     scores, labels = engine.top_k(waves(5), 3, activation)
     expected_scores, expected_labels = reference.top_k(waves(5), 3, activation)
     assert scores.shape == (5, 3)
@@ -236,23 +234,23 @@ def test_the_best_labels_are_found_on_the_device(engine: DeviceEngine, reference
     np.testing.assert_allclose(scores, expected_scores, atol=2e-4)
 
 
-def test_ties_are_kept_in_the_order_of_the_labels(engine: DeviceEngine) -> None:
+def test_ties_are_kept_in_the_order_of_the_labels(engine: CudaGraphEngine) -> None:
     engine.logits(waves(1))
-    program = engine._programs[1, "float32", "logits"]
-    program.replay = lambda: program.output.copy_(torch.tensor([1.0, 2, 2, 1, 2, 1, 1]))
+    graph = engine._graphs[1, "float32", "logits"]
+    graph.replay = lambda: graph.output.copy_(torch.tensor([1.0, 2, 2, 1, 2, 1, 1]))
     scores, labels = engine.top_k(waves(1), 5, "none")
     assert labels.tolist() == [[1, 2, 4, 0, 3]]
     assert scores.tolist() == [[2, 2, 2, 1, 1]]
 
 
-def test_threads_take_turns(engine: DeviceEngine) -> None:
+def test_threads_take_turns(engine: CudaGraphEngine) -> None:
     expected = engine.logits(waves(3))
     with ThreadPoolExecutor(4) as pool:
         for logits in pool.map(engine.logits, [waves(3)] * 12):
             np.testing.assert_array_equal(logits, expected)
 
 
-def test_an_error_on_the_way_leaves_the_engine_usable(engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_on_the_way_leaves_the_engine_usable(engine: CudaGraphEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = engine.logits(waves(6))
     with pytest.raises(TypeError):
         engine.logits([*waves(5), None])  # type: ignore[list-item]
@@ -262,13 +260,13 @@ def test_an_error_on_the_way_leaves_the_engine_usable(engine: DeviceEngine, monk
     np.testing.assert_array_equal(engine.logits(waves(6)), expected)
 
 
-def test_the_callers_random_numbers_are_left_alone(engine: DeviceEngine) -> None:
+def test_the_callers_random_numbers_are_left_alone(engine: CudaGraphEngine) -> None:
     state = torch.get_rng_state()
     engine.logits(waves(2))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_forked_child_is_told_what_to_do(engine: DeviceEngine) -> None:
+def test_a_forked_child_is_told_what_to_do(engine: CudaGraphEngine) -> None:
     engine.logits(waves(1))
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
@@ -289,10 +287,7 @@ def test_a_forked_child_is_told_what_to_do(engine: DeviceEngine) -> None:
 
 def test_several_devices_share_a_batch(loaded: checkpoint.Checkpoint, reference: Engine) -> None:
     devices = [RecordingRuntime() for _ in range(3)]
-    engines = [
-        DeviceEngine(torch_ops(loaded.config.num_attention_heads, d), loaded.config, loaded.weights, batch_size=2)
-        for d in devices
-    ]
+    engines = [gpu_engine(loaded, d, 2) for d in devices]
     replicas = Replicas(engines)
     batch = waves(8)
     np.testing.assert_allclose(replicas.logits(batch), reference.logits(batch), atol=2e-4)
@@ -301,20 +296,12 @@ def test_several_devices_share_a_batch(loaded: checkpoint.Checkpoint, reference:
     np.testing.assert_allclose(replicas.features(batch), reference.features(batch), atol=1e-3)
     np.testing.assert_array_equal(replicas.top_k(batch, 2, "sigmoid")[1], reference.top_k(batch, 2, "sigmoid")[1])
     assert replicas.logits(batch[:2]).shape == (2, 7)  # fewer clips than devices
-    assert replicas.clips_a_call == sum(engine.clips_a_call for engine in engines)
+    assert replicas.preferred_batch_size == sum(engine.preferred_batch_size for engine in engines)
     assert replicas.hardware.count(GPU.name) == 3
 
 
 def test_an_error_of_one_device_reaches_the_caller(loaded: checkpoint.Checkpoint) -> None:
-    engines = [
-        DeviceEngine(
-            torch_ops(loaded.config.num_attention_heads, RecordingRuntime()),
-            loaded.config,
-            loaded.weights,
-            batch_size=2,
-        )
-        for _ in range(2)
-    ]
+    engines = [gpu_engine(loaded, RecordingRuntime(), 2) for _ in range(2)]
     engines[1]._process = -1
     with pytest.raises(BackendError, match="fork"):
         Replicas(engines).logits(waves(4))

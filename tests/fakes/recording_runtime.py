@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from astfast.backends.cuda.autotune import NO_COMPILER, Autotuner
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.cuda.runtime import HostRuntime
+from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.kernels import launch
+from astfast.models.base import Model
 
 GPU = Target(90, 132, "a GPU that is not here")
 
@@ -94,6 +97,11 @@ def torch_ops(num_heads: int, runtime: RecordingRuntime, deterministic: bool = F
     return CudaOps(num_heads, "float32", "cpu", target=GPU, runtime=runtime, autotuner=autotuner)
 
 
+def gpu_engine(model: Model, runtime: RecordingRuntime, batch_size: int = 4) -> CudaGraphEngine:
+    """The GPU engine in float32 on CPU tensors."""
+    return CudaGraphEngine(torch_ops(model.config.num_attention_heads, runtime), model, batch_size)
+
+
 def waves(count: int) -> list[np.ndarray]:
     """From half of the model's input to twice as much, and one shorter than a frame."""
     rng = np.random.default_rng(0)
@@ -103,3 +111,11 @@ def waves(count: int) -> list[np.ndarray]:
 
 def pcm(batch: list[np.ndarray]) -> list[np.ndarray]:
     return [(32768 * wave).astype(np.int16) for wave in batch]
+
+
+def at_rate(rate: int, count: int = 5, seconds: float = 0.7) -> torch.Tensor:
+    """[count, samples] tones and noise, louder from clip to clip."""
+    t = np.arange(int(seconds * rate)) / rate
+    rng = np.random.default_rng(2)
+    clips = [np.sin(6000 * (i + 1) ** 0.5 * t) + 0.3 * rng.standard_normal(len(t)) for i in range(count)]
+    return torch.from_numpy(np.stack([0.02 * (i + 1) * clip for i, clip in enumerate(clips)]).astype(np.float32))

@@ -24,7 +24,7 @@ from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.cuda.runtime import HostRuntime
 from astfast.backends.reference import ReferenceOps
-from astfast.engines.cuda_graphs import DeviceEngine
+from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.engines.eager import Engine
 from astfast.errors import BackendError
 from astfast.kernels import launch
@@ -119,7 +119,7 @@ def test_kernels_and_torchs_ops_agree_on_a_whole_model(precision: str, tmp_path:
     folder = checkpoints.write_v4(checkpoints.random_model(seed=0, **small), tmp_path / "model")
     loaded = checkpoint.load(folder)
     ops = backend(loaded, launch.interpret, precision=precision)[0].ops
-    engine = DeviceEngine(ops, loaded.config, loaded.weights, batch_size=2)
+    engine = CudaGraphEngine(ops, loaded, batch_size=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         by_kernels = engine.logits(waves(2))
