@@ -67,13 +67,13 @@ class Engine:
         return np.take_along_axis(scores, best, 1), best
 
     @property
-    def takes_int16(self) -> bool:
+    def accepts_int16(self) -> bool:
         """Whether waveforms may be int16."""
         return False
 
-    def hears(self, batch: Any) -> bool:  # noqa: ARG002
-        """Whether a batch is a 2-D tensor of clips on the engine's own GPU, or such an array, that a DeviceEngine can
-        ``hear``."""
+    def accepts_on_device(self, batch: Any) -> bool:  # noqa: ARG002
+        """Whether a batch is a 2-D tensor of clips on the engine's own GPU, or such an array, that a
+        CudaGraphEngine takes as a DeviceBatch."""
         return False
 
     def warmup(self) -> None:
@@ -82,7 +82,7 @@ class Engine:
         self.embed([silence] * self.batch_size)
 
     @property
-    def clips_a_call(self) -> int:
+    def preferred_batch_size(self) -> int:
         """How many clips a caller who has any number of them should hand over at a time."""
         return self.batch_size
 

@@ -80,9 +80,9 @@ def engine_on(ops: Any, model: Model, batch_size: int | None = None) -> Engine:
     """The engine that a backend's ops are run by."""
     if ops.name != "cuda":
         return Engine(ops, model.config, model.weights, batch_size, model.family)
-    from astfast.engines.cuda_graphs import DeviceEngine
+    from astfast.engines.cuda_graphs import CudaGraphEngine
 
-    return DeviceEngine(ops, model.config, model.weights, batch_size, model.family)
+    return CudaGraphEngine(ops, model, batch_size)  # type: ignore[return-value]
 
 
 def _check_agreement(first: Runner, other: Runner, first_source: Source, source: Source) -> None:

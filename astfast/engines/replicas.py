@@ -35,18 +35,18 @@ class Replicas:
         return sum(engine.batch_size for engine in self.engines)
 
     @property
-    def clips_a_call(self) -> int:
-        return sum(engine.clips_a_call for engine in self.engines)
+    def preferred_batch_size(self) -> int:
+        return sum(engine.preferred_batch_size for engine in self.engines)
 
     @property
-    def takes_int16(self) -> bool:
-        return self.engines[0].takes_int16
+    def accepts_int16(self) -> bool:
+        return self.engines[0].accepts_int16
 
     @property
     def hardware(self) -> str:
         return " + ".join(engine.hardware for engine in self.engines)
 
-    def hears(self, batch: Any) -> bool:  # noqa: ARG002
+    def accepts_on_device(self, batch: Any) -> bool:  # noqa: ARG002
         """Never: no tensor lies on several devices, and arrays are split as waveforms."""
         return False
 

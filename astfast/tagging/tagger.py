@@ -272,7 +272,7 @@ class Tagger:
     def _reading(self, sampling_rate: float | None, window: float | None = None, hop: float | None = None) -> Reading:
         rate = self._loaded()[0].config.front_end.sampling_rate
         needed = max(engine.config.front_end.input_samples for engine in self._loaded())
-        int16 = all(engine.takes_int16 for engine in self._loaded())
+        int16 = all(engine.accepts_int16 for engine in self._loaded())
         return Reading(rate, needed, sampling_rate, window, hop, int16)
 
     def _tagged(
@@ -369,16 +369,16 @@ class Tagger:
         there, the logits [B, L], or for ``best`` = (k, activation asked for) the k best scores and their labels; None
         for any other batch."""
         engine = self._loaded()[0]
-        if len(self._loaded()) > 1 or not engine.hears(batch):
+        if len(self._loaded()) > 1 or not engine.accepts_on_device(batch):
             return None
-        from astfast.tagging.gpu_batches import heard
+        from astfast.tagging.gpu_batches import run_on_device
 
         most = None if best is None else (best[0], activation_of(engine.config.problem_type, len(self.labels), best[1]))
-        return heard(engine, batch, sampling_rate, most)
+        return run_on_device(engine, batch, sampling_rate, most)
 
     @property
     def _batch_size(self) -> int:
-        return max(engine.clips_a_call for engine in self._loaded())
+        return max(engine.preferred_batch_size for engine in self._loaded())
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
