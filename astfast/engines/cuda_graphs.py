@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from astfast.backends.cuda.ops import CudaOps
-from astfast.backends.cuda.resample import Resampler
+from astfast.backends.cuda.resample import Resampler, can_resample
 from astfast.backends.cuda.runtime import Event
 from astfast.engines.base import BUFFERS, Batch, DeviceBatch, FloatArray, ModelEngine, Output
 from astfast.engines.captured_graph import SLOTS, CapturedGraph, HostClips, InputKind, PendingBatch, input_kind
@@ -67,13 +67,15 @@ class CudaGraphEngine(ModelEngine):
     def accepts_int16(self) -> bool:
         return True
 
-    def accepts_on_device(self, batch: Any) -> bool:
-        """Whether ``batch`` is a 2-D tensor on this GPU or NumPy array, float32 or int16, of at least one sample."""
-        if isinstance(batch, torch.Tensor):
-            eligible = batch.device == self.ops.device and batch.dtype in (torch.float32, torch.int16)
+    def accepts_on_device(self, batch: DeviceBatch) -> bool:
+        """Whether the waves are a 2-D tensor on this GPU, or a NumPy array, of float32 or int16 samples, one or more,
+        at a rate that this engine resamples."""
+        waves = batch.waves
+        if isinstance(waves, torch.Tensor):
+            eligible = waves.device == self.ops.device and waves.dtype in (torch.float32, torch.int16)
         else:
-            eligible = type(batch) is np.ndarray and batch.dtype in (np.float32, np.int16)
-        return eligible and batch.ndim == 2 and 0 not in batch.shape
+            eligible = type(waves) is np.ndarray and waves.dtype in (np.float32, np.int16)
+        return eligible and waves.ndim == 2 and 0 not in waves.shape and can_resample(batch.rate, self.sampling_rate)
 
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
         """The k best scores [B, k], best first, and the indices of their labels; ties by index. Only these are
@@ -106,6 +108,8 @@ class CudaGraphEngine(ModelEngine):
                 self._run([silence] * bucket, "logits" if self.config.num_labels else "embedding")
 
     def _run(self, batch: Batch, output: Output) -> FloatArray:
+        if output == "features" and isinstance(batch, np.ndarray):
+            return np.array(batch, np.float32)  # spectrograms already
         return self._run_batch(batch, output, identity)[0]
 
     def _run_batch(self, batch: Batch, output: Output, postprocess: Postprocess) -> list[NDArray[Any]]:

@@ -72,6 +72,7 @@ def test_results_are_those_of_the_reference(engine: CudaGraphEngine, reference: 
     np.testing.assert_allclose(engine.logits(batch), reference.logits(batch), atol=2e-4)
     np.testing.assert_allclose(engine.embed(batch), reference.embed(batch), atol=2e-4)
     spectrograms = reference.features(batch)
+    np.testing.assert_array_equal(engine.features(spectrograms), spectrograms)
     np.testing.assert_allclose(engine.logits(spectrograms), reference.logits(spectrograms), atol=2e-5)
 
 

@@ -133,10 +133,13 @@ def test_a_rate_without_a_short_period_is_refused_and_leaves_the_engine_usable(e
 def test_only_plain_batches_of_clips_are_accepted(engine: CudaGraphEngine) -> None:
     clips = np.zeros((2, 9), np.float32)
     for plain in (clips, clips.astype(np.int16), torch.zeros(2, 9), torch.zeros(2, 9, dtype=torch.int16)):
-        assert engine.accepts_on_device(plain)
+        assert engine.accepts_on_device(DeviceBatch(plain, 44100))
     odd = (clips.astype(np.float64), clips.astype(">f4"), clips[0], clips[:0], clips[:, :0], clips[None], [clips[0]])
     tensors = (torch.zeros(2, 9).double(), torch.zeros(9), torch.zeros(2, 9, device="meta"))
-    assert not any(engine.accepts_on_device(batch) for batch in (*odd, *tensors, np.ma.masked_array(clips), "path"))
+    for waves in (*odd, *tensors, np.ma.masked_array(clips), "path"):
+        assert not engine.accepts_on_device(DeviceBatch(waves, 44100))
+    assert engine.accepts_on_device(DeviceBatch(clips, 16000 - 5))  # a period of 3,200 samples
+    assert not engine.accepts_on_device(DeviceBatch(clips, 16001))
 
 
 def test_an_empty_batch_gives_empty_results(engine: CudaGraphEngine) -> None:

@@ -11,6 +11,7 @@ import torch
 import astfast
 from astfast.audio.inputs import load_audio
 from astfast.backends.cuda import backend as cuda
+from astfast.engines.base import DeviceBatch
 from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.errors import AudioError
 from tests.fakes.recording_runtime import RecordingRuntime, at_rate, torch_ops, waves
@@ -164,7 +165,7 @@ def test_arrays_that_are_not_plain_are_read_on_the_host(
 ) -> None:
     clips = at_rate(44100, 2).numpy()
     for odd in (clips.astype(np.float64), clips.astype(">f4"), (1e9 * clips).astype(np.int32)):
-        assert not engine.accepts_on_device(odd)
+        assert not engine.accepts_on_device(DeviceBatch(odd, 44100))
         tagger.classify(odd, sampling_rate=44100)
     tagger.classify(clips, sampling_rate=16001)  # no short period
     tagger.classify(clips[:, :32], sampling_rate=44100)

@@ -30,7 +30,7 @@ class Resampler:
 
     def __init__(self, rate: int, target_rate: int, device: torch.device) -> None:
         self.old, self.new = periods(rate, target_rate)
-        if max(self.old, self.new) > MAX_PERIOD:
+        if not can_resample(rate, target_rate):
             raise AudioError(
                 f"{rate} Hz is resampled to {target_rate} Hz on the CPU only: pass the clips in host memory, or at a "
                 "usual rate"
@@ -56,6 +56,11 @@ class Resampler:
         padded = F.pad(waves, (self.reach, max(0, end - self.reach - waves.shape[1])))[:, :end]
         frames = padded.unfold(1, len(self._matrix), self.old)  # [B, blocks, width]
         return (frames @ self._matrix).flatten(1)[:, :samples]
+
+
+def can_resample(rate: int, target_rate: int) -> bool:
+    """Whether two rates in Hz have a period in common that is short enough for a ``Resampler``."""
+    return max(periods(rate, target_rate)) <= MAX_PERIOD
 
 
 def periods(rate: int, target_rate: int) -> tuple[int, int]:
