@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from astfast.audio.inputs import expand_batch
 from astfast.audio.prefetch import Reading, read
 from astfast.audio.windows import Window
+from astfast.engines.base import DeviceBatch
 from astfast.engines.load import LoadArguments, Runner, load_members
 from astfast.errors import AstfastError, AudioError
 from astfast.front_end import FrontEnd
@@ -369,7 +370,8 @@ class Tagger:
         there, the logits [B, L], or for ``best`` = (k, activation asked for) the k best scores and their labels; None
         for any other batch."""
         engine = self._loaded()[0]
-        if len(self._loaded()) > 1 or not engine.accepts_on_device(batch):
+        rate = int(sampling_rate or engine.config.front_end.sampling_rate)
+        if len(self._loaded()) > 1 or not engine.accepts_on_device(DeviceBatch(batch, rate)):
             return None
         from astfast.tagging.gpu_batches import run_on_device
 
