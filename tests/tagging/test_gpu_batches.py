@@ -37,8 +37,7 @@ def engine(tagger: astfast.Tagger) -> CudaGraphEngine:
     return engine
 
 
-def test_only_the_best_labels_come_back_to_a_tagger(tagger: astfast.Tagger) -> None:
-    (engine,) = tagger._loaded()
+def test_only_the_best_labels_come_back_to_a_tagger(tagger: astfast.Tagger, engine: CudaGraphEngine) -> None:
     tags = tagger.classify(waves(3), sampling_rate=16000, top_k=2)
     (graph,) = engine._graphs.values()
     assert {tuple(result.shape[1:]) for results in graph._results for result in results.values()} == {(2,)}
@@ -50,9 +49,8 @@ def test_only_the_best_labels_come_back_to_a_tagger(tagger: astfast.Tagger) -> N
     )
 
 
-def test_int16_arrays_go_up_as_they_are(tagger: astfast.Tagger) -> None:
+def test_int16_arrays_go_up_as_they_are(tagger: astfast.Tagger, engine: CudaGraphEngine) -> None:
     """At the model's own rate; the same tags, to the bit, as of float32 samples."""
-    (engine,) = tagger._loaded()
     samples = (32768 * at_rate(16000)).to(torch.int16).numpy()
     exact = samples.astype(np.float32) / 32768
     expected = tagger.classify(exact, sampling_rate=16000)
