@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 import astfast
-from astfast.backends.cuda.ops import CudaOps, Target, open_gpu
+from astfast.backends.cuda import backend
+from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.cuda.target import has_float8
 from astfast.benchmarking.compare import transformers_model
 from astfast.engines.eager import Engine
@@ -71,7 +72,7 @@ class Bench:
         """What a user gets: graphs, and torch's own op for a kernel that is wrong or slower."""
         loaded = self.loaded()
         heads = loaded.config.num_attention_heads
-        ops = self.ops(heads, precision) if self.dry_run else open_gpu(heads, precision, self.device)
+        ops = self.ops(heads, precision) if self.dry_run else backend.open(heads, precision, self.device)
         return engine_on(ops, loaded)
 
     def folder(self) -> Path:
@@ -210,7 +211,7 @@ def _forward(bench: Bench, precision: str, batch: int) -> tuple[CudaOps, Callabl
     lengths = torch.full((batch,), samples, dtype=torch.int32, device=bench.device)
 
     def forward() -> Any:
-        spectrogram = ops.log_mel_of_batch(waves, lengths, config.front_end, ws["spectrogram"])
+        spectrogram = ops.log_mel_on_device(waves, lengths, config.front_end, ws["spectrogram"])
         return ast.forward(ops, weights, spectrogram, ws)
 
     return ops, forward

@@ -1,7 +1,7 @@
-"""Backends: one Ops protocol, one reference, and here the one place that chooses.
+"""Backends: implementations of the Ops protocol, and the one place that chooses between them.
 
-A backend is chosen once, at load, never per call. Each backend module has ``unavailable(device) -> str | None``: why it
-can't run here and what to do about it, or None.
+A backend is chosen once, when a model is loaded. Each has a module with the functions of ``Backend``; nothing else of a
+backend is imported before it is chosen.
 """
 
 from __future__ import annotations
@@ -9,26 +9,56 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Protocol, cast
 
+from astfast import notes
 from astfast.errors import BackendError
+from astfast.notes import Note
 from astfast.ops import Ops
 
-BACKENDS = ("cpu", "cuda", "reference")
-PRECISIONS = {
-    "cpu": ("float32", "bfloat16", "int8"),
-    "cuda": ("float32", "float16", "bfloat16", "float8"),
-    "reference": ("float32",),
+MODULES = {
+    "cpu": "astfast.backends.cpu.backend",
+    "cuda": "astfast.backends.cuda.backend",
+    "reference": "astfast.backends.reference",
 }
 NEEDED = {"cpu": {}, "cuda": {"torch": "PyTorch", "triton": "Triton"}, "reference": {"torch": "PyTorch"}}
+BACKENDS = tuple(MODULES)
+
+
+class Backend(Protocol):
+    """The functions that every backend's module has."""
+
+    def unavailable(self, device: str | list[str] = "auto") -> str | None:
+        """Why the backend can't run on this machine and what to do about it; None if it can."""
+        ...
+
+    def precisions(self) -> tuple[str, ...]:
+        """Names of all precisions that it computes in."""
+        ...
+
+    def fastest_precision(self) -> str:
+        """The fastest 16-bit precision that this machine computes natively, else float32."""
+        ...
+
+    def describe(self) -> list[str]:
+        """Lines for ``astfast doctor``."""
+        ...
+
+    def open(self, num_heads: int, precision: str, device: str, threads: int | None, deterministic: bool) -> Ops:
+        """The ops for a model with so many attention heads. Raises BackendError for what can't run here."""
+        ...
+
+
+def module_of(backend: str) -> Backend:
+    """The module of a backend. Raises ImportError where its packages are missing, see ``unavailable``."""
+    return cast(Backend, importlib.import_module(MODULES[backend]))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What ``choose`` decided: enough to make the backend for any model and precision."""
+    """The backend and devices that ``choose`` decided on: enough to open it for any model and precision."""
 
     backend: str
     device: str | list[str]
@@ -39,42 +69,27 @@ class Choice:
         """The devices that share a batch: one, but for a list of GPUs."""
         return [self.device] if isinstance(self.device, str) else list(self.device)
 
-    def make(self, heads: int, precision: str, device: str | None = None, deterministic: bool = False) -> Ops:
-        """The backend for a model with so many heads, on one of ``devices`` (default: the first).
-
-        ``deterministic`` concerns GPUs: nothing is chosen by its time there, and a clip's bits do not depend on its
-        batch; the other backends are so anyway. Raises BackendError for a precision that the backend doesn't have.
-        """
-        device = device or self.devices[0]
-        if precision not in PRECISIONS[self.backend]:
-            known = ", ".join(PRECISIONS[self.backend])
-            raise BackendError(
-                f"the {self.backend} backend has no precision {precision!r}: use one of {known}, or auto"
-            )
-        if self.backend == "cpu":
-            from astfast.backends.cpu.ops import CpuOps
-
-            return CpuOps(heads, precision, self.threads)
-        if self.backend == "cuda":
-            from astfast.backends.cuda.ops import open_gpu
-
-            return open_gpu(heads, precision, device, deterministic)
-        from astfast.backends.reference import ReferenceOps
-
-        return ReferenceOps(heads, device=device)
+    def precisions(self) -> tuple[str, ...]:
+        """Names of all precisions of the backend."""
+        return module_of(self.backend).precisions()
 
     def fastest_precision(self) -> str:
         """The fastest 16-bit precision that this hardware computes natively, else float32."""
-        if self.backend == "reference":
-            return "float32"
-        module = _module(self.backend)
-        return str(module.fastest_precision())
+        return module_of(self.backend).fastest_precision()
 
+    def open(self, num_heads: int, precision: str, device: str | None = None, deterministic: bool = False) -> Ops:
+        """The ops for a model with so many attention heads, on one of ``devices`` (default: the first).
 
-def _module(backend: str) -> ModuleType:
-    """The module that has a backend's ``unavailable`` and ``fastest_precision``; imports what it is made of."""
-    places = {"cpu": "cpu.backend", "cuda": "cuda.ops", "reference": "reference"}
-    return importlib.import_module(f"astfast.backends.{places[backend]}")
+        ``deterministic`` concerns GPUs: no kernel is chosen by its time, and a clip's bits do not depend on its batch;
+        the other backends are so anyway. Raises BackendError for a precision that the backend doesn't have.
+        """
+        if precision not in self.precisions():
+            known = ", ".join(self.precisions())
+            raise BackendError(
+                f"the {self.backend} backend has no precision {precision!r}: use one of {known}, or auto"
+            )
+        device = device or self.devices[0]
+        return module_of(self.backend).open(num_heads, precision, device, self.threads, deterministic)
 
 
 def gpu_present() -> bool:
@@ -87,9 +102,7 @@ def unavailable(backend: str, device: str | list[str] = "auto") -> str | None:
     for package, name in NEEDED[backend].items():
         if importlib.util.find_spec(package) is None:
             return f"{name} is not installed: pip install 'astfast[{backend}]'"
-    module = _module(backend)
-    reason: str | None = module.unavailable(device)
-    return reason
+    return module_of(backend).unavailable(device)
 
 
 def choose(backend: str = "auto", device: str | list[str] = "auto", threads: int | None = None) -> Choice:
@@ -102,10 +115,10 @@ def choose(backend: str = "auto", device: str | list[str] = "auto", threads: int
     for name in names:
         if not re.fullmatch(r"cuda(:\d+)?" if len(names) > 1 else r"auto|cpu|cuda(:\d+)?", name):
             raise BackendError(f"device {name!r} is unknown: use auto, cpu, cuda, cuda:N, or a list of cuda devices")
-    kind = names[0].split(":")[0] if names else "auto"
+    device_type = names[0].split(":")[0] if names else "auto"
     if backend not in ("auto", *BACKENDS):
         raise BackendError(f"backend {backend!r} is unknown: use auto, {', '.join(BACKENDS)}")
-    if {"cpu": "cuda", "cuda": "cpu"}.get(backend) == kind:
+    if {"cpu": "cuda", "cuda": "cpu"}.get(backend) == device_type:
         raise BackendError(f"the {backend} backend does not run on device {device!r}: leave one of the two at auto")
     if len(names) > 1 and backend not in ("auto", "cuda"):
         raise BackendError(f"the {backend} backend runs on one device, not on {len(names)}: only cuda shares a batch")
@@ -113,7 +126,7 @@ def choose(backend: str = "auto", device: str | list[str] = "auto", threads: int
         raise BackendError(f"threads is {threads}: it must be at least 1, or None for all cores")
 
     if backend == "auto":
-        backend = _best(kind)
+        backend = _automatic(device_type)
     reason = unavailable(backend, device)
     if reason is not None:
         raise BackendError(f"the {backend} backend can't run here: {reason}")
@@ -122,21 +135,19 @@ def choose(backend: str = "auto", device: str | list[str] = "auto", threads: int
     return Choice(backend, device, threads)
 
 
-def _best(kind: str) -> str:
-    """The backend for device "auto", "cpu" or "cuda"; says so where it is not the one that the hardware deserves."""
-    if kind == "cuda":
+def _automatic(device_type: str) -> str:
+    """The backend for device "auto", "cpu" or "cuda". Warns if a faster backend exists but can't run."""
+    if device_type == "cuda":
         return "cuda"
-    if kind == "auto" and gpu_present():
+    if device_type == "auto" and gpu_present():
         reason = unavailable("cuda")
         if reason is None:
             return "cuda"
-        warnings.warn(f"this machine's GPU goes unused: {reason}", stacklevel=4)
+        notes.show(Note(f"GPU found but not used: {reason}; running on the CPU"))
     reason = unavailable("cpu")
     if reason is None:
         return "cpu"
     if unavailable("reference") is None:
-        warnings.warn(
-            f"using the slow PyTorch reference, since the native CPU engine can't run: {reason}", stacklevel=4
-        )
+        notes.show(Note(f"using the slow PyTorch reference, since the native CPU engine can't run: {reason}"))
         return "reference"
     return "cpu"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from astfast import backends
-from astfast.backends.cuda import autotune_cache as verdicts
+from astfast.backends.cuda import backend as cuda_backend
 from astfast.errors import AstfastError
 from astfast.models import recognise as checkpoint
 from astfast.version import __version__
@@ -44,21 +44,16 @@ def _lines(usable: list[str]) -> Iterator[str]:
 
             yield from (f"  {'':<10} {line}" for line in describe())
     yield f"  auto takes  {_automatic() if usable else 'nothing: no backend can run'}"
-    yield from _kernels()
+    for line in cuda_backend.describe():
+        if not line.startswith(" "):
+            yield ""
+        yield line
     yield ""
     yield "packages"
     for name in PACKAGES:
         yield f"  {name:<16} {_version(name)}"
     yield ""
     yield f"built-in model   {_built_in()}"
-
-
-def _kernels() -> Iterator[str]:
-    """Who serves each op of the GPU backend, kernel or torch, as far as they were met; all machines of the cache."""
-    for machine, table in sorted(verdicts.tables().items()):
-        yield ""
-        yield f"kernels and torch's own ops, as checked and timed on {machine}"
-        yield from (f"  {line}" for line in verdicts.lines(table))
 
 
 def _automatic() -> str:

@@ -1,108 +1,131 @@
-"""One forward pass at one batch size, captured once, and a batch's way through it: pinned, uploaded, run, returned.
+"""CUDA graph of one forward pass at one batch size, with pinned staging buffers and asynchronous batches.
 
-Buffers stay where they are, as a graph wants it. Two slots hold what is under way: while the device runs one batch, the
-next is packed on the host and uploaded on a stream of its own. Between upload and download nothing waits on the host.
+A graph needs its buffers at fixed addresses. Buffers for SLOTS batches are staged: while the device runs one batch, the
+host packs the next and uploads it on a stream of its own. The host waits only when results are collected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from astfast.backends.cuda.streams import Device, Event
-from astfast.engines.eager import Batch
+from astfast.backends.cuda.runtime import Event, Runtime
+from astfast.engines.base import FloatArray, Waves
+from astfast.engines.postprocess import Postprocess
+from astfast.pcm import INT16_FULL_SCALE
 
-Kind = Literal["float32", "int16", "spectrogram"]  # of the input: waveforms by type of their samples, or log-mel
-SLOTS = 2
-FULL_SCALE = 32768.0  # of int16
-
-Finish = Callable[[torch.Tensor], Sequence[torch.Tensor]]  # what of a program's output [B, ..] comes back
+SLOTS = 2  # batches under way at a time
+InputKind = Literal["float32", "int16", "spectrogram"]  # waveforms by type of their samples, or log-mel spectrograms
+HostClips = Waves | FloatArray  # waveforms, or spectrograms [B, max_length, num_mel_bins]
 
 
 @dataclass
-class Slot:
-    """Buffers of one batch under way, like the program's inputs: pinned on the host, and on the device."""
+class StagingBuffers:
+    """Copies of a graph's inputs for one batch under way: in pinned host memory and on the device."""
 
     pinned: tuple[torch.Tensor, ...]
-    staged: tuple[torch.Tensor, ...]
-    consumed: Event  # the program has taken over what was staged; at first, the memory's last owner is done with it
-    results: dict[int, torch.Tensor] = field(default_factory=dict)  # pinned, by place in the sequence
+    on_device: tuple[torch.Tensor, ...]
+    consumed: Event  # ``on_device`` has been copied to the graph's inputs; at first, its memory is free to be written
 
 
 @dataclass(frozen=True)
-class Running:
-    """A batch that the device may still be working on."""
+class PendingBatch:
+    """Results of a batch that the device may still be working on."""
 
     results: tuple[torch.Tensor, ...]  # pinned
     done: Event
 
     def collect(self) -> list[NDArray[Any]]:
-        """Waits for the results and returns them in memory of their own."""
+        """Waits for the results and returns copies of them."""
         self.done.synchronize()
         return [result.numpy().copy() for result in self.results]
 
 
-class Program:
-    """``replay`` computes ``output`` from ``inputs``, all of them tensors that stay where they are."""
+class CapturedGraph:
+    """A captured forward pass: ``replay`` computes ``output`` from ``inputs``, tensors at fixed addresses.
+
+    - ``inputs``: waveforms [bucket, samples] and their lengths [bucket] int32, or spectrograms only.
+    - ``output``: [bucket, ..] float32.
+    """
 
     def __init__(
-        self, device: Device, inputs: tuple[torch.Tensor, ...], output: torch.Tensor, replay: Callable[[], None]
+        self, runtime: Runtime, inputs: tuple[torch.Tensor, ...], output: torch.Tensor, replay: Callable[[], None]
     ) -> None:
         self.inputs = inputs
         self.output = output
         self.replay = replay
-        self._device = device
-        self._slots: list[Slot] = []
-        self._turn = 0
+        self._runtime = runtime
+        self._staging: list[StagingBuffers | None] = [None] * SLOTS
+        self._results: list[dict[int, torch.Tensor]] = [{} for _ in range(SLOTS)]  # pinned, by place in the sequence
+        self._next_slot = 0
 
-    def submit(self, clips: Batch, finish: Finish) -> Running:
-        """Sends one batch on its way; at most SLOTS of them may be under way at a time."""
-        slot = self._next_slot()
-        fill(slot.pinned, clips)
-        with self._device.copying():
-            self._device.wait(slot.consumed)
-            for staged, pinned in zip(slot.staged, slot.pinned, strict=True):
-                staged.copy_(pinned, non_blocking=True)
-            uploaded = self._device.mark()
-        self._device.wait(uploaded)
-        for mine, staged in zip(self.inputs, slot.staged, strict=True):
-            mine.copy_(staged)
-        slot.consumed = self._device.mark()
+    def submit(self, clips: HostClips | torch.Tensor, postprocess: Postprocess) -> PendingBatch:
+        """Starts one batch, on the current stream; at most SLOTS of them may be pending.
+
+        ``clips``: waveforms or spectrograms in host memory, or a tensor of either on the device, see ``load``.
+        """
+        slot, self._next_slot = self._next_slot, (self._next_slot + 1) % SLOTS
+        if isinstance(clips, torch.Tensor):
+            self.load(clips)
+        else:
+            self._upload(clips, slot)
         self.replay()
-        results = tuple(self._download(slot, i, x) for i, x in enumerate(finish(self.output[: len(clips)])))
-        return Running(results, self._device.mark())
+        outputs = postprocess(self.output[: len(clips)])
+        results = tuple(self._download(self._results[slot], place, x) for place, x in enumerate(outputs))
+        return PendingBatch(results, self._runtime.record_event())
 
-    def _next_slot(self) -> Slot:
-        turn, self._turn = self._turn, (self._turn + 1) % SLOTS
-        if turn == len(self._slots):
-            pinned = tuple(self._device.pinned(tuple(x.shape), x.dtype) for x in self.inputs)
-            staged = tuple(torch.empty_like(x) for x in self.inputs)
-            self._slots.append(Slot(pinned, staged, self._device.mark()))
-        return self._slots[turn]
+    def load(self, clips: torch.Tensor) -> None:
+        """Copies clips on the device, waveforms [B, samples] or spectrograms [B, frames, mels], to ``inputs``."""
+        if len(self.inputs) == 1:
+            self.inputs[0][: len(clips)].copy_(clips)
+            return
+        waves, lengths = self.inputs
+        waves[: len(clips), : clips.shape[1]].copy_(clips)
+        lengths[: len(clips)].fill_(clips.shape[1])
 
-    def _download(self, slot: Slot, place: int, x: torch.Tensor) -> torch.Tensor:
-        pinned = slot.results.get(place)
+    def _upload(self, clips: HostClips, slot: int) -> None:
+        """Copies clips in host memory to the graph's inputs, by way of the slot's staging buffers."""
+        staging = self._staging[slot] = self._staging[slot] or self._new_staging_buffers()
+        fill(staging.pinned, clips)
+        with self._runtime.upload_stream():
+            self._runtime.wait_event(staging.consumed)
+            for on_device, pinned in zip(staging.on_device, staging.pinned, strict=True):
+                on_device.copy_(pinned, non_blocking=True)
+            uploaded = self._runtime.record_event()
+        self._runtime.wait_event(uploaded)
+        for mine, on_device in zip(self.inputs, staging.on_device, strict=True):
+            mine.copy_(on_device)
+        staging.consumed = self._runtime.record_event()
+
+    def _new_staging_buffers(self) -> StagingBuffers:
+        pinned = tuple(self._runtime.pinned_zeros(tuple(x.shape), x.dtype) for x in self.inputs)
+        return StagingBuffers(pinned, tuple(map(torch.empty_like, self.inputs)), self._runtime.record_event())
+
+    def _download(self, buffers: dict[int, torch.Tensor], place: int, x: torch.Tensor) -> torch.Tensor:
+        pinned = buffers.get(place)
         if pinned is None or pinned.shape[1:] != x.shape[1:] or pinned.dtype != x.dtype or len(pinned) < len(x):
             shape = (len(self.output), *x.shape[1:])
-            pinned = slot.results[place] = self._device.pinned(shape, x.dtype)
+            pinned = buffers[place] = self._runtime.pinned_zeros(shape, x.dtype)
         return pinned[: len(x)].copy_(x, non_blocking=True)
 
 
-def kind_of(clips: Batch) -> Kind:
-    """How a batch is uploaded: an array of spectrograms, waveforms that are all int16, or float32 waveforms."""
+def input_kind(clips: HostClips) -> InputKind:
+    """Kind of input of clips in host memory: spectrograms if it is one array, int16 if all waveforms are."""
     if isinstance(clips, np.ndarray):
         return "spectrogram"
     return "int16" if all(clip.dtype == np.int16 for clip in clips) else "float32"
 
 
-def fill(buffers: tuple[torch.Tensor, ...], clips: Batch) -> None:
-    """Clips into the first rows of the inputs of a program; waveforms have a second one, the lengths (0 where no clip
-    is). What lies behind a clip's end stays what it was: it is not read."""
+def fill(buffers: tuple[torch.Tensor, ...], clips: HostClips) -> None:
+    """Copies clips to the first rows of pinned input buffers: spectrograms, or waveforms and lengths (0 without clip).
+
+    Samples after the end of a clip keep old values: they are not read.
+    """
     rows = buffers[0].numpy()
     if len(buffers) == 1:
         rows[: len(clips)] = clips
@@ -113,4 +136,4 @@ def fill(buffers: tuple[torch.Tensor, ...], clips: Batch) -> None:
         lengths[i] = samples = min(len(clip), rows.shape[1])
         rows[i, :samples] = clip[:samples]
         if clip.dtype == np.int16 and rows.dtype == np.float32:
-            rows[i, :samples] /= FULL_SCALE
+            rows[i, :samples] /= INT16_FULL_SCALE

@@ -1,7 +1,7 @@
-"""Runs a model on a GPU: a graph for each batch size of a few, batches through them while the next is uploaded.
+"""GPU engine with CUDA graphs: one graph for each of a few batch sizes, uploads overlapped with computing.
 
-Calls take turns (a graph's buffers are its own), work goes on the caller's current stream, and a batch for which the
-device's memory is too small goes through in smaller ones.
+Calls take turns, since a graph's buffers are its own. Work goes on the caller's current stream. A batch that does not
+fit into the device's memory is run in smaller ones.
 """
 
 from __future__ import annotations
@@ -9,210 +9,198 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from astfast.audio.files import VALUES_PER_BLOCK
-from astfast.audio.inputs import LOUD
 from astfast.backends.cuda.ops import CudaOps
-from astfast.backends.cuda.resample import Resampler
-from astfast.backends.cuda.streams import Event
-from astfast.engines.captured_graph import SLOTS, Finish, Kind, Program, Running, kind_of
-from astfast.engines.eager import Batch, Engine, Output
-from astfast.errors import AudioError, BackendError
-from astfast.models.ast.family import AST
-from astfast.models.base import Family, ModelConfig
+from astfast.backends.cuda.resample import Resampler, can_resample
+from astfast.backends.cuda.runtime import Event
+from astfast.engines.base import BUFFERS, Batch, DeviceBatch, FloatArray, ModelEngine, Output
+from astfast.engines.captured_graph import SLOTS, CapturedGraph, HostClips, InputKind, PendingBatch, input_kind
+from astfast.engines.postprocess import Postprocess, identity, top_k_postprocess
+from astfast.errors import BackendError
+from astfast.models.base import Model
 
-LARGEST_BUCKET = 64
-BATCHES_A_CALL = 4  # so that uploads have something to overlap with
-PADDED = 3 / 4  # a bucket is taken by so many of its clips rather than by two smaller buckets
-BUFFERS: dict[Output, str] = {"features": "spectrogram", "embedding": "embedding", "logits": "logits"}
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "softmax": partial(torch.softmax, dim=-1),
-    "none": lambda logits: logits,
-}
+MAX_BUCKET = 64
+BATCHES_PER_CALL = 4  # so that uploads overlap with computing
+MIN_BUCKET_FILL = 3 / 4  # clips of a bucket from which on it is padded, rather than split into two smaller buckets
 T = TypeVar("T")
-Rows = TypeVar("Rows", torch.Tensor, torch.Tensor | NDArray[Any])  # of a batch
+Clips = Callable[[slice], HostClips | torch.Tensor]  # rows of a batch, as CapturedGraph.submit takes them
 
 
-class DeviceEngine(Engine):
-    """The engine of the GPU backend. Waveforms may also be int16. Raises BackendError in a forked child.
+class CudaGraphEngine(ModelEngine):
+    """One model on one GPU; implements ``engines.base.Engine``. Raises BackendError in a forked child.
 
-    ``batch_size``: the largest bucket; None takes what fills a GPU, or 64.
+    - ``ops``: the GPU backend.
+    - ``model``: the model, its weights as read from the checkpoint.
+    - ``batch_size``: clips of the largest graph; None for what fills the GPU, at most 64.
     """
 
     ops: CudaOps
 
-    def __init__(
-        self, ops: CudaOps, config: ModelConfig, weights: Any, batch_size: int | None = None, family: Family = AST
-    ) -> None:
+    def __init__(self, ops: CudaOps, model: Model, batch_size: int | None = None) -> None:
         with ops.inference():
-            fitting = min(LARGEST_BUCKET, ops.micro_batch(config.num_tokens))
-            super().__init__(ops, config, weights, batch_size or fitting, family)
+            filling = min(MAX_BUCKET, ops.micro_batch(model.config.num_tokens))
+            super().__init__(ops, model, batch_size or filling)
         self.buckets = buckets_up_to(self.batch_size)
-        self._device = ops.streams
-        self._programs: dict[tuple[int, Kind, Output], Program] = {}
+        self._runtime = ops.runtime
+        self._lock = threading.Lock()
+        self._graphs: dict[tuple[int, InputKind, Output], CapturedGraph] = {}
         self._workspaces: dict[int, Mapping[str, Any]] = {}
         self._resamplers: dict[int, Resampler] = {}
-        self._last: Event | None = None  # the end of the last call's work, on whatever stream that was
+        self._last_call: Event | None = None  # end of its work, on whichever stream that was
         self._process = os.getpid()
         self._warned = False
 
     @property
-    def takes_int16(self) -> bool:
-        return True
+    def preferred_batch_size(self) -> int:
+        return BATCHES_PER_CALL * self.buckets[-1]
 
     @property
-    def clips_a_call(self) -> int:
-        return BATCHES_A_CALL * self.buckets[-1]
+    def accepts_int16(self) -> bool:
+        return True
 
-    def warmup(self) -> None:
-        """Checks, compiles and captures everything that ``logits`` of float32 waveforms needs, at every batch size."""
-        silence = np.zeros(1, np.float32)
-        for bucket in self.buckets:
-            if bucket in self.buckets:  # memory may have run out on the way
-                self._run([silence] * bucket, "logits" if self.config.num_labels else "embedding")
+    def accepts_on_device(self, batch: DeviceBatch) -> bool:
+        """Whether the waves are a 2-D tensor on this GPU, or a NumPy array, of float32 or int16 samples, one or more,
+        at a rate that this engine resamples."""
+        waves = batch.waves
+        if isinstance(waves, torch.Tensor):
+            eligible = waves.device == self.ops.device and waves.dtype in (torch.float32, torch.int16)
+        else:
+            eligible = type(waves) is np.ndarray and waves.dtype in (np.float32, np.int16)
+        return eligible and waves.ndim == 2 and 0 not in waves.shape and can_resample(batch.rate, self.sampling_rate)
+
+    def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
+        """The k best scores [B, k], best first, and the indices of their labels; ties by index. Only these are
+        downloaded."""
+        scores, labels = self._run_batch(batch, "logits", top_k_postprocess(k, self._activation(activation)))
+        return scores, labels
 
     def forward(self, spectrograms: torch.Tensor) -> torch.Tensor:
-        """Spectrograms [B, max_length, num_mel_bins], float32, on this device -> logits [B, L] there.
+        """Spectrograms [B, max_length, num_mel_bins] float32 on this GPU -> logits [B, L] float32 there.
 
-        On the caller's current stream; the host waits for nothing.
+        Runs on the caller's current stream and never blocks the host.
         """
+        logits = torch.empty((len(spectrograms), self.config.num_labels), device=self.ops.device)
 
-        def enter(program: Program, rows: torch.Tensor) -> None:
-            program.inputs[0][: len(rows)].copy_(rows)
+        def run(graph: CapturedGraph, rows: slice) -> slice:
+            graph.load(spectrograms[rows])
+            graph.replay()
+            logits[rows] = graph.output[: rows.stop - rows.start]
+            return rows
 
-        return self._on_device(spectrograms, "spectrogram", enter)
+        with self._turn():
+            deque(self._in_buckets(len(spectrograms), "spectrogram", "logits", run), maxlen=0)
+        return logits
 
-    def hear(self, waves: torch.Tensor | NDArray[Any], rate: int) -> torch.Tensor:
-        """Waveforms [B, samples], float32 in [-1, 1] or int16, at ``rate`` Hz -> logits [B, L] on this device.
+    def warmup(self) -> None:
+        """Autotunes, compiles and captures all that ``logits`` of float32 waveforms needs, at every batch size."""
+        silence = np.zeros(1, np.float32)
+        for bucket in self.buckets:
+            if bucket in self.buckets:  # memory may have run out meanwhile
+                self._run([silence] * bucket, "logits" if self.config.num_labels else "embedding")
 
-        A tensor is on this device already; an array goes up as it is, a bucket of clips at a time. On the caller's
-        current stream; the host waits for nothing. Raises AudioError for a rate that can't be resampled on a device,
-        and for an array with samples that are not finite or far from [-1, 1].
+    def _run(self, batch: Batch, output: Output) -> FloatArray:
+        if output == "features" and isinstance(batch, np.ndarray):
+            return np.array(batch, np.float32)  # spectrograms already
+        return self._run_batch(batch, output, identity)[0]
+
+    def _run_batch(self, batch: Batch, output: Output, postprocess: Postprocess) -> list[NDArray[Any]]:
+        """``postprocess`` of an output of all clips, in order, in host memory."""
+        shape, _ = self.model.family.workspace(self.config)[BUFFERS[output]]
+        parts = [[x.numpy() for x in postprocess(torch.empty((0, *shape)))]]  # all there is of an empty batch
+        pending: deque[PendingBatch] = deque()
+        with self._turn():
+            kind, clips = self._clips(batch)
+            try:
+                submit = lambda graph, rows: graph.submit(clips(rows), postprocess)  # noqa: E731
+                for submitted in self._in_buckets(len(batch), kind, output, submit):
+                    pending.append(submitted)
+                    if len(pending) == SLOTS:
+                        parts.append(pending.popleft().collect())
+            finally:  # also after an error: nothing may write to buffers that are being copied
+                parts += [submitted.collect() for submitted in pending]
+        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+    def _clips(self, batch: Batch) -> tuple[InputKind, Clips]:
+        """Kind of input of a batch, and its rows as a graph takes them: at the model's rate, no longer than it reads.
+
+        Raises AudioError for a rate that can't be resampled on the GPU.
         """
-        samples, target = self.config.front_end.input_samples, self.config.front_end.sampling_rate
-        needed, resampler = samples, None
-        if rate != target:
-            if rate not in self._resamplers:
-                self._resamplers[rate] = Resampler(rate, target, self.ops.device)
-            resampler = self._resamplers[rate]
-            needed = resampler.needed(samples)
+        if not isinstance(batch, DeviceBatch):
+            return input_kind(batch), lambda rows: batch[rows]
+        waves, on_host = batch.waves, isinstance(batch.waves, np.ndarray)
+        if batch.rate == self.sampling_rate:
+            if on_host:
+                clips = list(waves)
+                return input_kind(clips), lambda rows: clips[rows]
+            kind: InputKind = "int16" if waves.dtype == torch.int16 else "float32"
+            return kind, lambda rows: waves[rows, : self.input_samples]
+        if batch.rate not in self._resamplers:
+            self._resamplers[batch.rate] = Resampler(batch.rate, self.sampling_rate, self.ops.device)
+        resampler = self._resamplers[batch.rate]
+        needed = resampler.needed(self.input_samples)
 
-        def enter(program: Program, rows: torch.Tensor | NDArray[Any]) -> None:
-            rows = self._uploaded(rows, needed) if isinstance(rows, np.ndarray) else rows[:, :needed]
-            rows = (rows if resampler is None else resampler(rows))[:, :samples]
-            program.inputs[0][: len(rows), : rows.shape[1]].copy_(rows)
-            program.inputs[1][: len(rows)].fill_(rows.shape[1])
+        def resampled(rows: slice) -> torch.Tensor:
+            part = self._uploaded(waves[rows, :needed]) if on_host else waves[rows, :needed]
+            return resampler(part)[:, : self.input_samples]
 
-        int16 = np.int16 if isinstance(waves, np.ndarray) else torch.int16
-        as_it_is = waves.dtype == int16 and resampler is None
-        return self._on_device(waves, "int16" if as_it_is else "float32", enter)
+        return "float32", resampled
 
-    def hears(self, batch: Any) -> bool:
-        if isinstance(batch, torch.Tensor):
-            there = batch.device == self.ops.device and batch.dtype in (torch.float32, torch.int16)
-        else:
-            there = type(batch) is np.ndarray and batch.dtype in (np.float32, np.int16)
-        return there and batch.ndim == 2 and 0 not in batch.shape
-
-    def _uploaded(self, rows: NDArray[Any], needed: int) -> torch.Tensor:
-        """The first ``needed`` samples of clips in host memory, by way of pinned memory, on the caller's stream.
-
-        What is checked reaches as far as the CPU path reads, or farther. Raises AudioError where that path would raise
-        or warn.
-        """
-        read = rows[:, : needed + 2 * VALUES_PER_BLOCK]
-        if read.dtype == np.float32 and not (read.min() >= -LOUD and read.max() <= LOUD):  # NaN is neither
-            raise AudioError(f"an array of clips holds samples that are not finite, or far from [-1, 1] (+-{LOUD:g})")
-        rows = rows[:, :needed]
-        pinned = self._device.pinned(rows.shape, torch.int16 if rows.dtype == np.int16 else torch.float32)
+    def _uploaded(self, rows: NDArray[Any]) -> torch.Tensor:
+        """Waveforms [B, samples] on the GPU, by way of pinned memory, on the caller's stream."""
+        pinned = self._runtime.pinned_zeros(rows.shape, torch.int16 if rows.dtype == np.int16 else torch.float32)
         pinned.numpy()[:] = rows
         return pinned.to(self.ops.device, non_blocking=True)
 
-    def _on_device(self, batch: Rows, kind: Kind, enter: Callable[[Program, Rows], None]) -> torch.Tensor:
-        """Logits [B, L] of what ``enter`` puts into the inputs of programs, some rows of the batch at a time."""
-        logits = torch.empty((len(batch), self.config.num_labels), device=self.ops.device)
-
-        def run(program: Program, start: int, clips: int) -> bool:
-            enter(program, batch[start : start + clips])
-            program.replay()
-            logits[start : start + clips] = program.output[:clips]
-            return True
-
-        with self._turn():
-            start = 0
-            while start < len(batch):
-                bucket = next_bucket(len(batch) - start, self.buckets)
-                clips = min(bucket, len(batch) - start)
-                if self._within_memory(partial(run, start=start, clips=clips), bucket, kind, "logits"):
-                    start += clips
-        return logits
-
-    def top_k(self, batch: Batch, k: int, activation: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        scores, labels = self._through(batch, "logits", best(k, activation))
-        return scores, labels
-
-    def _run(self, batch: Batch, output: Output) -> NDArray[np.float32]:
-        return self._through(batch, output, whole)[0]
-
-    def _through(self, batch: Batch, output: Output, finish: Finish) -> list[NDArray[Any]]:
-        """``finish`` of the output of all clips, in order, on the host."""
-        parts: list[list[NDArray[Any]]] = []
-        under_way: deque[Running] = deque()
-        kind = kind_of(batch)
-        with self._turn():
-            try:
-                start = 0
-                while start < len(batch):
-                    bucket = next_bucket(len(batch) - start, self.buckets)
-                    clips = batch[start : start + bucket]
-                    submit = partial(Program.submit, clips=clips, finish=finish)
-                    running = self._within_memory(submit, bucket, kind, output)
-                    if running is None:
-                        continue
-                    under_way.append(running)
-                    start += len(clips)
-                    if len(under_way) == SLOTS:
-                        parts.append(under_way.popleft().collect())
-            finally:  # whatever went wrong: nobody may write to buffers that are being copied
-                parts += [running.collect() for running in under_way]
-        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    def _in_buckets(
+        self, clips: int, kind: InputKind, output: Output, run: Callable[[CapturedGraph, slice], T]
+    ) -> Iterator[T]:
+        """``run(graph, rows)`` for all rows of a batch, a bucket at a time; in smaller ones if memory runs out."""
+        start = 0
+        while start < clips:
+            bucket = next_bucket(clips - start, self.buckets)
+            rows = slice(start, min(start + bucket, clips))
+            result = self._within_memory(run, rows, bucket, kind, output)
+            if result is not None:
+                start = rows.stop
+                yield result
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """One call at a time, after the work of the last one, whatever streams they use."""
+        """One call at a time, on the device after the work of the last one, whichever streams they use."""
         if os.getpid() != self._process:
             raise BackendError(
                 "this model was loaded on a GPU before the process forked, and CUDA does not survive a fork: load it "
                 "in the child, or start workers with the 'spawn' method"
             )
         with self._lock, self.ops.inference():
-            if self._last is not None:
-                self._device.wait(self._last)
+            if self._last_call is not None:
+                self._runtime.wait_event(self._last_call)
             try:
                 yield
             finally:
-                self._last = self._device.mark()
+                self._last_call = self._runtime.record_event()
 
-    def _within_memory(self, work: Callable[[Program], T], bucket: int, kind: Kind, output: Output) -> T | None:
-        """``work`` with the program of a bucket; None if there is too little memory, and smaller buckets now."""
+    def _within_memory(
+        self, run: Callable[[CapturedGraph, slice], T], rows: slice, bucket: int, kind: InputKind, output: Output
+    ) -> T | None:
+        """``run`` with the graph of a bucket, or None, and smaller buckets from now on, if memory runs out."""
         try:
-            return work(self._program(bucket, kind, output))
+            return run(self._graph(bucket, kind, output), rows)
         except torch.OutOfMemoryError as error:
             message = str(error).splitlines()[0]
-        self._device.synchronize()
-        self._programs = {key: program for key, program in self._programs.items() if key[0] < bucket}
+        self._runtime.synchronize()
+        self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] < bucket}
         self._workspaces = {key: buffers for key, buffers in self._workspaces.items() if key < bucket}
-        self._device.release()
+        self._runtime.empty_cache()
         if bucket == self.buckets[0]:
             raise BackendError(f"{self.hardware}: not enough memory even for {bucket} clip at a time: {message}")
         self.buckets = tuple(b for b in self.buckets if b < bucket)
@@ -226,15 +214,15 @@ class DeviceEngine(Engine):
             )
         return None
 
-    def _program(self, bucket: int, kind: Kind, output: Output) -> Program:
+    def _graph(self, bucket: int, kind: InputKind, output: Output) -> CapturedGraph:
         key = (bucket, kind, output)
-        if key not in self._programs:
-            self._programs[key] = self._captured(bucket, kind, output)
-        return self._programs[key]
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(bucket, kind, output)
+        return self._graphs[key]
 
-    def _captured(self, bucket: int, kind: Kind, output: Output) -> Program:
+    def _capture(self, bucket: int, kind: InputKind, output: Output) -> CapturedGraph:
         if bucket not in self._workspaces:
-            spec = self.family.workspace(self.config)
+            spec = self.model.family.workspace(self.config)
             self._workspaces[bucket] = {
                 name: self.ops.empty((bucket, *shape), buffer) for name, (shape, buffer) in spec.items()
             }
@@ -245,66 +233,49 @@ class DeviceEngine(Engine):
             spectrogram = inputs[0]
             if kind != "spectrogram":
                 waves, lengths = inputs
-                spectrogram = self.ops.log_mel_of_batch(waves, lengths, self.config.front_end, ws["spectrogram"])
-            self._model(spectrogram, ws, output)
+                spectrogram = self.ops.log_mel_on_device(waves, lengths, self.config.front_end, ws["spectrogram"])
+            self._compute(spectrogram, ws, output)
 
         try:
-            replay = self._device.capture(compute)
+            replay = self._runtime.capture(compute)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             warnings.warn(
-                f"{self.hardware}: no graph of the model can be captured, so that every kernel is launched from the "
-                f"host: {error}",
+                f"{self.hardware}: the model can't be captured in a CUDA graph, so that every kernel is launched from "
+                f"the host: {error}",
                 RuntimeWarning,
                 stacklevel=2,
             )
             replay = compute
-        return Program(self._device, inputs, ws[BUFFERS[output]], replay)
+        return CapturedGraph(self._runtime, inputs, ws[BUFFERS[output]], replay)
 
-    def _noise(self, bucket: int, kind: Kind) -> tuple[torch.Tensor, ...]:
-        """Inputs of a program, filled with what kernels can be checked on; the caller's random numbers stay his."""
-        front_end = self.config.front_end
+    def _noise(self, bucket: int, kind: InputKind) -> tuple[torch.Tensor, ...]:
+        """Inputs of a graph, filled with noise to check kernels on. Does not touch the global RNG state."""
         device = self.ops.device
-        shape: tuple[int, ...] = (bucket, front_end.input_samples)
+        shape: tuple[int, ...] = (bucket, self.input_samples)
         if kind == "spectrogram":
-            shape = (bucket, front_end.max_length, front_end.num_mel_bins)
+            shape = (bucket, self.config.max_length, self.config.num_mel_bins)
         noise = torch.randn(shape, generator=torch.Generator(device).manual_seed(0), device=device)
         if kind == "spectrogram":
             return (0.5 * noise,)
-        lengths = torch.full((bucket,), front_end.input_samples, dtype=torch.int32, device=device)
+        lengths = torch.full((bucket,), self.input_samples, dtype=torch.int32, device=device)
         return (3000 * noise).to(torch.int16) if kind == "int16" else 0.1 * noise, lengths
 
     def __del__(self) -> None:
-        """Buffers are freed only when the device has done with them."""
-        last: Event | None = getattr(self, "_last", None)
+        """Waits for the device, since buffers are freed here."""
+        last: Event | None = getattr(self, "_last_call", None)
         if last is not None and os.getpid() == self._process:
             last.synchronize()
 
 
 def buckets_up_to(largest: int) -> tuple[int, ...]:
-    """1, 2, 4, .. below ``largest``, and ``largest`` itself."""
+    """Batch sizes of graphs: 1, 2, 4, .. below ``largest``, and ``largest`` itself."""
     return (*itertools.takewhile(lambda bucket: bucket < largest, (1 << i for i in itertools.count())), largest)
 
 
 def next_bucket(clips: int, buckets: tuple[int, ...]) -> int:
-    """The bucket for the first of so many clips: the largest that they fill, or a larger one that they nearly fill."""
+    """Bucket for the first of ``clips`` clips: the largest that they fill, or a larger one that they nearly fill."""
     filled = max(bucket for bucket in buckets if bucket <= clips)
-    above = [bucket for bucket in buckets if bucket > clips >= PADDED * bucket]
+    above = [bucket for bucket in buckets if bucket > clips >= MIN_BUCKET_FILL * bucket]
     return min(above, default=filled)
-
-
-def whole(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The Finish of who asks for all of an output."""
-    return (x,)
-
-
-def best(k: int, activation: str) -> Finish:
-    """The Finish of who asks for the k best scores [B, k] and their labels: logits stay on the device."""
-
-    def finish(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = ACTIVATIONS[activation](logits.double()).float()
-        ordered = torch.sort(scores, dim=1, descending=True, stable=True)  # ties by index, which topk leaves open
-        return ordered.values[:, :k], ordered.indices[:, :k]
-
-    return finish

@@ -1,30 +1,32 @@
-"""From the arguments of ``astfast.load`` to engines: checkpoint, backend and precision, each chosen once."""
+"""From the arguments of ``astfast.load`` to an engine: checkpoint, backend and precision, each chosen once."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from astfast import backends
+from astfast import backends, notes
 from astfast.backends import Choice
-from astfast.engines import auto_precision as precision
-from astfast.engines.eager import Engine
+from astfast.engines import auto_precision
+from astfast.engines.base import Engine
+from astfast.engines.eager import EagerEngine
+from astfast.engines.ensemble import Ensemble
 from astfast.engines.replicas import Replicas
 from astfast.errors import CheckpointError
-from astfast.models import recognise as checkpoint
+from astfast.models import recognise
 from astfast.models.base import Checkpoint, Model
+from astfast.notes import Note
+from astfast.ops import Ops
 from astfast.version import __version__
 
 Source = str | Path | None
-Runner = Engine | Replicas  # of one model: on one device, or the same on several
 
 
 @dataclass(frozen=True)
 class LoadArguments:
-    """What ``astfast.load`` was called with; all that a pickled tagger carries."""
+    """The arguments of ``astfast.load``; all that a pickled tagger carries."""
 
     sources: tuple[Source, ...]
     device: str | list[str] = "auto"
@@ -36,63 +38,67 @@ class LoadArguments:
     checkpoint_options: Mapping[str, Any] = field(default_factory=dict)  # revision, cache_dir, labels, config overrides
 
 
-def load_members(arguments: LoadArguments) -> tuple[Runner, ...]:
-    """One runner a source, all on the same backend. Raises CheckpointError where an ensemble's members disagree."""
+def load_engine(arguments: LoadArguments) -> Engine:
+    """One engine a source, all on the same backend. Raises CheckpointError where an ensemble's members disagree."""
     choice = backends.choose(arguments.backend, arguments.device, arguments.threads)
-    members: list[Runner] = []
+    members: list[Engine] = []
     for source in arguments.sources:
-        loaded = checkpoint.load(source, **arguments.checkpoint_options)
-        if loaded.approximate is not None:
-            warnings.warn(loaded.approximate, stacklevel=4)
-        members.append(_engine(loaded, choice, arguments))
+        checkpoint = recognise.load(source, **arguments.checkpoint_options)
+        if checkpoint.approximate is not None:
+            notes.show(Note(checkpoint.approximate))
+        members.append(_engine(checkpoint, choice, arguments))
         _check_agreement(members[0], members[-1], arguments.sources[0], source)
-    return tuple(members)
+    return members[0] if len(members) == 1 else Ensemble(members)
 
 
-def _engine(loaded: Checkpoint, choice: Choice, arguments: LoadArguments) -> Runner:
+def _engine(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -> Engine:
+    """The engine of one model; precision "auto" is checked against float32."""
     if arguments.precision != "auto":
-        return _pack(loaded, choice, arguments.precision, arguments)
+        return _on_devices(checkpoint, choice, arguments.precision, arguments)
     fastest = choice.fastest_precision()
-    engine = _pack(loaded, choice, fastest, arguments)
-    if fastest == "float32" or loaded.config.num_labels == 0:
+    engine = _on_devices(checkpoint, choice, fastest, arguments)
+    if fastest == "float32" or not checkpoint.config.num_labels:
         return engine
 
     def check() -> bool:
-        clips = precision.check_clips(engine.config)
-        exact = _pack(loaded, choice, "float32", arguments)
-        return precision.within_tolerance(engine.config, engine.logits(clips), exact.logits(clips))
+        clips = auto_precision.check_clips(engine.config)
+        exact = _on_devices(checkpoint, choice, "float32", arguments)
+        return auto_precision.within_tolerance(engine.scores(clips), exact.scores(clips))
 
-    key = f"{__version__} {engine.ops.name} {engine.ops.precision} {engine.hardware} {loaded.fingerprint}"
-    if precision.remembered(key, check):
+    key = f"{__version__} {engine.backend} {engine.hardware} {checkpoint.fingerprint}"
+    if auto_precision.remembered(key, check):
         return engine
-    return _pack(loaded, choice, "float32", arguments)
+    return _on_devices(checkpoint, choice, "float32", arguments)
 
 
-def _pack(loaded: Checkpoint, choice: Choice, at: str, arguments: LoadArguments) -> Runner:
-    engines = []
-    for device in choice.devices:
-        ops = choice.make(loaded.config.num_attention_heads, at, device, arguments.deterministic)
-        engines.append(engine_on(ops, loaded, arguments.batch_size))
+def _on_devices(model: Model, choice: Choice, precision: str, arguments: LoadArguments) -> Engine:
+    heads = model.config.num_attention_heads
+    engines = [
+        engine_for(choice.open(heads, precision, device, arguments.deterministic), model, arguments.batch_size)
+        for device in choice.devices
+    ]
     return engines[0] if len(engines) == 1 else Replicas(engines)
 
 
-def engine_on(ops: Any, model: Model, batch_size: int | None = None) -> Engine:
-    """The engine that a backend's ops are run by."""
-    if ops.name != "cuda":
-        return Engine(ops, model.config, model.weights, batch_size, model.family)
-    from astfast.engines.cuda_graphs import DeviceEngine
+def engine_for(ops: Ops, model: Model, batch_size: int | None = None) -> Engine:
+    """The engine that a backend's ops are run by, with the model packed for it."""
+    if ops.engine == "cuda_graphs":
+        from astfast.backends.cuda.ops import CudaOps
+        from astfast.engines.cuda_graphs import CudaGraphEngine
 
-    return DeviceEngine(ops, model.config, model.weights, batch_size, model.family)
+        assert isinstance(ops, CudaOps)
+        return CudaGraphEngine(ops, model, batch_size)
+    return EagerEngine(ops, model, batch_size)
 
 
-def _check_agreement(first: Runner, other: Runner, first_source: Source, source: Source) -> None:
-    if other.config.labels != first.config.labels:
+def _check_agreement(first: Engine, other: Engine, first_source: Source, source: Source) -> None:
+    if other.labels != first.labels:
         raise CheckpointError(
-            f"{source} has {other.config.num_labels} labels that are not those of {first_source} "
-            f"({first.config.num_labels}): the members of an ensemble must agree on them. Pass labels= for all of them."
+            f"{source} has {len(other.labels)} labels that are not those of {first_source} ({len(first.labels)}): the "
+            "members of an ensemble must agree on them. Pass labels= for all of them."
         )
-    if other.config.front_end.sampling_rate != first.config.front_end.sampling_rate:
+    if other.sampling_rate != first.sampling_rate:
         raise CheckpointError(
-            f"{source} hears {other.config.front_end.sampling_rate} Hz and {first_source} "
-            f"{first.config.front_end.sampling_rate} Hz: the members of an ensemble must agree on the sampling rate."
+            f"{source} expects audio at {other.sampling_rate} Hz and {first_source} at {first.sampling_rate} Hz: the "
+            "members of an ensemble must agree on the sampling rate."
         )

@@ -125,7 +125,7 @@ class GpuServer:
     def log_mel(self, waves: torch.Tensor, lengths: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
         out = waves.new_empty(len(waves), front_end.max_length, front_end.num_mel_bins, dtype=torch.float32)
         on_device = waves.contiguous(), lengths.to(waves.device, torch.int32)
-        result: torch.Tensor = self._make_ops(1, "float32").log_mel_of_batch(*on_device, front_end, out)
+        result: torch.Tensor = self._make_ops(1, "float32").log_mel_on_device(*on_device, front_end, out)
         return result
 
     def patch_embed(self, spectrogram: torch.Tensor, w: Embed) -> torch.Tensor:
@@ -206,9 +206,9 @@ def _cpu(heads: int, precision: str) -> Any:
 
 @functools.cache
 def _gpu(device: torch.device, heads: int, precision: str) -> Any:
-    from astfast.backends.cuda.ops import open_gpu
+    from astfast.backends.cuda import backend
 
-    return open_gpu(heads, precision, str(device), stream_scale=1.0)
+    return backend.open(heads, precision, str(device), stream_scale=1.0)
 
 
 def _cpu_for(w: Linear) -> Any:

@@ -46,7 +46,7 @@ def record(config: AstConfig, clips: int, precision: str, target: Target) -> lis
     ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in ast.workspace(config).items()}
     waves = torch.empty((clips, config.front_end.input_samples), dtype=torch.int16, device="meta")
     lengths = torch.empty(clips, dtype=torch.int32, device="meta")
-    spectrogram = ops.log_mel_of_batch(waves, lengths, config.front_end, ws["spectrogram"])
+    spectrogram = ops.log_mel_on_device(waves, lengths, config.front_end, ws["spectrogram"])
     ast.forward(ops, weights, spectrogram, ws)
     return recorder.launches
 

@@ -16,7 +16,7 @@ import torch
 
 from astfast.backends.cuda.ops import DTYPES, CudaOps, Target
 from astfast.backends.reference import ReferenceOps
-from astfast.engines.cuda_graphs import DeviceEngine
+from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.models import recognise as checkpoint
 from tests.cases import checkpoints
 from tests.emulation import gpu_docs
@@ -54,7 +54,7 @@ def run(arch: int, precision: str, layers: int = 12, races: bool = True) -> Outc
     ops = CudaOps(BASE["num_attention_heads"], precision, "cpu", launcher=emulator, target=target)
     with tempfile.TemporaryDirectory() as folder:
         loaded = checkpoint.load(checkpoints.write_v4(model, Path(folder)))
-        engine = DeviceEngine(ops, loaded.config, loaded.weights, batch_size=1)
+        engine = CudaGraphEngine(ops, loaded, batch_size=1)
     front_end = loaded.config.front_end
     samples = np.arange(front_end.input_samples)
     noise = np.random.default_rng(0).standard_normal(len(samples))

@@ -1,4 +1,4 @@
-"""The GPU's engine on CPU tensors: a device that takes notes stands in for streams and graphs, torch's ops compute."""
+"""The GPU engine on CPU tensors: a runtime that records stands in for streams and graphs, PyTorch's ops compute."""
 
 import multiprocessing
 import threading
@@ -11,17 +11,16 @@ import pytest
 import torch
 
 import astfast
-from astfast.backends.cuda import ops as cuda
-from astfast.backends.cuda.autotune import Chooser
+from astfast.backends.cuda import backend as cuda
 from astfast.backends.cuda.ops import CudaOps
 from astfast.backends.reference import ReferenceOps
-from astfast.engines.cuda_graphs import DeviceEngine, buckets_up_to, next_bucket
+from astfast.engines.cuda_graphs import CudaGraphEngine, buckets_up_to, next_bucket
 from astfast.engines.eager import Engine
 from astfast.engines.replicas import Replicas
 from astfast.errors import BackendError
 from astfast.kernels import launch
 from astfast.models import recognise as checkpoint
-from tests.fakes.recording_runtime import GPU, NotedDevice, no_compiler, pcm, torch_ops, waves
+from tests.fakes.recording_runtime import GPU, RecordingRuntime, gpu_engine, pcm, torch_ops, waves
 
 
 @pytest.fixture
@@ -30,13 +29,13 @@ def loaded(tiny_model: Path) -> checkpoint.Checkpoint:
 
 
 @pytest.fixture
-def device() -> NotedDevice:
-    return NotedDevice()
+def runtime() -> RecordingRuntime:
+    return RecordingRuntime()
 
 
 @pytest.fixture
-def engine(loaded: checkpoint.Checkpoint, device: NotedDevice) -> DeviceEngine:
-    return DeviceEngine(torch_ops(loaded, device), loaded.config, loaded.weights, batch_size=4)
+def engine(loaded: checkpoint.Checkpoint, runtime: RecordingRuntime) -> CudaGraphEngine:
+    return gpu_engine(loaded, runtime, 4)
 
 
 @pytest.fixture
@@ -67,59 +66,62 @@ def test_a_bucket_is_padded_from_three_quarters_of_it() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 11])
-def test_results_are_those_of_the_reference(engine: DeviceEngine, reference: Engine, count: int) -> None:
+def test_results_are_those_of_the_reference(engine: CudaGraphEngine, reference: Engine, count: int) -> None:
     batch = waves(count)
     np.testing.assert_allclose(engine.features(batch), reference.features(batch), atol=1e-3)
     np.testing.assert_allclose(engine.logits(batch), reference.logits(batch), atol=2e-4)
     np.testing.assert_allclose(engine.embed(batch), reference.embed(batch), atol=2e-4)
     spectrograms = reference.features(batch)
+    np.testing.assert_array_equal(engine.features(spectrograms), spectrograms)
     np.testing.assert_allclose(engine.logits(spectrograms), reference.logits(spectrograms), atol=2e-5)
 
 
-def test_int16_waveforms_go_up_as_they_are(engine: DeviceEngine, device: NotedDevice) -> None:
+def test_int16_waveforms_go_up_as_they_are(engine: CudaGraphEngine, runtime: RecordingRuntime) -> None:
     batch = waves(5)
     rounded = [wave.astype(np.float32) / 32768 for wave in pcm(batch)]
     np.testing.assert_allclose(engine.logits(pcm(batch)), engine.logits(rounded), atol=1e-5)
-    assert {kind for _, kind, _ in engine._programs} == {"int16", "float32"}
+    assert {kind for _, kind, _ in engine._graphs} == {"int16", "float32"}
     mixed = [pcm(batch)[0], *rounded[1:]]
     np.testing.assert_array_equal(engine.logits(mixed), engine.logits(rounded))
 
 
-def test_a_graph_is_captured_once_for_each_batch_size(engine: DeviceEngine, device: NotedDevice) -> None:
+def test_a_graph_is_captured_once_for_each_batch_size(engine: CudaGraphEngine, runtime: RecordingRuntime) -> None:
     for count in (1, 5, 4, 1, 9):
         engine.logits(waves(count))
-    assert set(engine._programs) == {(1, "float32", "logits"), (4, "float32", "logits")}
-    assert device.captures == 2
-    assert device.log.count("replay") == 1 + 2 + 1 + 1 + 3
+    assert set(engine._graphs) == {(1, "float32", "logits"), (4, "float32", "logits")}
+    assert runtime.captures == 2
+    assert runtime.log.count("replay") == 1 + 2 + 1 + 1 + 3
 
 
-def test_warming_up_captures_every_batch_size(engine: DeviceEngine, device: NotedDevice) -> None:
+def test_warming_up_captures_every_batch_size(engine: CudaGraphEngine, runtime: RecordingRuntime) -> None:
     engine.warmup()
-    assert device.captures == 3
+    assert runtime.captures == 3
     engine.logits(waves(7))
-    assert device.captures == 3
+    assert runtime.captures == 3
 
 
-def test_the_host_waits_for_nothing_between_upload_and_download(engine: DeviceEngine, device: NotedDevice) -> None:
+def test_the_host_waits_for_nothing_between_upload_and_download(
+    engine: CudaGraphEngine, runtime: RecordingRuntime
+) -> None:
     engine.logits(waves(4))
-    device.log.clear()
+    runtime.log.clear()
     engine.logits(waves(16))
     batch = ["upload", "uploads wait", "stream waits", "replay"]  # uploads: for the slot's last batch to be taken over
     turn = ["stream waits"]  # for the last call, on whatever stream that was
     collected = ["host waits"]
     # A batch is collected when the next one is on its way.
-    assert device.log == turn + batch + batch + collected + batch + collected + batch + 2 * collected
+    assert runtime.log == turn + batch + batch + collected + batch + collected + batch + 2 * collected
 
 
 def test_nothing_is_allocated_in_a_capture_and_a_layer_is_at_most_six_kernels(
-    loaded: checkpoint.Checkpoint, device: NotedDevice
+    loaded: checkpoint.Checkpoint, runtime: RecordingRuntime
 ) -> None:
     recorder = launch.Recorder()
     heads = loaded.config.num_attention_heads
-    ops = CudaOps(heads, "bfloat16", "cpu", target=GPU, streams=device, launcher=recorder)
-    engine = DeviceEngine(ops, loaded.config, loaded.weights, batch_size=2)
+    ops = CudaOps(heads, "bfloat16", "cpu", target=GPU, runtime=runtime, launcher=recorder)
+    engine = CudaGraphEngine(ops, loaded, batch_size=2)
     engine.logits(waves(2))
-    assert device.made_in_captures == []
+    assert runtime.made_in_captures == []
     forward_passes = 3  # one before the capture, the capture, its replay
     ends = {"log_mel_kernel", "patch_embed_kernel", "pool_kernel", "head_kernel"}
     in_layers = [entry for entry in recorder.launches if entry.name not in ends]
@@ -128,18 +130,18 @@ def test_nothing_is_allocated_in_a_capture_and_a_layer_is_at_most_six_kernels(
 
 
 def test_the_allocation_watch_can_fail(
-    loaded: checkpoint.Checkpoint, device: NotedDevice, engine: DeviceEngine
+    loaded: checkpoint.Checkpoint, runtime: RecordingRuntime, engine: CudaGraphEngine
 ) -> None:
     engine.logits(waves(1))  # torch's ops allocate
-    assert any("addmm" in name for name in device.made_in_captures)
+    assert any("addmm" in name for name in runtime.made_in_captures)
 
 
 def test_out_of_memory_goes_on_in_smaller_batches_with_one_warning(
-    engine: DeviceEngine, reference: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: CudaGraphEngine, reference: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = waves(9)
     expected = engine.logits(batch)
-    engine._programs.clear()
+    engine._graphs.clear()
     engine._workspaces.clear()
     empty = engine.ops.empty
 
@@ -154,14 +156,14 @@ def test_out_of_memory_goes_on_in_smaller_batches_with_one_warning(
     assert len(caught) == 1
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert engine.buckets == (1,)
-    assert {bucket for bucket, _, _ in engine._programs} == {1}
+    assert {bucket for bucket, _, _ in engine._graphs} == {1}
 
 
-def test_out_of_memory_on_the_way_loses_no_clip(engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_on_the_way_loses_no_clip(engine: CudaGraphEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = waves(12)
     expected = engine.logits(batch)
-    program = engine._programs[4, "float32", "logits"]
-    replay, calls = program.replay, []
+    graph = engine._graphs[4, "float32", "logits"]
+    replay, calls = graph.replay, []
 
     def fails_once() -> None:
         calls.append(1)
@@ -169,14 +171,14 @@ def test_out_of_memory_on_the_way_loses_no_clip(engine: DeviceEngine, monkeypatc
             raise torch.OutOfMemoryError("tried to allocate 2 GiB")
         replay()
 
-    program.replay = fails_once
+    graph.replay = fails_once
     with pytest.warns(RuntimeWarning, match="going on with 2"):
         got = engine.logits(batch)
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert engine.buckets == (1, 2)
 
 
-def test_too_little_memory_for_one_clip_is_an_error(engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_for_one_clip_is_an_error(engine: CudaGraphEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
@@ -189,43 +191,43 @@ def test_too_little_memory_for_one_clip_is_an_error(engine: DeviceEngine, monkey
 
 
 def test_without_graphs_every_kernel_is_launched_from_the_host(
-    engine: DeviceEngine, device: NotedDevice, monkeypatch: pytest.MonkeyPatch
+    engine: CudaGraphEngine, runtime: RecordingRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = engine.logits(waves(3))
-    engine._programs.clear()
+    engine._graphs.clear()
 
     def fails(_: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(device, "capture", fails)
-    with pytest.warns(RuntimeWarning, match="no graph of the model can be captured"):
+    monkeypatch.setattr(runtime, "capture", fails)
+    with pytest.warns(RuntimeWarning, match="can't be captured in a CUDA graph"):
         np.testing.assert_array_equal(engine.logits(waves(3)), expected)
 
 
 def test_spectrograms_on_the_device_give_logits_there(
-    engine: DeviceEngine, device: NotedDevice, reference: Engine
+    engine: CudaGraphEngine, runtime: RecordingRuntime, reference: Engine
 ) -> None:
     spectrograms = torch.from_numpy(reference.features(waves(7)))
     expected = engine.logits(spectrograms.numpy())
-    device.log.clear()
+    runtime.log.clear()
     logits = engine.forward(spectrograms)
     assert isinstance(logits, torch.Tensor)
     assert not logits.is_inference()  # the caller may go on with it in autograd
     np.testing.assert_array_equal(logits.numpy(), expected)
-    assert set(device.log) == {"stream waits", "replay"}  # nothing was uploaded, the host never waited
+    assert set(runtime.log) == {"stream waits", "replay"}  # nothing was uploaded, the host never waited
 
 
-def test_calls_on_any_stream_follow_each_other(engine: DeviceEngine, device: NotedDevice) -> None:
+def test_calls_on_any_stream_follow_each_other(engine: CudaGraphEngine, runtime: RecordingRuntime) -> None:
     engine.logits(waves(1))
-    device.log.clear()
+    runtime.log.clear()
     engine.forward(torch.zeros(1, engine.config.max_length, engine.config.num_mel_bins))
     engine.logits(waves(1))
-    assert device.log[0] == "stream waits"
-    assert device.log[device.log.index("replay") + 1] == "stream waits"
+    assert runtime.log[0] == "stream waits"
+    assert runtime.log[runtime.log.index("replay") + 1] == "stream waits"
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax", "none"])
-def test_the_best_labels_are_found_on_the_device(engine: DeviceEngine, reference: Engine, activation: str) -> None:
+def test_the_best_labels_are_found_on_the_device(engine: CudaGraphEngine, reference: Engine, activation: str) -> None:
     scores, labels = engine.top_k(waves(5), 3, activation)
     expected_scores, expected_labels = reference.top_k(waves(5), 3, activation)
     assert scores.shape == (5, 3)
@@ -233,23 +235,23 @@ def test_the_best_labels_are_found_on_the_device(engine: DeviceEngine, reference
     np.testing.assert_allclose(scores, expected_scores, atol=2e-4)
 
 
-def test_ties_are_kept_in_the_order_of_the_labels(engine: DeviceEngine) -> None:
+def test_ties_are_kept_in_the_order_of_the_labels(engine: CudaGraphEngine) -> None:
     engine.logits(waves(1))
-    program = engine._programs[1, "float32", "logits"]
-    program.replay = lambda: program.output.copy_(torch.tensor([1.0, 2, 2, 1, 2, 1, 1]))
+    graph = engine._graphs[1, "float32", "logits"]
+    graph.replay = lambda: graph.output.copy_(torch.tensor([1.0, 2, 2, 1, 2, 1, 1]))
     scores, labels = engine.top_k(waves(1), 5, "none")
     assert labels.tolist() == [[1, 2, 4, 0, 3]]
     assert scores.tolist() == [[2, 2, 2, 1, 1]]
 
 
-def test_threads_take_turns(engine: DeviceEngine) -> None:
+def test_threads_take_turns(engine: CudaGraphEngine) -> None:
     expected = engine.logits(waves(3))
     with ThreadPoolExecutor(4) as pool:
         for logits in pool.map(engine.logits, [waves(3)] * 12):
             np.testing.assert_array_equal(logits, expected)
 
 
-def test_an_error_on_the_way_leaves_the_engine_usable(engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_on_the_way_leaves_the_engine_usable(engine: CudaGraphEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = engine.logits(waves(6))
     with pytest.raises(TypeError):
         engine.logits([*waves(5), None])  # type: ignore[list-item]
@@ -259,13 +261,13 @@ def test_an_error_on_the_way_leaves_the_engine_usable(engine: DeviceEngine, monk
     np.testing.assert_array_equal(engine.logits(waves(6)), expected)
 
 
-def test_the_callers_random_numbers_are_left_alone(engine: DeviceEngine) -> None:
+def test_the_callers_random_numbers_are_left_alone(engine: CudaGraphEngine) -> None:
     state = torch.get_rng_state()
     engine.logits(waves(2))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_forked_child_is_told_what_to_do(engine: DeviceEngine) -> None:
+def test_a_forked_child_is_told_what_to_do(engine: CudaGraphEngine) -> None:
     engine.logits(waves(1))
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
@@ -285,54 +287,50 @@ def test_a_forked_child_is_told_what_to_do(engine: DeviceEngine) -> None:
 
 
 def test_several_devices_share_a_batch(loaded: checkpoint.Checkpoint, reference: Engine) -> None:
-    devices = [NotedDevice() for _ in range(3)]
-    engines = [DeviceEngine(torch_ops(loaded, d), loaded.config, loaded.weights, batch_size=2) for d in devices]
+    devices = [RecordingRuntime() for _ in range(3)]
+    engines = [gpu_engine(loaded, d, 2) for d in devices]
     replicas = Replicas(engines)
     batch = waves(8)
     np.testing.assert_allclose(replicas.logits(batch), reference.logits(batch), atol=2e-4)
-    assert [device.log.count("replay") for device in devices] == [1, 2, 2]  # 2, 3 and 3 clips
+    assert [runtime.log.count("replay") for runtime in devices] == [1, 2, 2]  # 2, 3 and 3 clips
     np.testing.assert_allclose(replicas.embed(batch), reference.embed(batch), atol=2e-4)
     np.testing.assert_allclose(replicas.features(batch), reference.features(batch), atol=1e-3)
     np.testing.assert_array_equal(replicas.top_k(batch, 2, "sigmoid")[1], reference.top_k(batch, 2, "sigmoid")[1])
     assert replicas.logits(batch[:2]).shape == (2, 7)  # fewer clips than devices
-    assert replicas.clips_a_call == sum(engine.clips_a_call for engine in engines)
+    assert replicas.preferred_batch_size == sum(engine.preferred_batch_size for engine in engines)
     assert replicas.hardware.count(GPU.name) == 3
 
 
 def test_an_error_of_one_device_reaches_the_caller(loaded: checkpoint.Checkpoint) -> None:
-    engines = [
-        DeviceEngine(torch_ops(loaded, NotedDevice()), loaded.config, loaded.weights, batch_size=2) for _ in range(2)
-    ]
+    engines = [gpu_engine(loaded, RecordingRuntime(), 2) for _ in range(2)]
     engines[1]._process = -1
     with pytest.raises(BackendError, match="fork"):
         Replicas(engines).logits(waves(4))
 
 
 @pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[NotedDevice]:
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[RecordingRuntime]:
     """``astfast.load`` on a machine that seems to have two GPUs."""
-    devices: list[NotedDevice] = []
+    devices: list[RecordingRuntime] = []
 
-    def open_gpu(heads: int, precision: str, name: str, deterministic: bool) -> CudaOps:
+    def open_gpu(heads: int, precision: str, name: str, threads: int | None, deterministic: bool) -> CudaOps:
         assert (precision, name, deterministic) == ("float32", f"cuda:{len(devices)}", True)
-        devices.append(NotedDevice())
-        chooser = Chooser(devices[-1], no_compiler, "test", deterministic)
-        chooser._no_compiler = True
-        return CudaOps(heads, precision, "cpu", target=GPU, streams=devices[-1], chooser=chooser)
+        devices.append(RecordingRuntime())
+        return torch_ops(heads, devices[-1], deterministic)
 
     monkeypatch.setattr(cuda, "unavailable", lambda _: None)
-    monkeypatch.setattr(cuda, "open_gpu", open_gpu)
+    monkeypatch.setattr(cuda, "open", open_gpu)
     return devices
 
 
-def test_a_list_of_gpus_shares_the_batches_of_a_tagger(tiny_model: Path, two_gpus: list[NotedDevice]) -> None:
+def test_a_list_of_gpus_shares_the_batches_of_a_tagger(tiny_model: Path, two_gpus: list[RecordingRuntime]) -> None:
     how = {"precision": "float32", "batch_size": 2, "deterministic": True}
     tagger = astfast.load(tiny_model, device=["cuda:0", "cuda:1"], **how).warmup()
     expected = astfast.load(tiny_model, device="cpu", precision="float32").scores(waves(7), sampling_rate=16000)
     np.testing.assert_allclose(tagger.scores(waves(7), sampling_rate=16000), expected, atol=1e-4)
     assert tagger.hardware == f"{GPU.name} + {GPU.name}"
-    assert all(device.captures == 2 for device in two_gpus)
-    assert all(device.log.count("replay") > 2 for device in two_gpus)
+    assert all(runtime.captures == 2 for runtime in two_gpus)
+    assert all(runtime.log.count("replay") > 2 for runtime in two_gpus)
 
 
 def test_only_gpus_share_a_batch(tiny_model: Path) -> None:

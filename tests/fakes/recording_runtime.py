@@ -1,22 +1,24 @@
-"""A device that takes notes, in the place of a GPU's streams and graphs, and torch's ops for an engine on it."""
+"""A runtime that records calls instead of a GPU's streams and graphs, and a GPU backend of PyTorch's ops on it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from astfast.backends.cuda.autotune import NO_COMPILER, Chooser
+from astfast.backends.cuda.autotune import NO_COMPILER, Autotuner
 from astfast.backends.cuda.ops import CudaOps, Target
-from astfast.backends.cuda.streams import HostDevice
+from astfast.backends.cuda.runtime import HostRuntime
+from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.kernels import launch
-from astfast.models import recognise as checkpoint
+from astfast.models.base import Model
 
 GPU = Target(90, 132, "a GPU that is not here")
 
 
-class Note:
+class RecordedEvent:
     def __init__(self, log: list[str]) -> None:
         self.log = log
 
@@ -25,7 +27,7 @@ class Note:
 
 
 class Allocations(TorchDispatchMode):
-    """Names of the operators that made new memory."""
+    """Names of the operators that allocated memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,8 +40,8 @@ class Allocations(TorchDispatchMode):
         return result
 
 
-class NotedDevice(HostDevice):
-    """Runs everything at once, as HostDevice, and notes what it was asked for; captures as a GPU does."""
+class RecordingRuntime(HostRuntime):
+    """Runs everything at once, as HostRuntime, and logs what it was asked for; captures as a GPU does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,16 +52,16 @@ class NotedDevice(HostDevice):
         self.inside = 0
 
     @contextlib.contextmanager
-    def copying(self) -> Iterator[None]:
+    def upload_stream(self) -> Iterator[None]:
         self.log.append("upload")
         self.uploading = True
         yield
         self.uploading = False
 
-    def mark(self) -> Note:
-        return Note(self.log)
+    def record_event(self) -> RecordedEvent:
+        return RecordedEvent(self.log)
 
-    def wait(self, event: Note) -> None:
+    def wait_event(self, event: RecordedEvent) -> None:
         self.log.append("uploads wait" if self.uploading else "stream waits")
 
     def synchronize(self) -> None:
@@ -88,11 +90,16 @@ def no_compiler(_: launch.Launch) -> None:
     raise RuntimeError(f"{NO_COMPILER}. Please specify via CC environment variable")
 
 
-def torch_ops(loaded: checkpoint.Checkpoint, device: NotedDevice) -> CudaOps:
-    """The GPU backend in float32 with torch's own ops in the place of all kernels."""
-    chooser = Chooser(device, no_compiler, "test")
-    chooser._no_compiler = True
-    return CudaOps(loaded.config.num_attention_heads, "float32", "cpu", target=GPU, streams=device, chooser=chooser)
+def torch_ops(num_heads: int, runtime: RecordingRuntime, deterministic: bool = False) -> CudaOps:
+    """The GPU backend in float32 with PyTorch's own ops in the place of all kernels."""
+    autotuner = Autotuner(runtime, no_compiler, "test", deterministic)
+    autotuner.compiler_missing = True
+    return CudaOps(num_heads, "float32", "cpu", target=GPU, runtime=runtime, autotuner=autotuner)
+
+
+def gpu_engine(model: Model, runtime: RecordingRuntime, batch_size: int = 4) -> CudaGraphEngine:
+    """The GPU engine in float32 on CPU tensors."""
+    return CudaGraphEngine(torch_ops(model.config.num_attention_heads, runtime), model, batch_size)
 
 
 def waves(count: int) -> list[np.ndarray]:
@@ -104,3 +111,11 @@ def waves(count: int) -> list[np.ndarray]:
 
 def pcm(batch: list[np.ndarray]) -> list[np.ndarray]:
     return [(32768 * wave).astype(np.int16) for wave in batch]
+
+
+def at_rate(rate: int, count: int = 5, seconds: float = 0.7) -> torch.Tensor:
+    """[count, samples] tones and noise, louder from clip to clip."""
+    t = np.arange(int(seconds * rate)) / rate
+    rng = np.random.default_rng(2)
+    clips = [np.sin(6000 * (i + 1) ** 0.5 * t) + 0.3 * rng.standard_normal(len(t)) for i in range(count)]
+    return torch.from_numpy(np.stack([0.02 * (i + 1) * clip for i, clip in enumerate(clips)]).astype(np.float32))

@@ -1,4 +1,4 @@
-"""What a GPU's engine hears of batches: tensors that are there, arrays that go up, other rates, best labels."""
+"""2-D batches of a tagger on a GPU: tensors on it, arrays that are uploaded, other rates, the best labels."""
 
 import warnings
 from pathlib import Path
@@ -10,99 +10,37 @@ import torch
 
 import astfast
 from astfast.audio.inputs import load_audio
-from astfast.backends.cuda import ops as cuda
-from astfast.backends.cuda.resample import Resampler
-from astfast.backends.reference import ReferenceOps
-from astfast.engines.cuda_graphs import DeviceEngine
-from astfast.engines.eager import Engine
+from astfast.backends.cuda import backend as cuda
+from astfast.engines.base import DeviceBatch
+from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.errors import AudioError
-from astfast.models import recognise as checkpoint
-from tests.fakes.recording_runtime import NotedDevice, torch_ops, waves
+from tests.fakes.recording_runtime import RecordingRuntime, at_rate, torch_ops, waves
 
 
 @pytest.fixture
-def device() -> NotedDevice:
-    return NotedDevice()
+def runtime() -> RecordingRuntime:
+    return RecordingRuntime()
 
 
 @pytest.fixture
-def tagger(tiny_model: Path, device: NotedDevice, monkeypatch: pytest.MonkeyPatch) -> astfast.Tagger:
-    """One that takes the noted device for a GPU."""
+def tagger(tiny_model: Path, runtime: RecordingRuntime, monkeypatch: pytest.MonkeyPatch) -> astfast.Tagger:
+    """A tagger that takes the recording runtime for a GPU."""
     monkeypatch.setattr(cuda, "unavailable", lambda _: None)
-    monkeypatch.setattr(cuda, "open_gpu", lambda *_: torch_ops(checkpoint.load(tiny_model), device))
+    monkeypatch.setattr(cuda, "open", lambda heads, *_: torch_ops(heads, runtime))
     return astfast.load(tiny_model, device="cuda", precision="float32", batch_size=4)
 
 
 @pytest.fixture
-def engine(tagger: astfast.Tagger) -> DeviceEngine:
+def engine(tagger: astfast.Tagger) -> CudaGraphEngine:
     (engine,) = tagger._loaded()
-    assert isinstance(engine, DeviceEngine)
+    assert isinstance(engine, CudaGraphEngine)
     return engine
 
 
-@pytest.fixture
-def reference(tiny_model: Path) -> Engine:
-    loaded = checkpoint.load(tiny_model)
-    return Engine(ReferenceOps(loaded.config.num_attention_heads), loaded.config, loaded.weights)
-
-
-def at_rate(rate: int, count: int = 5, seconds: float = 0.7) -> torch.Tensor:
-    """[count, samples] tones and noise, louder from clip to clip."""
-    t = np.arange(int(seconds * rate)) / rate
-    rng = np.random.default_rng(2)
-    clips = [np.sin(6000 * (i + 1) ** 0.5 * t) + 0.3 * rng.standard_normal(len(t)) for i in range(count)]
-    return torch.from_numpy(np.stack([0.02 * (i + 1) * clip for i, clip in enumerate(clips)]).astype(np.float32))
-
-
-@pytest.mark.parametrize("rate", [8000, 11025, 12000, 22050, 32000, 44100, 48000, 96000])
-@pytest.mark.parametrize("samples", [3, 1000, 30001])
-def test_resampling_on_the_device_is_that_of_the_cpu(rate: int, samples: int) -> None:
-    wave = at_rate(rate, 1, 4.0)[0, :samples].numpy()
-    expected = load_audio(wave, rate).wave
-    got = Resampler(rate, 16000, torch.device("cpu"))(torch.from_numpy(wave)[None])[0].numpy()
-    assert len(got) == len(expected)
-    error, peak = np.abs(got - expected), np.abs(wave).max()
-    assert error[32:].max(initial=0) <= 1e-5 * peak
-    assert error[:32].max() <= 0.05 * peak  # the first two milliseconds, where soxr settles
-
-
-def test_what_is_heard_depends_on_no_more_of_a_clip_than_is_taken() -> None:
-    resampler = Resampler(44100, 16000, torch.device("cpu"))
-    wave = at_rate(44100, 1)
-    needed = resampler.needed(5000)
-    assert torch.equal(resampler(wave[:, :needed])[:, :5000], resampler(wave)[:, :5000])
-    assert not torch.equal(resampler(wave[:, : needed - 700])[:, :5000], resampler(wave)[:, :5000])
-
-
-def test_rates_without_a_short_period_are_refused() -> None:
-    Resampler(3200 * 5, 16000 - 5, torch.device("cpu"))  # a period of 3,200
-    with pytest.raises(AudioError, match="16001 Hz is resampled to 16000 Hz on the CPU only"):
-        Resampler(16001, 16000, torch.device("cpu"))
-
-
-@pytest.mark.parametrize("rate", [16000, 44100])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
-def test_tensors_on_the_device_are_heard_there(
-    engine: DeviceEngine, device: NotedDevice, reference: Engine, rate: int, dtype: torch.dtype
-) -> None:
-    clips = at_rate(rate)
-    if dtype == torch.int16:
-        clips = (32768 * clips).to(torch.int16)
-    expected = reference.logits([load_audio(clip, rate).wave for clip in clips])
-    np.testing.assert_allclose(engine.hear(clips, rate).numpy(), expected, atol=1e-3)
-    np.testing.assert_array_equal(engine.hear(clips.numpy(), rate).numpy(), engine.hear(clips, rate).numpy())
-    assert "upload" not in device.log
-    assert "host waits" not in device.log
-    assert {kind for _, kind, _ in engine._programs} == {
-        "int16" if (rate, dtype) == (16000, torch.int16) else "float32"
-    }
-
-
-def test_only_the_best_labels_come_back_to_a_tagger(tagger: astfast.Tagger) -> None:
-    (engine,) = tagger._loaded()
+def test_only_the_best_labels_come_back_to_a_tagger(tagger: astfast.Tagger, engine: CudaGraphEngine) -> None:
     tags = tagger.classify(waves(3), sampling_rate=16000, top_k=2)
-    (slot,) = (slot for program in engine._programs.values() for slot in program._slots)
-    assert {tuple(result.shape[1:]) for result in slot.results.values()} == {(2,)}
+    (graph,) = engine._graphs.values()
+    assert {tuple(result.shape[1:]) for results in graph._results for result in results.values()} == {(2,)}
     scores = tagger.scores(waves(3), sampling_rate=16000)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :2]
     assert [[tag["label"] for tag in clip] for clip in tags] == [[tagger.labels[i] for i in row] for row in best]
@@ -111,16 +49,15 @@ def test_only_the_best_labels_come_back_to_a_tagger(tagger: astfast.Tagger) -> N
     )
 
 
-def test_int16_arrays_go_up_as_they_are(tagger: astfast.Tagger) -> None:
+def test_int16_arrays_go_up_as_they_are(tagger: astfast.Tagger, engine: CudaGraphEngine) -> None:
     """At the model's own rate; the same tags, to the bit, as of float32 samples."""
-    (engine,) = tagger._loaded()
     samples = (32768 * at_rate(16000)).to(torch.int16).numpy()
     exact = samples.astype(np.float32) / 32768
     expected = tagger.classify(exact, sampling_rate=16000)
-    engine._programs.clear()
+    engine._graphs.clear()
     for batch in (samples, list(samples)):
         assert tagger.classify(batch, sampling_rate=16000) == expected
-    assert {kind for _, kind, _ in engine._programs} == {"int16"}
+    assert {kind for _, kind, _ in engine._graphs} == {"int16"}
     np.testing.assert_array_equal(
         tagger.logits(samples, sampling_rate=16000), tagger.logits(exact, sampling_rate=16000)
     )
@@ -136,17 +73,17 @@ def test_int16_arrays_go_up_as_they_are(tagger: astfast.Tagger) -> None:
         )
 
 
-def test_a_tagger_hears_tensors_where_they_are(tagger: astfast.Tagger, device: NotedDevice) -> None:
+def test_tensors_on_the_gpu_are_tagged_there(tagger: astfast.Tagger, runtime: RecordingRuntime) -> None:
     clips = at_rate(44100)
     there = tagger.logits(clips, sampling_rate=44100), tagger.scores(clips, sampling_rate=44100)
     tags = tagger.classify(clips, sampling_rate=44100, top_k=2)
-    assert "upload" not in device.log
+    assert "upload" not in runtime.log
     here = [clip.numpy() for clip in clips]
     np.testing.assert_allclose(there[0], tagger.logits(here, sampling_rate=44100), atol=1e-3)
     np.testing.assert_allclose(there[1], tagger.scores(here, sampling_rate=44100), atol=1e-4)
     expected = tagger.classify(here, sampling_rate=44100, top_k=2)
     assert [[tag["label"] for tag in clip] for clip in tags] == [[tag["label"] for tag in clip] for clip in expected]
-    assert "upload" in device.log
+    assert "upload" in runtime.log
     with pytest.warns(UserWarning, match=r"the clips are 0\.8 s long and only their first 0\.78 s are heard"):
         tagger.classify(torch.zeros(2, 12800), sampling_rate=16000)
     clips[3, 7] = float("nan")
@@ -177,16 +114,16 @@ def read_on_the_host(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
-def test_arrays_are_heard_like_tensors_on_the_device(
-    tagger: astfast.Tagger, device: NotedDevice, read_on_the_host: list[Any], rate: int, dtype: torch.dtype
+def test_arrays_give_the_same_as_tensors_on_the_device(
+    tagger: astfast.Tagger, runtime: RecordingRuntime, read_on_the_host: list[Any], rate: int, dtype: torch.dtype
 ) -> None:
     """To the bit, in more parts than one: 19 clips are more than the 16 of a call, in buckets of 4."""
     clips = as_type(at_rate(rate, 19), dtype)
     how = {"sampling_rate": rate}
     there = tagger.logits(clips, **how), tagger.scores(clips, **how), tagger.classify(clips, top_k=2, **how)
     largest: list[int] = []
-    pinned = device.pinned
-    device.pinned = lambda shape, type: largest.append(shape[0]) or pinned(shape, type)  # type: ignore[method-assign]
+    pinned = runtime.pinned_zeros
+    runtime.pinned_zeros = lambda shape, type: largest.append(shape[0]) or pinned(shape, type)  # type: ignore[method-assign]
     array = clips.numpy()
     array.flags.writeable = False  # as np.frombuffer gives them
     with warnings.catch_warnings():
@@ -200,7 +137,7 @@ def test_arrays_are_heard_like_tensors_on_the_device(
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [7, 60000])  # the model hears 34,400 or so, the CPU path reads all 88,200
+@pytest.mark.parametrize("place", [7, 60000])  # the model reads 34,400 or so, the CPU path reads all 88,200
 def test_a_bad_row_is_found_on_the_host(
     tagger: astfast.Tagger, read_on_the_host: list[Any], bad: float, place: int
 ) -> None:
@@ -222,11 +159,11 @@ def test_a_bad_row_is_found_on_the_host(
 
 
 def test_arrays_that_are_not_plain_are_read_on_the_host(
-    tagger: astfast.Tagger, engine: DeviceEngine, read_on_the_host: list[Any]
+    tagger: astfast.Tagger, engine: CudaGraphEngine, read_on_the_host: list[Any]
 ) -> None:
     clips = at_rate(44100, 2).numpy()
     for odd in (clips.astype(np.float64), clips.astype(">f4"), (1e9 * clips).astype(np.int32)):
-        assert not engine.hears(odd)
+        assert not engine.accepts_on_device(DeviceBatch(odd, 44100))
         tagger.classify(odd, sampling_rate=44100)
     tagger.classify(clips, sampling_rate=16001)  # no short period
     tagger.classify(clips[:, :32], sampling_rate=44100)
@@ -258,7 +195,7 @@ def test_a_loud_array_warns_as_it_does_on_the_host(
     assert bool(read_on_the_host) == loud
 
 
-def test_a_long_array_is_heard_for_its_beginning(tagger: astfast.Tagger, read_on_the_host: list[Any]) -> None:
+def test_only_the_beginning_of_a_long_array_is_read(tagger: astfast.Tagger, read_on_the_host: list[Any]) -> None:
     """With the warning that the CPU path gives, from the same sample on."""
     samples = tagger.config.front_end.input_samples
     clips = at_rate(8000, 3, 2.0).numpy()

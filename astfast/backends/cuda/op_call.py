@@ -1,4 +1,4 @@
-"""A call of an op is a value: both who can serve it, its kernel or torch's own ops, take the same arguments."""
+"""Calls of GPU ops as values, which a Triton kernel and PyTorch's ops can both run with the same arguments."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Call:
-    """One op on one set of tensors. ``result`` names the tensor that the op returns."""
+class OpCall:
+    """One op on one set of tensors."""
 
-    op: str
-    kernel: Callable[..., Launch]  # builds the launch
+    op: str  # name of the op, as in the Ops protocol
+    kernel: Callable[..., Launch]  # builds the kernel's launch
     torch_op: Callable[..., torch.Tensor]
-    clips: Tensors  # arguments with a row a clip
+    clips: Tensors  # arguments whose first dimension is the batch
     weights: Tensors
-    settings: Mapping[str, Any]  # the arguments that are no tensors
-    result: str
-    written: tuple[str, ...]  # of ``clips``: written in full, never read
-    updated: tuple[str, ...] = ()  # of ``clips``: read, then written
-    tuning: Mapping[str, Any] = field(default_factory=dict)  # tile and precision, which only the kernel takes
-    rounded: Tensors = field(default_factory=dict)  # weights of which torch's ops take a rounded copy
+    settings: Mapping[str, Any]  # arguments that are no tensors
+    result: str  # name of the tensor in ``clips`` that the op returns
+    written: tuple[str, ...]  # names in ``clips`` of tensors that are written in full and never read
+    updated: tuple[str, ...] = ()  # names in ``clips`` of tensors that are read, then written
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # arguments of the kernel only: tile and precision
+    rounded: Tensors = field(default_factory=dict)  # rounded copies of weights that PyTorch's ops take instead
 
     @property
     def key(self) -> str:
-        """What a verdict is remembered under: op, types, shapes (result, input, weights), words and whole numbers."""
+        """Key of the cache: op, types, shapes (result, input, weights), and the settings that are words or integers."""
         words = [f"{name}={value}" for name, value in self.settings.items() if isinstance(value, str | int)]
         source = next(iter(self.clips.values()))
         matrices = [x for x in self.weights.values() if x.dim() > 1 and x.element_size() == 1]
@@ -41,30 +41,30 @@ class Call:
         return " ".join([self.op, *types, *("x".join(map(str, shape)) for shape in shapes), *words])
 
     def launch(self) -> Launch:
-        """The kernel's launch."""
+        """The launch of the kernel on these arguments."""
         return self.kernel(**self.clips, **self.weights, **self.settings, **self.tuning)
 
     def run_torch(self) -> torch.Tensor:
-        """Torch's own ops; their result need not be the tensor that ``result`` names."""
+        """Runs PyTorch's ops. They may return a tensor of their own in place of the one that ``result`` names."""
         return self.torch_op(**self.clips, **{**self.weights, **self.rounded}, **self.settings)
 
-    def of_first(self, clips: int) -> Call:
-        """The same call on its first clips, in outputs of its own: NaN, or a copy of what is updated."""
+    def of_first(self, clips: int) -> OpCall:
+        """The same call on the first clips, with outputs of its own."""
         return replace(self, clips={name: x[:clips] for name, x in self.clips.items()}).with_own_outputs()
 
-    def with_own_outputs(self) -> Call:
-        """The same call, but nothing that it writes is seen outside."""
+    def with_own_outputs(self) -> OpCall:
+        """The same call with outputs of its own: NaN where it only writes, copies of what it updates."""
         own = {name: torch.full_like(self.clips[name], float("nan")) for name in self.written}
         own |= {name: self.clips[name].clone() for name in self.updated}
         return replace(self, clips={**self.clips, **own})
 
-    def in_float64(self) -> Call:
-        """The same call on the same numbers, with outputs of its own, in float64 and with exact weights."""
+    def in_float64(self) -> OpCall:
+        """The same call in float64 on the same numbers and exact weights, with outputs of its own."""
         wide = replace(self, clips=_float64(self.clips), weights=_float64(self.weights), rounded={})
         return wide.with_own_outputs()
 
     def outputs(self, result: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Everything that a run has written, with ``result`` as it was returned."""
+        """All tensors that a run has written, by name; ``result`` is what it returned."""
         return {name: self.clips[name] for name in (*self.written, *self.updated)} | {self.result: result}
 
 

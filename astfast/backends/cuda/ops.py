@@ -1,7 +1,7 @@
-"""The GPU backend: each op is a call, served by its kernel or by torch's own ops. Thin: the work is in both of them.
+"""The Ops protocol on a GPU (CUDA or ROCm): each op is a call that a Triton kernel or PyTorch's own ops can run.
 
-Nothing here needs a GPU but the default launcher and streams: given the interpreter, an emulator or a recorder in the
-launcher's place, the same code runs on CPU or "meta" tensors.
+Only the default launcher and runtime need a GPU: with the interpreter, an emulator or a recorder as the launcher, the
+same code runs on CPU or "meta" tensors.
 """
 
 from __future__ import annotations
@@ -14,32 +14,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from astfast.backends.cuda import fallback_ops as torch_ops
-from astfast.backends.cuda.autotune import Chooser, machine_of
-from astfast.backends.cuda.op_call import Call
+from astfast.backends.cuda import fallback_ops
+from astfast.backends.cuda.autotune import Autotuner
+from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, PackedLinear, Packing, Stream
-from astfast.backends.cuda.streams import Device, device_of, inference
-from astfast.backends.cuda.target import Target, driver_version, has_float8, target_of, unavailable
+from astfast.backends.cuda.runtime import Runtime, inference, runtime_for
+from astfast.backends.cuda.target import Target, has_float8, target_of
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, kaldi
 from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, tuning
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
-
-__all__ = ["DTYPES", "CudaOps", "Stream", "Target", "fastest_precision", "open_gpu", "unavailable"]
+from astfast.pcm import INT16_FULL_SCALE
 
 TOKENS_AT_ONCE = 40_000  # 32 clips of AST-base: enough tiles to fill any GPU
 DETERMINISTIC_CLIPS = 8  # for which tiles are chosen, whatever the batch, where bits must not depend on it
 
 
 class CudaOps:
-    """The Ops protocol on one GPU. Raises BackendError for a precision that the GPU backend doesn't have.
+    """The Ops protocol on one GPU. Raises BackendError for a precision that the GPU backend or this GPU doesn't have.
 
-    Without a ``chooser`` every call is served by its kernel, unchecked. ``deterministic`` takes one set of tiles for
-    every batch size, so that a clip's bits do not depend on its batch. ``stream_scale`` multiplies the residual stream;
-    None is what keeps it in the range of the precision's type.
+    - ``heads``: attention heads of the model.
+    - ``launcher``, ``target``, ``tiles``, ``runtime``: for tests and benchmarks; by default those of ``device``.
+    - ``autotuner``: chooses between kernels and PyTorch's ops; None runs all kernels unchecked.
+    - ``deterministic``: the same tiles for every batch size, so that results of a clip don't depend on its batch.
+    - ``stream_scale``: factor of the residual stream in memory; None for the one that suits the precision.
     """
 
     name = "cuda"
+    engine = "cuda_graphs"
 
     def __init__(
         self,
@@ -50,8 +52,8 @@ class CudaOps:
         launcher: launch.Launcher = launch.run,
         target: Target | None = None,
         tiles: tuning.Tiles | None = None,
-        streams: Device | None = None,
-        chooser: Chooser | None = None,
+        runtime: Runtime | None = None,
+        autotuner: Autotuner | None = None,
         deterministic: bool = False,
         stream_scale: float | None = None,
     ) -> None:
@@ -60,7 +62,7 @@ class CudaOps:
         self.heads = heads
         self.precision = precision
         self.device = torch.device(device)
-        self.streams = streams or device_of(self.device)
+        self.runtime = runtime or runtime_for(self.device)
         self.target = target or target_of(self.device)
         if precision == "float8" and not has_float8(self.target.arch):
             raise BackendError(
@@ -70,7 +72,7 @@ class CudaOps:
         self.deterministic = deterministic
         self._packing = Packing(precision, self.device, stream_scale)
         self._launch = launcher
-        self._chooser = chooser
+        self._autotuner = autotuner
         self._tiles = tiles or tuning.tiles_for(self.target.arch, self._packing.operand_dtype.itemsize)
         # float32 products run on tensor cores where there are any, as three TF32 products.
         nvidia = isinstance(self.target.arch, int)
@@ -106,14 +108,14 @@ class CudaOps:
         return max(1, TOKENS_AT_ONCE // num_tokens)
 
     def inference(self) -> AbstractContextManager[Any]:
-        return inference(self.streams)
+        return inference(self.runtime)
 
     def to_host(self, x: torch.Tensor) -> NDArray[np.float32]:
         return np.array(x.cpu().numpy(), dtype=np.float32)
 
-    def _run(self, call: Call) -> torch.Tensor:
-        if self._chooser is not None:
-            return self._chooser.serve(call)
+    def _run(self, call: OpCall) -> torch.Tensor:
+        if self._autotuner is not None:
+            return self._autotuner.run(call)
         self._launch(call.launch())
         return call.clips[call.result]
 
@@ -124,27 +126,27 @@ class CudaOps:
             row[: len(wave)] = wave[:samples]
         lengths = np.array([min(len(wave), samples) for wave in waves], np.int32)
         on_device = torch.from_numpy(batch).to(self.device), torch.from_numpy(lengths).to(self.device)
-        return self.log_mel_of_batch(*on_device, front_end, out)
+        return self.log_mel_on_device(*on_device, front_end, out)
 
-    def log_mel_of_batch(
+    def log_mel_on_device(
         self, waves: torch.Tensor, lengths: torch.Tensor, front_end: FrontEnd, out: torch.Tensor
     ) -> torch.Tensor:
-        """``log_mel`` of waveforms that are on the device: [B, samples] float32 or int16, lengths [B] int32."""
+        """``log_mel`` of waveforms on the device: [B, samples] float32 in [-1, 1] or int16, lengths [B] int32."""
         front_end = kaldi(front_end, self.name)
         if front_end not in self._front_ends:
             self._front_ends[front_end] = self._packing.front_end(front_end)
         constants = self._front_ends[front_end]
-        call = Call(
+        call = OpCall(
             "log_mel",
             log_mel.log_mel,
-            torch_ops.log_mel,
+            fallback_ops.log_mel,
             clips={"waves": waves, "lengths": lengths, "out": out},
             weights={"matrix": constants.spectral, "mel": constants.mel},
             settings={
                 "frame_length": front_end.frame_length,
                 "frame_shift": front_end.frame_shift,
                 "emphasis": PRE_EMPHASIS,
-                "gain": 1.0 / 32768.0 if waves.dtype == torch.int16 else 1.0,
+                "gain": 1.0 / INT16_FULL_SCALE if waves.dtype == torch.int16 else 1.0,
                 "floor": LOG_FLOOR,
                 "shift": front_end.shift,
                 "scale": front_end.scale,
@@ -158,10 +160,10 @@ class CudaOps:
     def patch_embed(self, spectrogram: Any, w: PackedEmbed, out: Stream) -> Stream:
         if isinstance(spectrogram, np.ndarray):
             spectrogram = torch.from_numpy(np.ascontiguousarray(spectrogram, np.float32)).to(self.device)
-        call = Call(
+        call = OpCall(
             "patch_embed",
             patch_embed.patch_embed,
-            torch_ops.patch_embed,
+            fallback_ops.patch_embed,
             clips={"spectrogram": spectrogram, "stream": out.x, "sumsq": out.sumsq},
             weights={"weight": w.weight, "table": w.table},
             settings={
@@ -184,10 +186,10 @@ class CudaOps:
     def norm_linear(
         self, x: Stream, w: PackedLinear, out: torch.Tensor, activation: Literal["gelu"] | None = None
     ) -> torch.Tensor:
-        call = Call(
+        call = OpCall(
             "norm_linear",
             linear.norm_linear,
-            torch_ops.norm_linear,
+            fallback_ops.norm_linear,
             clips={"x": x.x, "sumsq": x.sumsq, "out": out},
             weights=_linear_weights(w),
             settings={"eps": w.eps, "activation": activation, "gain": w.gain if out.element_size() == 1 else 1.0},
@@ -201,10 +203,10 @@ class CudaOps:
     def attention(self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         few = q.shape[1] <= self._tiles.few_queries.m
         tile = self._tiles.few_queries if few else self._tiles.attention
-        call = Call(
+        call = OpCall(
             "attention",
             attention.attention,
-            torch_ops.attention,
+            fallback_ops.attention,
             clips={"q": q, "kv": kv, "out": out},
             weights={},
             settings={"heads": self.heads},
@@ -215,10 +217,10 @@ class CudaOps:
         return self._run(call)
 
     def linear_residual(self, x: torch.Tensor, w: PackedLinear, residual: Stream) -> Stream:
-        call = Call(
+        call = OpCall(
             "linear_residual",
             linear.linear_residual,
-            torch_ops.linear_residual,
+            fallback_ops.linear_residual,
             clips={"x": x, "stream": residual.x, "sumsq": residual.sumsq},
             weights=_linear_weights(w),
             settings={"scale": self._packing.scale},
@@ -232,10 +234,10 @@ class CudaOps:
         return residual
 
     def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
-        call = Call(
+        call = OpCall(
             "pool",
             head.pool,
-            torch_ops.pool,
+            fallback_ops.pool,
             clips={"stream": x.x, "out": out},
             weights={"weight": w.weight, "bias": w.bias},
             settings={"eps": w.eps},
@@ -245,10 +247,10 @@ class CudaOps:
         return self._run(call)
 
     def head(self, x: torch.Tensor, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
-        call = Call(
+        call = OpCall(
             "head",
             head.head,
-            torch_ops.head,
+            fallback_ops.head,
             clips={"x": x, "out": out},
             weights={"weight": w.weight, "bias": w.bias},
             settings={"eps": w.eps},
@@ -262,23 +264,3 @@ class CudaOps:
 def _linear_weights(w: PackedLinear) -> dict[str, torch.Tensor]:
     weights = {"weight": w.weight, "bias": w.bias}
     return weights if w.weight_scale is None else {**weights, "weight_scale": w.weight_scale}
-
-
-def open_gpu(
-    heads: int, precision: str, device: str, deterministic: bool = False, stream_scale: float | None = None
-) -> CudaOps:
-    """The backend of a GPU as the product uses it: with streams and graphs, each kernel checked at its first use."""
-    where = torch.device(device)
-    if where.index is None:
-        where = torch.device(where.type, torch.cuda.current_device())
-    streams = device_of(where)
-    target = target_of(where)
-    chooser = Chooser(streams, launch.run, machine_of(target.name, driver_version()), deterministic)
-    how: dict[str, Any] = {"streams": streams, "chooser": chooser, "deterministic": deterministic}
-    how["stream_scale"] = stream_scale
-    return CudaOps(heads, precision, str(where), target=target, **how)
-
-
-def fastest_precision() -> str:
-    """Every GPU that this backend runs on computes bfloat16 on its matrix units."""
-    return "bfloat16"

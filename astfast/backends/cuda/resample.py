@@ -1,4 +1,4 @@
-"""Resampling of waveforms on a device: the filter of the CPU path, read off soxr, as one matrix product.
+"""Resampling of waveforms on the GPU: the filter of soxr, which the CPU path uses, as one matrix product.
 
 Between whole-number rates a resampler is the same filter again every ``old`` input and ``new`` output samples (the
 rates without their common divisor). Impulses in each of the ``old`` places give all its taps, so that what is computed
@@ -16,21 +16,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from astfast.errors import AudioError
+from astfast.pcm import INT16_FULL_SCALE
 
 REACH = 128  # samples of the lower rate that the filter extends to either side; soxr's ends before
-LONGEST_PERIOD = 3200  # of ``old`` and ``new``: the taps of longer ones take seconds to read, and fill memory
-FULL_SCALE = 32768.0  # of int16
+MAX_PERIOD = 3200  # of ``old`` and ``new``: the taps of longer ones take seconds to read, and fill memory
 
 
 class Resampler:
-    """Waveforms at ``rate`` Hz -> at ``target_rate`` Hz, float32 on ``device``.
+    """Resamples waveforms on ``device`` from ``rate`` to ``target_rate`` Hz.
 
     Raises AudioError for rates that have no short period in common.
     """
 
     def __init__(self, rate: int, target_rate: int, device: torch.device) -> None:
         self.old, self.new = periods(rate, target_rate)
-        if max(self.old, self.new) > LONGEST_PERIOD:
+        if not can_resample(rate, target_rate):
             raise AudioError(
                 f"{rate} Hz is resampled to {target_rate} Hz on the CPU only: pass the clips in host memory, or at a "
                 "usual rate"
@@ -40,16 +40,16 @@ class Resampler:
         self._matrix = torch.from_numpy(matrix).to(device)
 
     def samples(self, length: int) -> int:
-        """Output samples of a waveform of so many."""
+        """Number of output samples of a waveform of ``length`` samples."""
         return (2 * length * self.new + self.old) // (2 * self.old)  # rounded, halves up, as soxr does
 
     def needed(self, samples: int) -> int:
-        """Input samples that so many output samples depend on."""
+        """Number of input samples that the first ``samples`` output samples depend on."""
         return -(-samples // self.new) * self.old + self.reach
 
     def __call__(self, waves: torch.Tensor) -> torch.Tensor:
         """[B, S], float32 in [-1, 1] or int16 -> [B, samples(S)] float32 in [-1, 1]."""
-        waves = waves / FULL_SCALE if waves.dtype == torch.int16 else waves
+        waves = waves / INT16_FULL_SCALE if waves.dtype == torch.int16 else waves
         samples = self.samples(waves.shape[1])
         blocks = -(-samples // self.new)
         end = (blocks - 1) * self.old + len(self._matrix)
@@ -58,8 +58,13 @@ class Resampler:
         return (frames @ self._matrix).flatten(1)[:, :samples]
 
 
+def can_resample(rate: int, target_rate: int) -> bool:
+    """Whether two rates in Hz have a period in common that is short enough for a ``Resampler``."""
+    return max(periods(rate, target_rate)) <= MAX_PERIOD
+
+
 def periods(rate: int, target_rate: int) -> tuple[int, int]:
-    """Input and output samples after which the filter repeats itself."""
+    """Period of the filter in input and output samples."""
     divisor = math.gcd(rate, target_rate)
     return rate // divisor, target_rate // divisor
 

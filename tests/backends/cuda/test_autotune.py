@@ -1,6 +1,6 @@
-"""Kernels are checked against torch's ops, timed, and replaced where they are wrong or slow; verdicts are kept.
+"""Kernels are checked against PyTorch's ops, timed, and replaced where they are wrong or slow; results are kept.
 
-But for one test in Triton's interpreter, torch's ops stand in for the kernels too: what is tested is who is chosen.
+But for one test in Triton's interpreter, PyTorch's ops stand in for the kernels too: the choice is what is tested.
 """
 
 import json
@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from astfast import cache as cache_file
-from astfast.backends.cuda import autotune_cache as verdicts
-from astfast.backends.cuda.autotune import CHECKED_CLIPS, NO_COMPILER, Chooser, check, machine_of
-from astfast.backends.cuda.autotune_cache import Verdict
-from astfast.backends.cuda.op_call import Call
+from astfast.backends.cuda import autotune_cache
+from astfast.backends.cuda.autotune import CHECKED_CLIPS, NO_COMPILER, Autotuner, check, environment_key
+from astfast.backends.cuda.autotune_cache import KernelResult
+from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.ops import CudaOps, Target
-from astfast.backends.cuda.streams import HostDevice
+from astfast.backends.cuda.runtime import HostRuntime
 from astfast.backends.reference import ReferenceOps
-from astfast.engines.cuda_graphs import DeviceEngine
+from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.engines.eager import Engine
 from astfast.errors import BackendError
 from astfast.kernels import launch
@@ -45,7 +45,7 @@ LARGE = Tiles(  # few programs: the interpreter spends its time between them
 OPS = {"log_mel", "patch_embed", "norm_linear", "attention", "linear_residual", "pool", "head"}
 
 
-class Clock(HostDevice):
+class Clock(HostRuntime):
     """Times by decree: each measurement takes the next of ``times``, over and over."""
 
     def __init__(self, *times: float) -> None:
@@ -53,7 +53,7 @@ class Clock(HostDevice):
         self.times = times
         self.measured = 0
 
-    def seconds(self, work: Any) -> float:
+    def benchmark(self, work: Any) -> float:
         work()
         self.measured += 1
         return self.times[(self.measured - 1) % len(self.times)]
@@ -72,7 +72,7 @@ class Kernels:
 
     def __init__(self, spoilt: str = "", spoil: Any = None) -> None:
         self.spoilt, self.spoil = spoilt, spoil
-        self.launched: list[Call] = []
+        self.launched: list[OpCall] = []
 
     def __call__(self, call: Any) -> None:
         self.launched.append(call)
@@ -84,7 +84,7 @@ class Kernels:
 @pytest.fixture
 def calls_for_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a call gives its launcher is the call itself."""
-    monkeypatch.setattr(Call, "launch", lambda self: self)
+    monkeypatch.setattr(OpCall, "launch", lambda self: self)
 
 
 quick = pytest.mark.usefixtures("calls_for_launches")
@@ -96,12 +96,12 @@ def backend(
     times: tuple[float, float] = KERNEL_FIRST,
     precision: str = "float32",
     deterministic: bool = False,
-    machine: str = "a machine",
-) -> tuple[Engine, Chooser]:
-    chooser = Chooser(Clock(*times), launcher or Kernels(), machine, deterministic)
-    how = {"target": GPU, "tiles": LARGE, "chooser": chooser, "deterministic": deterministic}
+    environment: str = "an environment",
+) -> tuple[Engine, Autotuner]:
+    autotuner = Autotuner(Clock(*times), launcher or Kernels(), environment, deterministic)
+    how = {"target": GPU, "tiles": LARGE, "autotuner": autotuner, "deterministic": deterministic}
     ops = CudaOps(loaded.config.num_attention_heads, precision, "cpu", **how)
-    return Engine(ops, loaded.config, loaded.weights), chooser
+    return Engine(ops, loaded.config, loaded.weights), autotuner
 
 
 def waves(count: int = 3) -> list[np.ndarray]:
@@ -119,15 +119,15 @@ def test_kernels_and_torchs_ops_agree_on_a_whole_model(precision: str, tmp_path:
     folder = checkpoints.write_v4(checkpoints.random_model(seed=0, **small), tmp_path / "model")
     loaded = checkpoint.load(folder)
     ops = backend(loaded, launch.interpret, precision=precision)[0].ops
-    engine = DeviceEngine(ops, loaded.config, loaded.weights, batch_size=2)
+    engine = CudaGraphEngine(ops, loaded, batch_size=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         by_kernels = engine.logits(waves(2))
-    table = verdicts.tables()["a machine"]
+    table = autotune_cache.load()["an environment"]
     assert {key.split()[0] for key in table} == OPS
-    assert all(verdict.wrong is None and verdict.timed for verdict in table.values())
+    assert all(result.failure is None and result.timed for result in table.values())
     by_torch = Engine(ops, loaded.config, loaded.weights)
-    ops._chooser._no_compiler = True
+    ops._autotuner.compiler_missing = True
     expected = Engine(ReferenceOps(2), loaded.config, loaded.weights).logits(waves(2))
     allowed = 2e-4 if precision == "float32" else 0.05
     np.testing.assert_allclose(by_kernels, expected, atol=allowed)
@@ -136,7 +136,9 @@ def test_kernels_and_torchs_ops_agree_on_a_whole_model(precision: str, tmp_path:
 
 @quick
 @pytest.mark.parametrize(("times", "faster"), [((2e-5, 1e-5), False), ((1e-5, 2e-5), True), ((1e-5, 1e-5), True)])
-def test_the_faster_one_serves(loaded: checkpoint.Checkpoint, times: tuple[float, float], faster: bool) -> None:
+def test_the_faster_implementation_runs(
+    loaded: checkpoint.Checkpoint, times: tuple[float, float], faster: bool
+) -> None:
     kernels = Kernels()
     engine, _ = backend(loaded, kernels, times)
     judged = engine.logits(waves())
@@ -148,7 +150,7 @@ def test_the_faster_one_serves(loaded: checkpoint.Checkpoint, times: tuple[float
 @quick
 @pytest.mark.parametrize("op", sorted(OPS))
 def test_a_wrong_kernel_is_replaced_with_one_warning(loaded: checkpoint.Checkpoint, op: str) -> None:
-    def one_value(call: Call) -> None:
+    def one_value(call: OpCall) -> None:
         out = call.clips[call.result]
         out[-1, -1] += 0.1 + 0.1 * out.abs().max()
 
@@ -158,9 +160,9 @@ def test_a_wrong_kernel_is_replaced_with_one_warning(loaded: checkpoint.Checkpoi
         got = engine.logits(waves())
         engine.logits(waves(2))
     assert len(caught) == 1
-    assert re.search(rf"torch's own ops serve for the kernel of {op}: \w+ is off by", str(caught[0].message))
+    assert re.search(rf"PyTorch's ops run in place of the kernel of {op}: \w+ is off by", str(caught[0].message))
     np.testing.assert_allclose(got, reference(loaded), atol=2e-4)
-    wrong = {key.split()[0] for key, verdict in verdicts.tables()["a machine"].items() if verdict.wrong}
+    wrong = {key.split()[0] for key, result in autotune_cache.load()["an environment"].items() if result.failure}
     assert wrong == {op}
 
 
@@ -173,7 +175,7 @@ def test_a_kernel_that_leaves_a_value_unwritten_is_wrong(loaded: checkpoint.Chec
 
 @quick
 def test_a_kernel_that_does_not_compile_is_replaced_with_one_warning(loaded: checkpoint.Checkpoint) -> None:
-    def fails(_: Call) -> None:
+    def fails(_: OpCall) -> None:
         raise ValueError("out of resource: shared memory\nand more")
 
     engine, _ = backend(loaded, Kernels("attention", fails))
@@ -186,10 +188,10 @@ def test_a_kernel_that_does_not_compile_is_replaced_with_one_warning(loaded: che
 
 
 @quick
-def test_without_a_c_compiler_torchs_ops_serve_with_one_warning(loaded: checkpoint.Checkpoint) -> None:
+def test_without_a_c_compiler_torchs_ops_run_with_one_warning(loaded: checkpoint.Checkpoint) -> None:
     tried = []
 
-    def launcher(call: Call) -> None:
+    def launcher(call: OpCall) -> None:
         tried.append(call)
         raise RuntimeError(f"{NO_COMPILER}. Please specify via CC environment variable")
 
@@ -199,14 +201,14 @@ def test_without_a_c_compiler_torchs_ops_serve_with_one_warning(loaded: checkpoi
     assert len(caught) == 1
     assert len(tried) == 1
     np.testing.assert_allclose(got, reference(loaded), atol=2e-4)
-    assert verdicts.tables() == {}  # the next process looks for a compiler again
+    assert autotune_cache.load() == {}  # the next process looks for a compiler again
 
 
 @quick
 def test_a_compiler_that_has_gone_since_is_noticed(loaded: checkpoint.Checkpoint) -> None:
     backend(loaded)[0].logits(waves())
 
-    def launcher(_: Call) -> None:
+    def launcher(_: OpCall) -> None:
         raise RuntimeError(NO_COMPILER)
 
     engine, _ = backend(loaded, launcher)
@@ -217,46 +219,46 @@ def test_a_compiler_that_has_gone_since_is_noticed(loaded: checkpoint.Checkpoint
 
 @quick
 def test_too_little_memory_is_no_fault_of_a_kernel(loaded: checkpoint.Checkpoint) -> None:
-    def launcher(_: Call) -> None:
+    def launcher(_: OpCall) -> None:
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
     engine, _ = backend(loaded, launcher)
     with pytest.raises(torch.OutOfMemoryError):
         engine.logits(waves())
-    assert verdicts.tables() == {}
+    assert autotune_cache.load() == {}
 
 
 @quick
-def test_verdicts_are_remembered_for_the_machine_that_they_are_of(loaded: checkpoint.Checkpoint) -> None:
-    def measured(machine: str) -> int:
-        engine, chooser = backend(loaded, machine=machine)
+def test_results_are_kept_for_the_environment_that_they_are_of(loaded: checkpoint.Checkpoint) -> None:
+    def measured(environment: str) -> int:
+        engine, autotuner = backend(loaded, environment=environment)
         engine.logits(waves())
-        return chooser.device.measured
+        return autotuner.runtime.measured
 
-    judged = measured("a machine")
-    assert judged == 2 * len(verdicts.tables()["a machine"])
-    assert measured("a machine") == 0
-    assert measured("another machine") == judged
-    assert set(verdicts.tables()) == {"a machine", "another machine"}
+    judged = measured("an environment")
+    assert judged == 2 * len(autotune_cache.load()["an environment"])
+    assert measured("an environment") == 0
+    assert measured("another environment") == judged
+    assert set(autotune_cache.load()) == {"an environment", "another environment"}
 
 
 @quick
 def test_deterministic_takes_every_right_kernel_and_times_none(loaded: checkpoint.Checkpoint) -> None:
     kernels = Kernels()
-    fixed, chooser = backend(loaded, kernels, TORCH_FIRST, deterministic=True)
+    fixed, autotuner = backend(loaded, kernels, TORCH_FIRST, deterministic=True)
     fixed.logits(waves())
-    assert chooser.device.measured == 0
+    assert autotuner.runtime.measured == 0
     kernels.launched.clear()
     fixed.logits(waves())
     assert len(kernels.launched) == 4 + 5 * loaded.config.num_hidden_layers + 1
-    table = verdicts.tables()["a machine"]
-    assert not any(verdict.timed for verdict in table.values())
+    table = autotune_cache.load()["an environment"]
+    assert not any(result.timed for result in table.values())
     engine, timing = backend(loaded)
     engine.logits(waves())
-    assert timing.device.measured == 2 * len(table)  # checked before, timed only now
-    again, chooser = backend(loaded, kernels, deterministic=True)  # and times that are known change nothing
+    assert timing.runtime.measured == 2 * len(table)  # checked before, timed only now
+    again, autotuner = backend(loaded, kernels, deterministic=True)  # and times that are known change nothing
     again.logits(waves())
-    assert chooser.device.measured == 0
+    assert autotuner.runtime.measured == 0
 
 
 def test_deterministic_takes_one_tile_for_every_batch(loaded: checkpoint.Checkpoint) -> None:
@@ -275,17 +277,17 @@ def test_deterministic_takes_one_tile_for_every_batch(loaded: checkpoint.Checkpo
 
 @quick
 def test_nothing_is_judged_inside_a_capture(loaded: checkpoint.Checkpoint) -> None:
-    engine, chooser = backend(loaded)
-    chooser.device.capturing = True
+    engine, autotuner = backend(loaded)
+    autotuner.runtime.capturing = True
     with pytest.raises(BackendError, match=r"log_mel .* is new inside a graph capture"):
         engine.logits(waves())
-    chooser.device.capturing = False
+    autotuner.runtime.capturing = False
     expected = engine.logits(waves())
-    chooser.device.capturing = True
+    autotuner.runtime.capturing = True
     np.testing.assert_array_equal(engine.logits(waves()), expected)
 
 
-def made_up(error: float, torch_error: float, size: float = 8.0, dtype: torch.dtype = torch.float32) -> Call:
+def made_up(error: float, torch_error: float, size: float = 8.0, dtype: torch.dtype = torch.float32) -> OpCall:
     """A call whose kernel and torch's ops are off by so much from ``size``."""
 
     def torch_op(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -293,7 +295,7 @@ def made_up(error: float, torch_error: float, size: float = 8.0, dtype: torch.dt
 
     clips = {"x": torch.full((5, 3), size, dtype=dtype), "out": torch.zeros(5, 3, dtype=dtype)}
     kernel: Any = lambda x, out: lambda: out.copy_(x + error)  # noqa: E731
-    return Call("made up", kernel, torch_op, clips, {}, {}, "out", ("out",))
+    return OpCall("made up", kernel, torch_op, clips, {}, {}, "out", ("out",))
 
 
 def test_a_kernel_may_be_off_by_twice_as_much_as_torch_and_some_roundings() -> None:
@@ -327,25 +329,25 @@ def test_a_check_takes_two_clips_and_writes_to_nothing_that_is_seen_outside(load
 
 
 def test_the_file_survives_what_others_leave_in_it(loaded: checkpoint.Checkpoint, tmp_path: Path) -> None:
-    entry = {"wrong": None, "kernel_seconds": 1e-6, "torch_seconds": 2e-6}
-    path = tmp_path / "cache" / verdicts.FILE
+    entry = {"failure": None, "kernel_seconds": 1e-6, "torch_seconds": 2e-6}
+    path = tmp_path / "cache" / autotune_cache.FILE
     path.parent.mkdir()
     for text in ("", "[1, 2]", "{not json"):
         path.write_text(text)
-        assert verdicts.tables() == {}
+        assert autotune_cache.load() == {}
     odd = {**entry, "kernel_seconds": "fast"}
-    path.write_text(json.dumps({"m": {"a": entry, "b": 3, "c": {"wrong": None}, "d": odd}, "n": 4}))
-    assert verdicts.tables() == {"m": {"a": Verdict(None, 1e-6, 2e-6)}, "n": {}}
-    verdicts.remember("n", "e", Verdict("broken"))
-    assert verdicts.tables()["m"] == {"a": Verdict(None, 1e-6, 2e-6)}
-    assert verdicts.tables()["n"] == {"e": Verdict("broken")}
+    path.write_text(json.dumps({"m": {"a": entry, "b": 3, "c": {"failure": None}, "d": odd}, "n": 4}))
+    assert autotune_cache.load() == {"m": {"a": KernelResult(None, 1e-6, 2e-6)}, "n": {}}
+    autotune_cache.store("n", "e", KernelResult("broken"))
+    assert autotune_cache.load()["m"] == {"a": KernelResult(None, 1e-6, 2e-6)}
+    assert autotune_cache.load()["n"] == {"e": KernelResult("broken")}
 
 
 def test_a_cache_that_cant_be_written_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ASTFAST_CACHE", str(tmp_path / "file" / "cache"))
-    verdicts.remember("m", "a", Verdict())
-    assert verdicts.tables() == {}
+    autotune_cache.store("m", "a", KernelResult())
+    assert autotune_cache.load() == {}
 
 
 def test_no_update_of_the_cache_is_lost(tmp_path: Path) -> None:
@@ -364,12 +366,12 @@ def test_no_update_of_the_cache_is_lost(tmp_path: Path) -> None:
 
 def test_a_table_is_readable() -> None:
     table = {
-        "norm_linear bfloat16 32x9x64": Verdict(None, 21.5e-6, 30e-6),
-        "attention bfloat16": Verdict(None, 3e-5, 2e-5),
-        "head float32": Verdict("out is off by 1"),
-        "pool float32": Verdict(),
+        "norm_linear bfloat16 32x9x64": KernelResult(None, 21.5e-6, 30e-6),
+        "attention bfloat16": KernelResult(None, 3e-5, 2e-5),
+        "head float32": KernelResult("out is off by 1"),
+        "pool float32": KernelResult(),
     }
-    said = [re.sub(r"\s+", " ", line) for line in verdicts.lines(table)]
+    said = [re.sub(r"\s+", " ", line) for line in autotune_cache.describe(table)]
     assert said == [
         "attention bfloat16 torch kernel 30.0 us torch 20.0 us",
         "head float32 torch (kernel: out is off by 1)",
@@ -378,11 +380,11 @@ def test_a_table_is_readable() -> None:
     ]
 
 
-def test_a_machine_is_what_compiles_and_runs() -> None:
-    machine = machine_of("NVIDIA H200", "580.1")
-    assert machine == machine_of("NVIDIA H200", "580.1")
-    assert machine.startswith(f"NVIDIA H200, driver 580.1, torch {torch.__version__}, triton ")
-    assert machine != machine_of("NVIDIA H200", "580.2")
+def test_an_environment_is_what_compiles_and_runs() -> None:
+    key = environment_key("NVIDIA H200", "580.1")
+    assert key == environment_key("NVIDIA H200", "580.1")
+    assert key.startswith(f"NVIDIA H200, driver 580.1, torch {torch.__version__}, triton ")
+    assert key != environment_key("NVIDIA H200", "580.2")
 
 
 def test_calls_of_other_shapes_types_and_settings_have_other_keys() -> None:

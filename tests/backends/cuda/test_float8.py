@@ -131,10 +131,10 @@ def test_older_gpus_are_refused_with_the_reason(target: Target) -> None:
 
 
 def test_float8_is_never_chosen_unasked() -> None:
-    from astfast.backends.cuda import ops as cuda
+    from astfast.backends.cuda import backend
 
     assert "float8" in backends.PRECISIONS["cuda"]
-    assert cuda.fastest_precision() != "float8"
+    assert backend.fastest_precision() != "float8"
     with pytest.raises(BackendError, match="no precision 'float8'"):
         backends.choose("cpu").make(3, "float8")
 

@@ -1,5 +1,7 @@
 """The GPU backend through the product's own engine, without a GPU: the interpreter computes, the recorder counts."""
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import pytest
 import torch
 
 from astfast import backends
-from astfast.backends.cuda import ops as cuda
-from astfast.backends.cuda.ops import CudaOps, Stream, Target
+from astfast.backends.cuda import backend as cuda
+from astfast.backends.cuda.ops import CudaOps, Target
+from astfast.backends.cuda.packing import DTYPES, Stream
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.eager import Engine
 from astfast.errors import BackendError
@@ -126,3 +129,20 @@ def test_without_a_gpu_the_error_says_what_is_missing() -> None:
     with pytest.raises(BackendError, match=r"GPU|CPU build"):
         backends.choose(device="cuda")
     assert cuda.unavailable() is not None
+
+
+def test_the_backend_names_every_precision_that_it_packs() -> None:
+    assert cuda.precisions() == tuple(DTYPES)
+    assert cuda.fastest_precision() in cuda.precisions()
+
+
+def test_a_report_needs_no_torch() -> None:
+    """``astfast doctor`` reads the cache on machines without PyTorch."""
+    script = (
+        "import sys; sys.modules['torch'] = sys.modules['triton'] = None\n"
+        "from astfast.backends.cuda import autotune_cache, backend\n"
+        "autotune_cache.store('a GPU', 'pool float32', autotune_cache.KernelResult('too slow'))\n"
+        "print(backend.describe(), backend.precisions(), backend.fastest_precision())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "['ops autotuned on a GPU', '  pool float32  torch   (kernel: too slow)']" in done.stdout
