@@ -1,7 +1,7 @@
 """Warnings of a call, shown at the caller's own line.
 
-Inputs are read on other threads, whose stacks don't lead to the caller; and how deep a call is inside astfast is nobody's
-business. So what is noticed travels as a Note, and is shown on the thread of the call.
+Inputs are read on other threads, whose stacks don't lead to the caller. So a warning travels as a Note, and is shown on
+the thread of the call, at the first line outside of astfast.
 """
 
 from __future__ import annotations

@@ -101,13 +101,18 @@ class Ops(Protocol):
         ...
 
     @property
+    def engine(self) -> str:
+        """Name of the engine that runs a model on these ops: "eager" or "cuda_graphs"."""
+        ...
+
+    @property
     def precision(self) -> str:
         """ "float32", "bfloat16" or "float16"."""
         ...
 
     @property
     def hardware(self) -> str:
-        """What computes, for instance "amx, 2 threads" or "NVIDIA H200"."""
+        """Name of the compute device: instruction set and threads, or the GPU."""
         ...
 
     def pack_embed(self, w: Embed) -> Any: ...
@@ -131,7 +136,7 @@ class Ops(Protocol):
         ...
 
     def inference(self) -> AbstractContextManager[Any]:
-        """What a forward pass that is not trained on runs inside of."""
+        """Context manager for inference: no autograd, the right device current."""
         ...
 
     def to_host(self, x: Array) -> NDArray[np.float32]:

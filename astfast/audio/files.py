@@ -25,7 +25,7 @@ READABLE = "WAV, FLAC, Ogg (Vorbis, Opus), MP3 and AIFF"
 
 @dataclass(frozen=True)
 class DecodedAudio:
-    """An opened source of samples: a file, or an array. ``blocks`` can be walked once; leaving or closing it closes the file."""
+    """An opened file or array of samples. ``blocks`` can be walked once; leaving or closing it closes the file."""
 
     rate: int  # Hz
     duration: float | None  # seconds, as the file's header says; None when it doesn't

@@ -24,6 +24,7 @@ class ReferenceOps:
     """The Ops protocol on torch tensors of one dtype on one device; ``out`` is ignored."""
 
     name = "reference"
+    engine = "eager"
 
     def __init__(self, heads: int, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
         self.heads = heads
@@ -134,3 +135,23 @@ def unavailable(device: str | list[str] = "auto") -> str | None:
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         return "PyTorch finds no GPU: use device='cpu'"
     return None
+
+
+def precisions() -> tuple[str, ...]:
+    """Names of the precisions that ``astfast.load`` offers; float64 is for tests, which make ReferenceOps themselves."""
+    return ("float32",)
+
+
+def fastest_precision() -> str:
+    """The oracle computes in float32."""
+    return "float32"
+
+
+def describe() -> list[str]:
+    """Lines for ``astfast doctor``."""
+    return [f"PyTorch {torch.__version__}"]
+
+
+def open(num_heads: int, precision: str, device: str, threads: int | None, deterministic: bool) -> ReferenceOps:
+    """The ops for a model with so many attention heads on a torch device; the last two arguments are ignored."""
+    return ReferenceOps(num_heads, getattr(torch, precision), device)

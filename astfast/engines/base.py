@@ -89,12 +89,12 @@ class Engine(Protocol):
         """Whether waveforms may be int16."""
         ...
 
-    def accepts_on_device(self, batch: Any) -> bool:
-        """Whether the waves of a ``DeviceBatch`` may be this tensor or array."""
+    def accepts_on_device(self, batch: DeviceBatch) -> bool:
+        """Whether this engine takes a batch as it is; another has to come as waveforms at the model's rate."""
         ...
 
-    def features(self, batch: Waves | DeviceBatch) -> FloatArray:
-        """Waveforms -> normalised log-mel spectrograms [B, max_length, num_mel_bins] (single model)."""
+    def features(self, batch: Batch) -> FloatArray:
+        """Waveforms -> normalised log-mel spectrograms [B, max_length, num_mel_bins]; spectrograms stay (single model)."""
         ...
 
     def embed(self, batch: Batch) -> FloatArray:
@@ -165,14 +165,14 @@ class ModelEngine(ABC):
     def batch_size(self) -> int:
         return self._batch_size
 
-    def features(self, batch: Waves | DeviceBatch) -> FloatArray:
-        return self._run(batch, "features")
+    def features(self, batch: Batch) -> FloatArray:
+        return self._output(batch, "features")
 
     def embed(self, batch: Batch) -> FloatArray:
-        return self._run(batch, "embedding")
+        return self._output(batch, "embedding")
 
     def logits(self, batch: Batch) -> FloatArray:
-        return self._run(batch, "logits")
+        return self._output(batch, "logits")
 
     def scores(self, batch: Batch, activation: str = "auto") -> FloatArray:
         return activate(self.logits(batch), self._activation(activation))
@@ -183,9 +183,15 @@ class ModelEngine(ABC):
     def _activation(self, asked: str) -> str:
         return activation_of(self.config.problem_type, self.config.num_labels, asked)
 
+    def _output(self, batch: Batch, output: Output) -> FloatArray:
+        if len(batch):
+            return self._run(batch, output)
+        shape, _ = self.model.family.workspace(self.config)[BUFFERS[output]]
+        return np.empty((0, *shape), np.float32)
+
     @abstractmethod
     def _run(self, batch: Batch, output: Output) -> FloatArray:
-        """One output of all clips of a batch, in order, in host memory."""
+        """One output of all clips of a batch, at least one, in order, in host memory."""
 
     def _compute(self, spectrogram: Any, ws: Mapping[str, Any], output: Output) -> Any:
         """One output of spectrograms in the backend's memory, in the workspace ``ws``."""

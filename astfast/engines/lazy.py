@@ -19,6 +19,11 @@ class LazyEngine:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
 
+    def load(self) -> LazyEngine:
+        """Loads the engine now; returns itself."""
+        self.get()
+        return self
+
     def get(self) -> Engine:
         """The engine, loaded by the first call. Raises AstfastError once closed, and what loading raises."""
         if self._closed:

@@ -6,19 +6,18 @@ this module.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-import numpy as np
 import torch
 
-from astfast import backends
+from astfast import backends, notes
 from astfast.checkpoints.lazy_tensor import LazyTensor
 from astfast.checkpoints.sources import CheckpointFiles
-from astfast.engines.eager import Engine
-from astfast.engines.load import engine_on
+from astfast.engines.base import Engine
+from astfast.engines.load import engine_for
 from astfast.errors import AstfastError, AudioError, BackendError, CheckpointError
-from astfast.models import recognise as checkpoint
+from astfast.models import recognise
+from astfast.notes import Note
 
 SOURCE = "the model given to astfast.accelerate"
 CURE = "astfast.restore(model) brings the model's own forward back"
@@ -88,7 +87,7 @@ class Forward:
         model = self.model
         if model.training:
             if not self._warned:
-                warnings.warn("the accelerated model is in training mode and runs its own forward", stacklevel=3)
+                notes.show(Note("the accelerated model is in training mode and runs its own forward"))
                 self._warned = True
             own = {"labels": labels, "attention_mask": attention_mask, "return_dict": return_dict, **kwargs}
             return type(model).forward(model, input_values, **own)
@@ -131,8 +130,7 @@ class Forward:
         if x.device.type == "cuda":
             on_device: torch.Tensor = engine.forward(features)
             return on_device.to(self.model.dtype)
-        logits = engine.logits(features.numpy()) if len(x) else np.empty((0, engine.config.num_labels), np.float32)
-        return torch.from_numpy(logits).to(self.model.dtype)
+        return torch.from_numpy(engine.logits(features.numpy())).to(self.model.dtype)
 
     def engine(self) -> Engine:
         """The engine of the model's weights as they are now: packed anew where they have changed or moved."""
@@ -141,7 +139,7 @@ class Forward:
         if packed is None or packed[0] != state:
             self._packed = None  # the old engine is freed before the new one is made
             del packed
-            packed = state, _pack(self.model, self.precision, self.threads, self.batch_size)
+            packed = state, engine_of(self.model, self.precision, self.threads, self.batch_size)
             self._packed = packed
         return packed[1]
 
@@ -158,7 +156,8 @@ def weights_state(model: torch.nn.Module) -> list[tuple[int, int]]:
     return state
 
 
-def _pack(model: Any, precision: str, threads: int | None, batch_size: int | None) -> Engine:
+def engine_of(model: Any, precision: str, threads: int | None, batch_size: int | None) -> Engine:
+    """An engine with the model's weights as they are now, on the device that the model is on."""
     devices = {str(p.device) for p in model.parameters()}
     device = devices.pop()
     if devices or torch.device(device).type not in ("cpu", "cuda"):
@@ -169,10 +168,9 @@ def _pack(model: Any, precision: str, threads: int | None, batch_size: int | Non
     choice = backends.choose("auto", device, threads)
     if precision == "auto":
         own = str(model.dtype).removeprefix("torch.")
-        precision = own if own in backends.PRECISIONS[choice.backend] else "float32"
-    loaded = checkpoint.from_files(files_of(model))
-    ops = choice.make(loaded.config.num_attention_heads, precision)
-    return engine_on(ops, loaded, batch_size)
+        precision = own if own in choice.precisions() else "float32"
+    checkpoint = recognise.from_files(files_of(model))
+    return engine_for(choice.open(checkpoint.config.num_attention_heads, precision), checkpoint, batch_size)
 
 
 def files_of(model: Any) -> CheckpointFiles:

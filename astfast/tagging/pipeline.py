@@ -127,7 +127,7 @@ def tags(
 
 
 def segments(
-    engine: Engine, inputs: Iterable[Any], read: ReadOptions, options: TagOptions
+    engine: Engine, inputs: Iterable[Any] | DeviceClips, read: ReadOptions, options: TagOptions
 ) -> Iterator[list[Segment] | ErrorRecord]:
     """The tags of each window of each input, or its error record."""
     for windows in by_input(run(engine, inputs, read, _scores(engine, options)), options.on_error):

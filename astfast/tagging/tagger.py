@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
 from astfast.audio.inputs import Many, One
 from astfast.audio.spectrograms import check_spectrograms
+from astfast.engines.base import FloatArray
 from astfast.engines.lazy import LazyEngine
 from astfast.engines.load import LoadArguments
 from astfast.models.base import ModelConfig
@@ -20,9 +18,7 @@ from astfast.tagging.tags import Aggregate, ErrorRecord, OnError, Raise, Return,
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from astfast.tagging.tags import ClassifyKeywords, SegmentKeywords
-
-FloatArray = NDArray[np.float32]
+    from astfast.tagging.tags import ClassifyArgs, SegmentArgs
 
 
 class Tagger:
@@ -37,21 +33,20 @@ class Tagger:
     """
 
     def __init__(self, arguments: LoadArguments) -> None:
-        self._lazy = LazyEngine(arguments)
-        self._lazy.get()
+        self._lazy = LazyEngine(arguments).load()
 
     @overload
-    def classify(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[ClassifyKeywords]) -> list[Tag]: ...
+    def classify(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[ClassifyArgs]) -> list[Tag]: ...
     @overload
-    def classify(self, batch: One, *, on_error: Return, **kw: Unpack[ClassifyKeywords]) -> list[Tag] | ErrorRecord: ...
+    def classify(self, batch: One, *, on_error: Return, **kw: Unpack[ClassifyArgs]) -> list[Tag] | ErrorRecord: ...
     @overload
-    def classify(self, batch: Many, *, on_error: Raise = ..., **kw: Unpack[ClassifyKeywords]) -> list[list[Tag]]: ...
+    def classify(self, batch: Many, *, on_error: Raise = ..., **kw: Unpack[ClassifyArgs]) -> list[list[Tag]]: ...
     @overload
     def classify(
-        self, batch: Many, *, on_error: Return, **kw: Unpack[ClassifyKeywords]
+        self, batch: Many, *, on_error: Return, **kw: Unpack[ClassifyArgs]
     ) -> list[list[Tag] | ErrorRecord]: ...
     @overload
-    def classify(self, batch: Any, *, on_error: OnError = ..., **kw: Unpack[ClassifyKeywords]) -> Any: ...
+    def classify(self, batch: Any, *, on_error: OnError = ..., **kw: Unpack[ClassifyArgs]) -> Any: ...
     def classify(
         self,
         batch: Any,
@@ -96,28 +91,23 @@ class Tagger:
         aggregate: Aggregate = "mean",
         on_error: OnError = "raise",
     ) -> Iterator[list[Tag] | ErrorRecord]:
-        """``classify`` of each of any number of inputs, in order and in bounded memory.
-
-        Files are decoded ahead, on other threads, while the model runs. Options and errors are those of ``classify``.
-        """
+        """``classify`` of any number of inputs, in order, in bounded memory, decoded ahead while the model runs."""
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
         return pipeline.tags(engine, inputs, read_options(engine, sampling_rate, window, hop), options)
 
     @overload
-    def segments(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[SegmentKeywords]) -> list[Segment]: ...
+    def segments(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[SegmentArgs]) -> list[Segment]: ...
+    @overload
+    def segments(self, batch: One, *, on_error: Return, **kw: Unpack[SegmentArgs]) -> list[Segment] | ErrorRecord: ...
+    @overload
+    def segments(self, batch: Many, *, on_error: Raise = ..., **kw: Unpack[SegmentArgs]) -> list[list[Segment]]: ...
     @overload
     def segments(
-        self, batch: One, *, on_error: Return, **kw: Unpack[SegmentKeywords]
-    ) -> list[Segment] | ErrorRecord: ...
-    @overload
-    def segments(self, batch: Many, *, on_error: Raise = ..., **kw: Unpack[SegmentKeywords]) -> list[list[Segment]]: ...
-    @overload
-    def segments(
-        self, batch: Many, *, on_error: Return, **kw: Unpack[SegmentKeywords]
+        self, batch: Many, *, on_error: Return, **kw: Unpack[SegmentArgs]
     ) -> list[list[Segment] | ErrorRecord]: ...
     @overload
-    def segments(self, batch: Any, *, on_error: OnError = ..., **kw: Unpack[SegmentKeywords]) -> Any: ...
+    def segments(self, batch: Any, *, on_error: OnError = ..., **kw: Unpack[SegmentArgs]) -> Any: ...
     def segments(
         self,
         batch: Any,

@@ -33,7 +33,7 @@ class Segment(TypedDict):
     tags: list[Tag]
 
 
-class SegmentKeywords(TypedDict, total=False):
+class SegmentArgs(TypedDict, total=False):
     """Types of the keywords of ``Tagger.segments`` beside ``on_error``."""
 
     sampling_rate: float | None
@@ -44,7 +44,7 @@ class SegmentKeywords(TypedDict, total=False):
     hop: float | None
 
 
-class ClassifyKeywords(SegmentKeywords, total=False):
+class ClassifyArgs(SegmentArgs, total=False):
     """Types of the keywords of ``Tagger.classify`` beside ``on_error``."""
 
     aggregate: Aggregate
@@ -95,7 +95,7 @@ class TagOptions:
     def to_tags(self, scores: Iterable[np.float32], indices: Iterable[np.int64], labels: Sequence[str]) -> list[Tag]:
         """Scores, best first, and their labels' indices -> the tags that reach the threshold."""
         return [
-            {"score": float(score), "label": labels[i]}
+            {"score": float(score), "label": labels[int(i)]}
             for score, i in zip(scores, indices, strict=True)
             if self.threshold is None or score >= self.threshold
         ]
