@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import platform
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +53,8 @@ def report() -> tuple[str, bool]:
 
 def _lines(reasons: dict[str, str | None]) -> Iterator[str]:
     """``reasons``: backend -> why it can't run here, or None."""
+    import platform
+
     from astfast.backends import PRECISIONS
 
     yield f"astfast {__version__}, Python {platform.python_version()}, {platform.platform()}"
@@ -98,6 +98,8 @@ def _gpu_ops() -> Iterator[str]:
 
 
 def _version(name: str) -> str:
+    import importlib.metadata  # 20 ms, which other commands would pay too
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
