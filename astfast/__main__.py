@@ -1,4 +1,4 @@
-"""``python -m astfast`` is the command line."""
+"""Entry point of ``python -m astfast``: the command line."""
 
 import sys
 

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "integrations": "errors front_end ops checkpoints models backends backends.cpu backends.cuda engines",
     "astfast": "version errors engines tagging integrations",
     "benchmarking": "astfast errors environment models backends engines tagging",
-    "commands": "astfast version errors models backends backends.cpu backends.cuda benchmarking",
+    "commands": "astfast version errors models backends backends.cpu backends.cuda engines benchmarking",
     "__main__": "commands",
 }
 # What importing a module may not run: these at its top level, also in a try, an if or a class. Functions may.

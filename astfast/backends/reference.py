@@ -138,7 +138,7 @@ def unavailable(device: str | list[str] = "auto") -> str | None:
 
 
 def precisions() -> tuple[str, ...]:
-    """Names of the precisions that ``astfast.load`` offers; float64 is for tests, which make ReferenceOps themselves."""
+    """Names of the precisions that ``astfast.load`` offers; tests make ReferenceOps in float64 themselves."""
     return ("float32",)
 
 

@@ -299,25 +299,3 @@ def as_record(row: Row) -> dict[str, Any]:
         value = getattr(row, name)
         record[name] = None if value is None else value._asdict()
     return record
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Rows as aligned text."""
-    head = ("batch", "engine", "precision", "clips/s", "ms/clip", "astfast is", "error", "computes with")
-    cells = [head]
-    for row in rows:
-        rate, speedup = row.clips_per_second, row.astfast_speedup
-        cells.append(
-            (
-                str(row.batch),
-                row.engine,
-                row.precision,
-                f"{rate.p50:.3g} ({rate.p20:.3g} to {rate.p80:.3g})",
-                f"{1e3 / rate.p50:.3g}",
-                "" if speedup is None else f"{speedup.p50:.2f}x ({speedup.p20:.2f} to {speedup.p80:.2f})",
-                f"{row.error:.1e}",
-                row.isa,
-            )
-        )
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells)

@@ -1,1 +1,4 @@
-"""The command line. The only package that prints."""
+"""Command line ``astfast``: a file a command, the parser in ``main``, all output in ``terminal``.
+
+No other package of astfast prints.
+"""

@@ -1,53 +1,72 @@
-"""``astfast doctor``: what this machine can run, and for what it can't, why not and what to do."""
+"""Command ``astfast doctor``: backends that can run on this machine, and for the others the reason and the cure."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import sys
+import argparse
 from collections.abc import Iterator
+from typing import Any
 
-from astfast import backends
-from astfast.backends.cuda import backend as cuda_backend
+from astfast.commands.terminal import print_text
 from astfast.errors import AstfastError
-from astfast.models import recognise as checkpoint
 from astfast.version import __version__
 
 PACKAGES = (
     "numpy",
     "soundfile",
     "soxr",
-    "safetensors",
     "huggingface_hub",
     "torch",
     "torchaudio",
     "triton",
     "torchcodec",
+    "transformers",
 )
 
 
+def add_parser(commands: Any) -> None:
+    """Adds ``doctor`` to the commands (argparse's sub-parsers)."""
+    parser = commands.add_parser(
+        "doctor",
+        help="show what this machine can run, and why not",
+        description="Show the backends that can run on this machine, the reason why others can't, and the versions of "
+        "packages. Please attach it to bug reports.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> bool:
+    """Prints the report; whether at least one backend can run a model."""
+    del options
+    text, usable = report()
+    print_text(text)
+    return usable
+
+
 def report() -> tuple[str, bool]:
-    """(the report as text, whether at least one backend can run a model)."""
-    usable = [name for name in backends.BACKENDS if backends.unavailable(name) is None]
-    return "\n".join(_lines(usable)), bool(usable)
+    """The report as text, and whether at least one backend can run a model."""
+    from astfast import backends
+
+    reasons = {name: backends.unavailable(name) for name in backends.BACKENDS}
+    return "\n".join(_lines(reasons)), None in reasons.values()
 
 
-def _lines(usable: list[str]) -> Iterator[str]:
+def _lines(reasons: dict[str, str | None]) -> Iterator[str]:
+    """``reasons``: backend -> why it can't run here, or None."""
+    import platform
+
+    from astfast.backends import module_of
+
     yield f"astfast {__version__}, Python {platform.python_version()}, {platform.platform()}"
     yield ""
     yield "backends"
-    for name in backends.BACKENDS:
-        reason = backends.unavailable(name)
-        yield f"  {name:<10} {'ok' if reason is None else 'no: ' + reason}"
+    for name, reason in reasons.items():
+        yield f"  {name:<10} {'ok: ' + ', '.join(module_of(name).precisions()) if reason is None else 'no: ' + reason}"
         if name == "cpu" and reason is None:
-            from astfast.backends.cpu.backend import describe
-
-            yield from (f"  {'':<10} {line}" for line in describe())
-    yield f"  auto takes  {_automatic() if usable else 'nothing: no backend can run'}"
-    for line in cuda_backend.describe():
-        if not line.startswith(" "):
-            yield ""
-        yield line
+            yield from (f"  {'':<10} {line}" for line in module_of(name).describe())
+    yield f"  {'auto':<10} {_automatic() if None in reasons.values() else 'no backend can run'}"
+    for line in module_of("cuda").describe():  # of earlier runs, whether or not it can run now
+        yield from (line,) if line.startswith(" ") else ("", line)
     yield ""
     yield "packages"
     for name in PACKAGES:
@@ -57,13 +76,19 @@ def _lines(usable: list[str]) -> Iterator[str]:
 
 
 def _automatic() -> str:
+    """The backend and precision of ``load()`` without arguments."""
+    from astfast import backends
+    from astfast.engines.auto_precision import TOLERANCE
+
     choice = backends.choose()
-    return f"{choice.backend}, at most as imprecise as {choice.fastest_precision()}"
+    precision = choice.fastest_precision()
+    fallback = "" if precision == "float32" else f" (float32 if scores differ by more than {TOLERANCE:g})"
+    return f"backend {choice.backend}, precision {precision}{fallback}"
 
 
 def _version(name: str) -> str:
-    if name in sys.modules and hasattr(sys.modules[name], "__version__"):
-        return str(sys.modules[name].__version__)
+    import importlib.metadata  # 20 ms, which other commands would pay too
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -71,9 +96,11 @@ def _version(name: str) -> str:
 
 
 def _built_in() -> str:
+    from astfast.models import recognise
+
     try:
-        config = checkpoint.load(None).config
+        config = recognise.load(None).config
     except AstfastError as error:
         return f"no: {error}"
-    seconds = config.front_end.input_samples / config.front_end.sampling_rate
-    return f"ok: {config.num_labels} labels, {config.num_tokens} tokens, {seconds:.1f} s at a time"
+    rate = config.front_end.sampling_rate
+    return f"ok: {config.num_labels} labels, {config.front_end.input_samples / rate:.1f} s of audio at {rate} Hz"

@@ -1,81 +1,137 @@
-"""How ``astfast tag`` prints: a readable table on a terminal, plain lines in a pipe, JSON Lines or CSV on request."""
+"""Terminal output: result formats, tables, the progress counter, errors and warnings. The only file that prints."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-BAR = 20  # characters of a full bar on a terminal
+FORMATS = ("text", "jsonl", "csv")
+BAR_WIDTH = 20  # characters of the bar of score 1
+START_OF_LINE = "\r\x1b[K"  # which erases the line on a terminal
+REDRAW_SECONDS = 0.1
 
 
-class Printer:
-    """Prints one result a call to standard output, at once, in one of the formats "text", "jsonl" and "csv".
+class ResultPrinter:
+    """Prints the tags of one file a call to standard output, at once.
 
-    In a pipe, text is one tag a line: file, (start, end,) score, label, separated by tabs.
+    - ``output_format``: "text", "jsonl" or "csv". Text is a table on a terminal; elsewhere it is one tag a line: file,
+      (start, end,) score and label, separated by tabs.
+    - ``windows``: whether results are segments with times.
     """
 
-    def __init__(self, form: str, windows: bool) -> None:
-        self._form = form
+    def __init__(self, output_format: str, windows: bool) -> None:
+        self._format = output_format
         self._windows = windows
         self._csv = csv.writer(sys.stdout, lineterminator="\n")
-        if form == "csv":
+        if output_format == "csv":
             self._csv.writerow(["file", *(["start", "end"] if windows else []), "score", "label"])
 
-    def result(self, file: str, result: list[Any]) -> None:
-        """The tags of one file, or its segments."""
-        if self._form == "jsonl":
+    def print_result(self, file: str, result: list[Any]) -> None:
+        """Prints the tags of one file, or its segments."""
+        if self._format == "jsonl":
             print(json.dumps({"file": file, "segments" if self._windows else "tags": result}, ensure_ascii=False))
-        elif self._form == "csv":
+        elif self._format == "csv":
             self._csv.writerows(self._rows(file, result))
         elif sys.stdout.isatty():
-            self._table(file, result)
+            self._print_table(file, result)
         else:
             for row in self._rows(file, result):
                 print(*row, sep="\t")
         sys.stdout.flush()
 
+    def _segments(self, result: list[Any]) -> list[Any]:
+        return result if self._windows else [{"tags": result}]
+
     def _rows(self, file: str, result: list[Any]) -> Iterator[list[str]]:
         """One row a tag."""
-        parts: list[Any] = result if self._windows else [{"tags": result}]
-        for part in parts:
-            times = [f"{part['start']:.2f}", f"{part['end']:.2f}"] if self._windows else []
-            for tag in part["tags"]:
+        for segment in self._segments(result):
+            times = [f"{segment['start']:.2f}", f"{segment['end']:.2f}"] if self._windows else []
+            for tag in segment["tags"]:
                 yield [file, *times, f"{tag['score']:.4f}", tag["label"]]
 
-    def _table(self, file: str, result: list[Any]) -> None:
+    def _print_table(self, file: str, result: list[Any]) -> None:
         print(f"\x1b[1m{file}\x1b[0m")
-        parts: list[Any] = result if self._windows else [{"tags": result}]
-        for part in parts:
+        for segment in self._segments(result):
             if self._windows:
-                print(f"  {clock(part['start'])} - {clock(part['end'])}")
-            for tag in part["tags"]:
-                bar = "█" * max(0, min(BAR, round(BAR * tag["score"])))
-                print(f"    {tag['score']:6.1%}  {bar:<{BAR}}  {tag['label']}")
+                print(f"  {format_time(segment['start'])} - {format_time(segment['end'])}")
+            for tag in segment["tags"]:
+                bar = "█" * max(0, min(BAR_WIDTH, round(BAR_WIDTH * tag["score"])))
+                print(f"    {tag['score']:6.1%}  {bar:<{BAR_WIDTH}}  {tag['label']}")
 
 
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss.s, without hours where there are none."""
+def format_time(seconds: float) -> str:
+    """Seconds as h:mm:ss.s, without hours if there are none."""
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Column names and rows of cells as aligned text."""
+    lines = [columns, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
 def progress(results: Iterable[T], total: int) -> Iterator[T]:
-    """Passes results on; where they go to a file or pipe and somebody watches, a bar on standard error counts them."""
+    """Passes results of files on, and counts them on standard error: "12 of 400 files, 3.1 files/s".
+
+    The counter is rewritten in place. There is none if standard error is no terminal, or if standard output is one,
+    where the results show the progress.
+    """
     if total < 2 or sys.stdout.isatty() or not sys.stderr.isatty():
         yield from results
         return
-    from tqdm import tqdm
+    start = drawn = time.perf_counter()
+    try:
+        for done, result in enumerate(results, 1):
+            yield result
+            now = time.perf_counter()
+            if now - drawn >= REDRAW_SECONDS or done == 1:
+                drawn = now
+                counter = f"{done} of {total} files, {done / (now - start):.1f} files/s"
+                print(START_OF_LINE + counter, end="", file=sys.stderr, flush=True)
+    finally:
+        print(START_OF_LINE, end="", file=sys.stderr, flush=True)
 
-    yield from tqdm(results, total=total, unit="file", leave=False)
+
+def print_text(text: str) -> None:
+    """Prints to standard output, at once."""
+    print(text, flush=True)
 
 
-def complain(message: str) -> None:
-    """One line on standard error, above the progress bar if there is one."""
-    from tqdm import tqdm
+def print_error(message: str) -> None:
+    """Prints an error as a line on standard error, above the progress counter if there is one."""
+    _print_above_counter(f"astfast: error: {message}")
 
-    tqdm.write(f"astfast: {message}", file=sys.stderr)
+
+def print_warning(message: str) -> None:
+    """Prints a warning as a line on standard error, above the progress counter if there is one."""
+    _print_above_counter(f"astfast: warning: {message}")
+
+
+def _print_above_counter(line: str) -> None:
+    """The line takes the counter's place, which comes back with the next file."""
+    print((START_OF_LINE if sys.stderr.isatty() else "") + line, file=sys.stderr, flush=True)
+
+
+def keywords_as_options(message: str, names: Container[str]) -> str:
+    """Keywords of the library in a message as options of the command line, such as ``top_k=3`` as ``--top-k 3``.
+
+    ``names``: the keywords that are options.
+    """
+
+    def option(match: re.Match[str]) -> str:
+        keyword, value = match.groups()
+        if keyword not in names:
+            return match[0]
+        flag = f"--{keyword.replace('_', '-')}"
+        return flag if value in ("", "True") else f"{flag} {value.strip(chr(39))}"
+
+    return re.sub(r"\b([a-z]\w*)=('[^']*'|\w*)", option, message)

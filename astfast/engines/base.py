@@ -94,7 +94,7 @@ class Engine(Protocol):
         ...
 
     def features(self, batch: Batch) -> FloatArray:
-        """Waveforms -> normalised log-mel spectrograms [B, max_length, num_mel_bins]; spectrograms stay (single model)."""
+        """Waveforms -> normalised log-mel spectrograms [B, max_length, num_mel_bins] (single model)."""
         ...
 
     def embed(self, batch: Batch) -> FloatArray:

@@ -47,9 +47,7 @@ def write_folder(
     exported = model.family.export(model.config, model.weights)
     target = Path(folder).expanduser().absolute()
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not force):
-        raise CheckpointError(
-            f"{target} exists and is not an empty folder: choose another, or pass force=True (--force)."
-        )
+        raise CheckpointError(f"{target} exists and is not an empty folder: choose another, or pass force=True.")
     target.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:

@@ -75,15 +75,6 @@ def test_command_line(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert rows["transformers"]["astfast_speedup"]["p50"] > 0
 
 
-def test_table_shows_every_row() -> None:
-    spread = bench.Spread(1.0, 2.0, 3.0)
-    row = bench.Row("openvino", "int8", "amx", "1", 8, spread, 0.01, spread)
-    text = bench.table([row]).splitlines()
-    assert len(text) == 2
-    for shown in ("8", "openvino", "int8", "2 (1 to 3)", "500", "2.00x", "1.0e-02", "amx"):
-        assert shown in text[1]
-
-
 def test_a_precision_that_does_not_exist_is_an_error(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["bench", "--model", str(tiny_model), "--precision", "fp8"])

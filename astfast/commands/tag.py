@@ -1,0 +1,87 @@
+"""Command ``astfast tag``: audio files in, tags on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from typing import Any
+
+from astfast.commands import arguments
+from astfast.commands.terminal import FORMATS, ResultPrinter, print_error, progress
+
+STANDARD_INPUT = "-"
+
+
+class _StandardInput(io.BytesIO):
+    name = "standard input"  # which messages about a file object use
+
+
+def add_parser(commands: Any) -> None:
+    """Adds ``tag`` to the commands (argparse's sub-parsers)."""
+    parser = commands.add_parser(
+        "tag",
+        help="tag audio files",
+        description="Tag audio files. Results go to standard output, one file at a time; errors to standard error.",
+        epilog="Exit status: 0 all files tagged, 1 some could not be read, 2 nothing was tagged.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio file; - reads one from standard input")
+    parser.add_argument("--model", help=arguments.MODEL_HELP)
+    parser.add_argument(
+        "--top-k", type=arguments.count, default=5, metavar="K", help="tags per file or window (default: 5)"
+    )
+    parser.add_argument(
+        "--threshold", type=arguments.score, metavar="SCORE", help="leave out tags with a lower score, 0 to 1"
+    )
+    parser.add_argument(
+        "--window",
+        type=arguments.number,
+        metavar="SECONDS",
+        help="tag the whole file in windows of this length, instead of its beginning only",
+    )
+    parser.add_argument(
+        "--hop",
+        type=arguments.number,
+        metavar="SECONDS",
+        help="from the start of a window to the next; needs --window (default: its length)",
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", metavar="FORMAT", help="output: %(choices)s (default: text)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--precision",
+        choices=arguments.Precisions(extra=("auto",)),
+        default="auto",
+        metavar="PRECISION",
+        help="%(choices)s; a backend has some of these, see astfast doctor (default: auto)",
+    )
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def run(options: argparse.Namespace) -> bool:
+    """Tags the files; whether all of them could be read."""
+    if options.hop is not None and options.window is None:
+        options.usage_error("--hop needs --window")
+    if options.files.count(STANDARD_INPUT) > 1:
+        options.usage_error("standard input (-) can be read once only")
+
+    import astfast
+
+    tagger = astfast.load(options.model, device=options.device, precision=options.precision)
+    inputs = [_StandardInput(sys.stdin.buffer.read()) if file == STANDARD_INPUT else file for file in options.files]
+    shared = {"top_k": options.top_k, "threshold": options.threshold, "on_error": "return"}
+    if options.window is None:
+        results = tagger.stream(inputs, **shared)
+    else:
+        results = (tagger.segments(x, window=options.window, hop=options.hop, **shared) for x in inputs)
+    printer = ResultPrinter(options.format, windows=options.window is not None)
+    succeeded = True
+    for file, result in zip(options.files, progress(results, len(inputs)), strict=True):
+        if isinstance(result, dict):
+            succeeded = False
+            print_error(result["error"])
+        else:
+            printer.print_result(file, result)
+    return succeeded

@@ -1,0 +1,32 @@
+"""``astfast convert``: a folder that tags like its source."""
+
+from pathlib import Path
+
+import pytest
+
+from astfast.commands.main import main
+from tests.commands.test_tag import run
+
+
+def test_folder_tags_like_its_source(
+    tiny_model: Path, tmp_path: Path, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(tiny_model), str(tmp_path / "converted")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'converted'}\n"
+    outputs = []
+    for model in (tiny_model, tmp_path / "converted"):
+        assert run("--model", str(model), files[0]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+
+
+def test_a_folder_that_is_not_empty_needs_force(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("keep")
+    assert main(["convert", str(tiny_model), str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert "--force" in message
+    assert "force=" not in message
+    assert main(["convert", str(tiny_model), str(tmp_path), "--force"]) == 0
+    assert (tmp_path / "notes.txt").read_text() == "keep"

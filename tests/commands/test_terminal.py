@@ -1,0 +1,127 @@
+"""Terminal output: the progress counter, error lines, tables, and keywords as options."""
+
+import io
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from astfast.commands import terminal
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def terminal_stderr(monkeypatch: pytest.MonkeyPatch, tick: float = 0.5) -> Terminal:
+    """Standard error as a terminal, and a clock that advances by ``tick`` seconds each time it is read.
+
+    No fixture: pytest puts its own standard error in place after fixtures have run.
+    """
+    stream = Terminal()
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(terminal.time, "perf_counter", lambda: next(ticks) * tick)
+    return stream
+
+
+def screen(text: str) -> list[str]:
+    """Lines of a terminal after this output."""
+    lines = [""]
+    for part in text.replace("\n", "\0\n\0").split("\0"):
+        if part == "\n":
+            lines.append("")
+        else:
+            lines[-1] = (lines[-1] + part).split("\r\x1b[K")[-1]
+    return lines
+
+
+def test_counter_is_rewritten_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = terminal_stderr(monkeypatch)
+    shown = [screen(stderr.getvalue()) for _ in terminal.progress(range(4), 4)]
+    assert shown == [[""], ["1 of 4 files, 2.0 files/s"], ["2 of 4 files, 2.0 files/s"], ["3 of 4 files, 2.0 files/s"]]
+    assert screen(stderr.getvalue()) == [""]
+
+
+def test_counter_is_drawn_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = terminal_stderr(monkeypatch, tick=1 / 64)
+    assert list(terminal.progress(range(70), 70)) == list(range(70))
+    assert stderr.getvalue().count("files/s") == 10  # after 1, 8, 15, ..., 64 ticks: 7 of them are 0.109 s
+
+
+def test_errors_are_above_the_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = terminal_stderr(monkeypatch)
+    for number in terminal.progress(range(3), 3):
+        if number == 1:
+            terminal.print_error("b.wav: no audio")
+        if number == 2:
+            terminal.print_warning("c.wav is long")
+            assert screen(stderr.getvalue()) == [
+                "astfast: error: b.wav: no audio",
+                "astfast: warning: c.wav is long",
+                "",
+            ]
+    assert screen(stderr.getvalue()) == ["astfast: error: b.wav: no audio", "astfast: warning: c.wav is long", ""]
+
+
+def test_counter_is_erased_when_the_command_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = terminal_stderr(monkeypatch)
+
+    def results() -> Iterator[int]:
+        yield 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(terminal.progress(results(), 2))
+    assert "1 of 2" in stderr.getvalue()
+    assert screen(stderr.getvalue()) == [""]
+
+
+@pytest.mark.parametrize(("stdout_is_terminal", "stderr_is_terminal"), [(True, True), (False, False)])
+def test_no_counter(stdout_is_terminal: bool, stderr_is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal() if stdout_is_terminal else io.StringIO())
+    monkeypatch.setattr(sys, "stderr", Terminal() if stderr_is_terminal else io.StringIO())
+    assert list(terminal.progress("ab", 2)) == ["a", "b"]
+    terminal.print_error("text")
+    assert sys.stderr.getvalue() == ("\r\x1b[K" if stderr_is_terminal else "") + "astfast: error: text\n"
+
+
+def test_no_counter_for_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = terminal_stderr(monkeypatch)
+    assert list(terminal.progress("a", 1)) == ["a"]
+    assert stderr.getvalue() == ""
+
+
+def test_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stdout = Terminal()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    tags = [{"score": 0.5, "label": "dog"}]
+    terminal.ResultPrinter("text", windows=False).print_result("a.wav", tags)
+    segment = {"start": 0.0, "end": 3661.5, "tags": tags}
+    terminal.ResultPrinter("text", windows=True).print_result("b.wav", [segment])
+    row = f"     50.0%  {'█' * 10:<20}  dog"
+    assert stdout.getvalue().splitlines() == [
+        "\x1b[1ma.wav\x1b[0m",
+        row,
+        "\x1b[1mb.wav\x1b[0m",
+        "  0:00.0 - 1:01:01.5",
+        row,
+    ]
+
+
+def test_columns_are_aligned() -> None:
+    assert terminal.table(("a", "bcd"), [("12", "3"), ("4", "")]) == "a   bcd\n12  3\n4"
+
+
+def test_keywords_of_the_library_become_options() -> None:
+    names = ("window", "top_k", "device", "force")
+    for message, expected in {
+        "pass window= (in seconds)": "pass --window (in seconds)",
+        "use device='cpu' or top_k=3.": "use --device cpu or --top-k 3.",
+        "pass force=True": "pass --force",
+        "pass sampling_rate=, or not": "pass sampling_rate=, or not",
+    }.items():
+        assert terminal.keywords_as_options(message, names) == expected
