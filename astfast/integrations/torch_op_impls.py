@@ -138,7 +138,7 @@ class GpuServer:
             prefix = len(w.prefix)
             table[:prefix] += w.prefix
             table[prefix:] += w.projection.bias
-            return PackedEmbed(weight.contiguous(), table, w)
+            return PackedEmbed(weight.contiguous(), table, prefix, *w.geometry)
 
         leaves = w.projection.weight, w.projection.bias, w.prefix, w.position
         packed = remembered(pack, ("gpu embed", w.geometry), *leaves)

@@ -132,7 +132,7 @@ def _(x: _Tensor, weight: _Tensor, bias: _Tensor, residual: _Tensor) -> _Tensor:
 
 @torch.library.custom_op("astfast::pool", mutates_args=())
 def pool(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-    """x [B, 2, D] -> (LN(x)[:, 0] + LN(x)[:, 1]) / 2 [B, D] float32."""
+    """x [B, R, D] -> mean of LN(x) over the R rows [B, D] float32."""
     return server_of(x.device).pool(x, LayerNorm(weight, bias, eps))
 
 

@@ -5,6 +5,7 @@ same type. A kernel passes if its error is at most twice torch's, plus one round
 error is that of a few numbers, and differs by processor, what any order of summation may cost is added.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window
 from astfast.kernels import attention, head, linear, log_mel, patch_embed
 from astfast.kernels.launch import Launch
 from astfast.kernels.tuning import Tile
+from astfast.ops import patch_grid
 
 EPSILON = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
@@ -171,18 +173,19 @@ def patch_embed_(
     tile: Tile,
     device: str = "cpu",
     precision: str = "ieee",
+    prefix: int = 2,
 ) -> Case:
-    grid = ((mels - patch) // strides[0] + 1, (frames - patch) // strides[1] + 1)
+    patches = math.prod(patch_grid(frames, mels, patch, *strides))
     spectrogram = _random((clips, frames, mels), torch.float32, 9, 0.5)
     weight = _random((n, patch * patch), dtype, 10, 1 / patch)
-    table = _random((grid[0] * grid[1] + 2, n), torch.float32, 11)
+    table = _random((prefix + patches, n), torch.float32, 11)
     scale = 2.0
 
     def tokens(spectrogram: torch.Tensor, weight: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         image = spectrogram.transpose(1, 2).unsqueeze(1)  # [B, 1, mels, frames]
         kernel = weight.unflatten(1, (1, patch, patch)).transpose(2, 3)  # columns of weight: mel bins fastest
         patches = F.conv2d(image, scale * kernel, stride=strides).flatten(2).transpose(1, 2)
-        return F.pad(patches, (0, 0, 2, 0)) + table
+        return F.pad(patches, (0, 0, prefix, 0)) + table
 
     exact = tokens(spectrogram.to(dtype).double(), weight.double(), table.double())
     peer = tokens(spectrogram.to(dtype), weight, table.to(dtype))
@@ -195,6 +198,7 @@ def patch_embed_(
         scale,
         out,
         sumsq,
+        prefix=prefix,
         patch_size=patch,
         frequency_stride=strides[0],
         time_stride=strides[1],
@@ -269,16 +273,19 @@ def log_mel_(
     return Case(launch, {"out": out}, {"out": exact}, {"out": peer}, summation)
 
 
-def pool(dtype: torch.dtype, clips: int, d: int, device: str = "cpu") -> Case:
-    x = stream((clips, 5, d), dtype, seed=13)
+def pool(dtype: torch.dtype, clips: int, d: int, device: str = "cpu", rows: int = 2) -> Case:
+    x = stream((clips, rows + 3, d), dtype, seed=13)  # of which the first rows are read
     weight, bias = _random((d,), torch.float32, 14), _random((d,), torch.float32, 15)
 
     def mean(x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x[:, :2], (d,), weight.to(x.dtype), bias.to(x.dtype), 1e-6).mean(1)
+        return F.layer_norm(x[:, :rows], (d,), weight.to(x.dtype), bias.to(x.dtype), 1e-6).mean(1)
 
     out = _nan((clips, d), torch.float32, device)
-    launch = head.pool(x.to(device)[:, :2], weight.to(device), bias.to(device), 1e-6, out)
-    return Case(launch, {"out": out}, {"out": mean(x.double())}, {"out": mean(x.float())})
+    launch = head.pool(x.to(device)[:, :rows], weight.to(device), bias.to(device), 1e-6, out)
+    exact = mean(x.double())
+    # Of one row torch's error is that of d numbers alone: sqrt(d) roundings of the variance, half of that of its root.
+    summation = d**0.5 / 2 * EPSILON[torch.float32] * exact.abs().max().item() if rows == 1 else 0.0
+    return Case(launch, {"out": out}, {"out": exact}, {"out": mean(x.float())}, summation)
 
 
 def head_(clips: int, d: int, labels: int, tile: Tile, device: str = "cpu") -> Case:

@@ -38,17 +38,19 @@ def linear(n: int, k: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tens
     return (random(n, k, seed=3) / k**0.5).to(dtype), random(n, seed=4)
 
 
-def calls(dtype: torch.dtype, stream: torch.dtype) -> dict[str, tuple[Any, tuple, Callable[[], torch.Tensor]]]:
+def calls(
+    dtype: torch.dtype, stream: torch.dtype, prefix_tokens: int = 2, pooled: int = 2
+) -> dict[str, tuple[Any, tuple, Callable[[], torch.Tensor]]]:
     """Op by name: the op, arguments, and torch's result for them in float64."""
     x = (random(2, TOKENS, D, seed=5) + 3).to(stream)  # a stream whose rows are not zero-mean
     q, kv = random(2, TOKENS, D, seed=6, dtype=dtype), random(2, TOKENS, 2 * D, seed=7, dtype=dtype)
     hidden = random(2, TOKENS, WIDE, seed=8, dtype=dtype)
-    rows = x[:, :2]
+    rows, averaged = x[:, :2], x[:, :pooled]
     (gamma, beta, eps), (wide, wide_bias) = norm(), linear(WIDE, D, dtype)
     narrow, narrow_bias = linear(D, WIDE, dtype)
     patches, patch_bias = linear(D, 16, dtype)
     spectrogram = random(2, 10, 8, seed=9)
-    prefix, position = random(2, D, seed=10), random(2 + 3 * 4, D, seed=12)
+    prefix, position = random(prefix_tokens, D, seed=10), random(prefix_tokens + 3 * 4, D, seed=12)
     waves, lengths = 0.1 * random(2, 900, seed=13), torch.tensor([900, 500], dtype=torch.int32)
 
     def normed(x: torch.Tensor) -> torch.Tensor:
@@ -94,7 +96,7 @@ def calls(dtype: torch.dtype, stream: torch.dtype) -> dict[str, tuple[Any, tuple
             (hidden, narrow, narrow_bias, x),
             lambda: x.double() + F.linear(hidden.double(), narrow.double(), narrow_bias.double()),
         ),
-        "pool": (torch_ops.pool, (rows, gamma, beta, eps), lambda: normed(rows).mean(1)),
+        "pool": (torch_ops.pool, (averaged, gamma, beta, eps), lambda: normed(averaged).mean(1)),
         "head": (
             torch_ops.head,
             (x[:, 0].float(), gamma, beta, eps, wide.float(), wide_bias),
@@ -118,10 +120,9 @@ def test_ops_on_cpu_tensors(name: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(op, arguments)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("name", calls(torch.float32, torch.float32))
-def test_ops_on_the_gpus_kernels(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interpreted: the whole path of a CUDA tensor but the GPU. Its stream has the type of the weights."""
+@pytest.fixture
+def interpreted_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole path of a CUDA tensor but the GPU, for CPU tensors. Its stream has the type of the weights."""
 
     def make_ops(heads: int, precision: str) -> CudaOps:
         how = {"launcher": launch.interpret, "target": test_cuda_backend.GPU, "tiles": test_cuda_backend.LARGE}
@@ -129,10 +130,22 @@ def test_ops_on_the_gpus_kernels(name: str, dtype: torch.dtype, monkeypatch: pyt
 
     monkeypatch.setattr(torch_ops, "server_of", lambda _: GpuServer(make_ops))
     monkeypatch.setattr(torch_ops, "stream_dtype", lambda weight: weight.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", calls(torch.float32, torch.float32))
+def test_ops_on_the_gpus_kernels(name: str, dtype: torch.dtype, interpreted_gpu: None) -> None:
     op, arguments, exact = calls(dtype, dtype)[name]
     got = op(*arguments)
     assert got.dtype == (torch.float32 if name in ("log_mel", "pool", "head") else dtype)
     assert (got.double() - exact()).abs().max() <= BAR[dtype]
+
+
+@pytest.mark.parametrize(("prefix", "rows"), [(0, TOKENS), (1, 1)])
+@pytest.mark.parametrize("name", ["patch_embed", "pool"])
+def test_any_number_of_prefix_tokens_and_pooled_rows(name: str, prefix: int, rows: int, interpreted_gpu: None) -> None:
+    op, arguments, exact = calls(torch.float32, torch.float32, prefix, rows)[name]
+    assert (op(*arguments).double() - exact()).abs().max() <= BAR[torch.float32]
 
 
 @pytest.mark.gpu

@@ -2,7 +2,7 @@
 
 They serve where a kernel does not compile, fails its check or is slower; on tensors in float64 they are what the check
 holds both against. Each returns its result, and writes what else its kernel writes. Shapes: B clips, R rows of each
-(all tokens or the first two), D hidden.
+(all tokens or the first ones), D hidden.
 """
 
 from __future__ import annotations
@@ -52,17 +52,18 @@ def patch_embed(
     scale: float,
     stream: torch.Tensor,  # [B, T, D]
     sumsq: torch.Tensor,  # [B, T, ceil(D / 64)]
+    prefix: int,
     patch_size: int,
     frequency_stride: int,
     time_stride: int,
 ) -> torch.Tensor:
-    """stream = table, plus scale * patches weight^T in all rows but cls and dist; and the stream's sums of squares."""
+    """stream = table, plus scale * patches weight^T in all rows but the first ``prefix``; and its sums of squares."""
     x = spectrogram.to(weight.dtype)
     patches = x.unfold(1, patch_size, time_stride).unfold(2, patch_size, frequency_stride)  # [B, T', F, p, p]
     patches = patches.transpose(1, 2).reshape(-1, patch_size * patch_size)  # [B * F * T', p * p]
     projected = (patches @ weight.T).view(len(x), -1, len(weight))
-    torch.add(table[2:], projected, alpha=scale, out=stream[:, 2:])
-    stream[:, :2] = table[:2]
+    torch.add(table[prefix:], projected, alpha=scale, out=stream[:, prefix:])
+    stream[:, :prefix] = table[:prefix]
     sums_of_squares(stream, sumsq)
     return stream
 
@@ -118,13 +119,13 @@ def linear_residual(
 
 
 def pool(
-    stream: torch.Tensor,  # [B, 2, D]
+    stream: torch.Tensor,  # [B, R, D]
     weight: torch.Tensor,  # [D]
     bias: torch.Tensor,  # [D]
     eps: float,
     out: torch.Tensor,  # [B, D]
 ) -> torch.Tensor:
-    """out = (LN(cls) + LN(dist)) / 2."""
+    """out = mean of LN(stream) over the R rows."""
     return torch.mean(F.layer_norm(stream.to(out.dtype), weight.shape, weight, bias, eps), 1, out=out)
 
 

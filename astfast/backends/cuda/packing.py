@@ -52,11 +52,14 @@ class PackedLinear:
 
 @dataclass(frozen=True)
 class PackedEmbed:
-    """Folded patch projection [D, p * p] and the table [T, D] of all that is added to it."""
+    """Folded patch projection, and the table of prefix tokens, positions and bias that is added to it."""
 
-    weight: torch.Tensor
-    table: torch.Tensor
-    geometry: Embed  # patch size and strides are read from it
+    weight: torch.Tensor  # [D, patch_size * patch_size]
+    table: torch.Tensor  # [T, D] float32
+    prefix: int  # tokens before the patches
+    patch_size: int
+    frequency_stride: int
+    time_stride: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Packing:
 
     def embed(self, w: Embed) -> PackedEmbed:
         weight, table = folding.embedding(w, self.scale)
-        return PackedEmbed(self._constant(weight, self.dtype), self._constant(table), w)
+        return PackedEmbed(self._constant(weight, self.dtype), self._constant(table), w.prefix.shape[0], *w.geometry)
 
     def norm_linear(self, w: NormLinear, values: int = 0) -> PackedLinear:
         """``values``: so many of the last outputs are averaged by attention, and their average is quantised."""
