@@ -19,8 +19,8 @@ from astfast.engines.cuda_graphs import DeviceEngine, buckets_up_to, next_bucket
 from astfast.engines.eager import Engine
 from astfast.engines.replicas import Replicas
 from astfast.errors import BackendError
-from astfast.kernels import launch
 from astfast.models import recognise as checkpoint
+from tests import launchers
 from tests.fakes.recording_runtime import GPU, NotedDevice, no_compiler, pcm, torch_ops, waves
 
 
@@ -114,7 +114,7 @@ def test_the_host_waits_for_nothing_between_upload_and_download(engine: DeviceEn
 def test_nothing_is_allocated_in_a_capture_and_a_layer_is_at_most_six_kernels(
     loaded: checkpoint.Checkpoint, device: NotedDevice
 ) -> None:
-    recorder = launch.Recorder()
+    recorder = launchers.Recorder()
     heads = loaded.config.num_attention_heads
     ops = CudaOps(heads, "bfloat16", "cpu", target=GPU, streams=device, launcher=recorder)
     engine = DeviceEngine(ops, loaded.config, loaded.weights, batch_size=2)

@@ -19,7 +19,7 @@ from astfast.integrations import torch_op_impls as plain_tensors
 from astfast.integrations import torch_ops
 from astfast.integrations.torch_module import AstModule
 from astfast.integrations.torch_op_impls import CpuServer, GpuServer
-from astfast.kernels import launch
+from tests import launchers
 from tests.backends.cuda import test_ops as test_cuda_backend
 from tests.cases import checkpoints
 
@@ -125,7 +125,7 @@ def interpreted_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole path of a CUDA tensor but the GPU, for CPU tensors. Its stream has the type of the weights."""
 
     def make_ops(heads: int, precision: str) -> CudaOps:
-        how = {"launcher": launch.interpret, "target": test_cuda_backend.GPU, "tiles": test_cuda_backend.LARGE}
+        how = {"launcher": launchers.interpret, "target": test_cuda_backend.GPU, "tiles": test_cuda_backend.LARGE}
         return CudaOps(heads, precision, "cpu", stream_scale=1.0, **how)
 
     monkeypatch.setattr(torch_ops, "server_of", lambda _: GpuServer(make_ops))

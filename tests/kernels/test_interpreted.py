@@ -10,9 +10,9 @@ import torch
 
 from astfast.front_end import KaldiFbank
 from astfast.kernels import linear
-from astfast.kernels.launch import compile_for, interpret
 from astfast.kernels.tuning import Tile
 from tests.cases import gpu_cases
+from tests.launchers import compile_for, interpret
 
 SMALL = Tile(32, 64, 32, 4, 2)
 DTYPES = [torch.float32, torch.float16]
