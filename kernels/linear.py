@@ -24,7 +24,7 @@ from astfast.kernels.tuning import Tile
 
 STATISTICS_TILE = 64  # columns of the stream that share one sum of squares
 GROUP = 8  # row tiles whose weights are shared through the L2 cache
-FLOAT8_MAX = 448.0  # of e4m3
+FLOAT8_MAX = 448.0  # largest finite number of e4m3
 
 
 @triton.jit

@@ -1,6 +1,6 @@
 """Tiles of every kernel by GPU. Chosen on paper (registers, shared memory, waves): none of them has been timed yet.
 
-``arch`` is a compute capability (80, 86, 89, 90, 100, 120) or "gfx942". Tiles are ordered from large to small; a
+Tiles are ordered from large to small; a
 product takes the largest one that still gives every multiprocessor a tile.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-Arch = int | str
+Arch = int | str  # compute capability (80, 90, ..) or "gfx942"
 
 
 @dataclass(frozen=True)

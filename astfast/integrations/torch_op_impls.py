@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from astfast.backends.cuda.packing import PackedEmbed, PackedLinear, Stream
 from astfast.errors import BackendError
 from astfast.front_end import FrontEnd
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays
+from astfast.pcm import INT16_FULL_SCALE
 
 _packed: Any = WeakTensorKeyDictionary()  # weight -> {op and settings: (versions, others, packed)}
 
@@ -60,7 +60,7 @@ class CpuServer:
 
     def log_mel(self, waves: torch.Tensor, lengths: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
         if waves.dtype == torch.int16:
-            waves = waves * 2.0**-15
+            waves = waves / INT16_FULL_SCALE
         clips = [wave[:length] for wave, length in zip(_numpy(waves), lengths.tolist(), strict=True)]
         out = torch.empty(len(waves), front_end.max_length, front_end.num_mel_bins)
         _cpu(1, "float32").log_mel(clips, front_end, _numpy(out))
@@ -132,7 +132,9 @@ class GpuServer:
         ops = self._make_ops(1, _precision(w.projection.weight))
         p = w.patch_size
 
-        def pack() -> PackedEmbed:
+        def pack() -> Any:
+            from astfast.backends.cuda.packing import PackedEmbed
+
             weight = w.projection.weight.view(-1, p, p).transpose(1, 2).reshape(-1, p * p)  # mel bins fastest
             table = w.position.float().clone()
             prefix = len(w.prefix)
@@ -150,6 +152,7 @@ class GpuServer:
 
     def norm_linear(self, x: torch.Tensor, w: NormLinear, gelu: bool) -> torch.Tensor:
         from astfast.backends.cuda.fallback_ops import sums_of_squares
+        from astfast.backends.cuda.packing import Stream
 
         ops = self._make_ops(1, _precision(w.linear.weight))
         leaves = w.linear.weight, w.linear.bias, w.norm.weight, w.norm.bias
@@ -169,6 +172,8 @@ class GpuServer:
         return result.contiguous()
 
     def linear_residual(self, x: torch.Tensor, w: Linear, residual: torch.Tensor) -> torch.Tensor:
+        from astfast.backends.cuda.packing import PackedLinear
+
         ops = self._make_ops(1, _precision(w.weight))
         packed = remembered(
             lambda: PackedLinear(w.weight.contiguous(), w.bias.float(), w.bias.to(w.weight.dtype)),
@@ -182,6 +187,8 @@ class GpuServer:
         return result
 
     def pool(self, x: torch.Tensor, w: LayerNorm) -> torch.Tensor:
+        from astfast.backends.cuda.packing import Stream
+
         ops = self._make_ops(1, _precision(x))
         packed = remembered(lambda: ops.pack_norm(_arrays(w)), ("gpu norm", w.eps), w.weight, w.bias)
         out = x.new_empty(x.shape[0], x.shape[2], dtype=torch.float32)

@@ -158,6 +158,15 @@ def test_ops_on_a_gpu(name: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(op, on_device)
 
 
+def test_cpu_tensors_need_no_triton() -> None:
+    """A CPU build of torch comes without it."""
+    code = (
+        "import sys; sys.modules['triton'] = None; import torch, astfast.integrations.torch_module; "
+        "torch.ops.astfast.pool(torch.ones(1, 2, 8), torch.ones(8), torch.ones(8), 1e-6)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_stream_of_another_type_is_refused() -> None:
     _, arguments, _ = calls(torch.float32, torch.bfloat16)["norm_linear"]
     with pytest.raises(ValueError, match=r"x is torch\.bfloat16.*must be torch\.float32"):

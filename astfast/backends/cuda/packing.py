@@ -10,9 +10,8 @@ import torch
 
 from astfast.backends.cuda import folding
 from astfast.front_end import KaldiFbank, mel_filters
+from astfast.kernels.linear import FLOAT8_MAX
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
-
-FLOAT8_MAX = 448.0  # of e4m3
 
 # Of the residual stream and the activations; in float8 the operands of the layers' products are of 8 bits.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float8": torch.bfloat16}

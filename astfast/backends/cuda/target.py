@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
+from astfast.kernels.tuning import Arch
+
 OLDEST = (8, 0)  # compute capability
 DRIVER = Path("/proc/driver/nvidia/version")
-
-Arch = int | str  # compute capability (80, 90, ..) or "gfx942"
 
 
 @dataclass(frozen=True)
