@@ -15,10 +15,9 @@ import torch.nn.functional as F
 import astfast
 from astfast.backends.cuda.ops import CudaOps
 from astfast.errors import BackendError
-from astfast.integrations import torch_op_impls as plain_tensors
-from astfast.integrations import torch_ops
+from astfast.integrations import torch_op_impls, torch_ops
 from astfast.integrations.torch_module import AstModule
-from astfast.integrations.torch_op_impls import CpuServer, GpuServer
+from astfast.integrations.torch_op_impls import CpuOpImpl, CudaOpImpl
 from tests import launchers
 from tests.backends.cuda import test_ops as test_cuda_backend
 from tests.cases import checkpoints
@@ -128,7 +127,7 @@ def interpreted_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         how = {"launcher": launchers.interpret, "target": test_cuda_backend.GPU, "tiles": test_cuda_backend.LARGE}
         return CudaOps(heads, precision, "cpu", stream_scale=1.0, **how)
 
-    monkeypatch.setattr(torch_ops, "server_of", lambda _: GpuServer(make_ops))
+    monkeypatch.setattr(torch_ops, "impl_for", lambda _: CudaOpImpl(make_ops))
     monkeypatch.setattr(torch_ops, "stream_dtype", lambda weight: weight.dtype)
 
 
@@ -175,13 +174,13 @@ def test_a_stream_of_another_type_is_refused() -> None:
 
 def test_other_devices_are_refused() -> None:
     with pytest.raises(BackendError, match="mps"):
-        plain_tensors.server_of(torch.device("mps"))
+        torch_op_impls.impl_for(torch.device("mps"))
 
 
 def test_packed_weights_are_remembered_changed_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = []
-    original = plain_tensors._arrays
-    monkeypatch.setattr(plain_tensors, "_arrays", lambda w: packed.append(1) or original(w))
+    original = torch_op_impls.as_arrays
+    monkeypatch.setattr(torch_op_impls, "as_arrays", lambda w: packed.append(1) or original(w))
     x, residual = random(1, TOKENS, WIDE), random(1, TOKENS, D)
     weight, bias = linear(D, WIDE, torch.float32)
     first = torch_ops.linear_residual(x, weight, bias, residual)
@@ -197,10 +196,22 @@ def test_packed_weights_are_remembered_changed_and_forgotten(monkeypatch: pytest
         own /= 2
         assert torch.allclose(torch_ops.linear_residual(x, own, bias, residual), first, rtol=0, atol=1e-6)
         assert not torch.equal(doubled, first)
-    count = len(plain_tensors._packed)
+    count = len(torch_op_impls.packed_weights)
     del weight
     gc.collect()
-    assert len(plain_tensors._packed) == count - 1
+    assert len(torch_op_impls.packed_weights) == count - 1
+
+
+@pytest.mark.parametrize("name", ["patch_embed", "norm_linear", "linear_residual", "pool", "head"])
+def test_a_gpus_packed_weights_are_forgotten(name: str, interpreted_gpu: None) -> None:
+    """They must not hold the tensors that they were made of."""
+    count = len(torch_op_impls.packed_weights)
+    op, arguments, _ = calls(torch.float32, torch.float32)[name]
+    op(*arguments)
+    assert len(torch_op_impls.packed_weights) == count + 1
+    del arguments, _
+    gc.collect()
+    assert len(torch_op_impls.packed_weights) == count
 
 
 @pytest.fixture
@@ -262,8 +273,8 @@ def test_an_exported_program_can_be_saved_and_loaded_elsewhere(model: torch.nn.M
     assert np.array_equal(np.load(tmp_path / "y.npy"), module(x).numpy())
 
 
-def test_cpu_server_takes_integer_waveforms() -> None:
+def test_cpu_implementation_takes_integer_waveforms() -> None:
     op, (waves, lengths, *settings), _ = calls(torch.float32, torch.float32)["log_mel"]
     integers = (waves * 32768).to(torch.int16)
     assert torch.equal(op(integers, lengths, *settings), op(integers / 32768, lengths, *settings))
-    assert isinstance(plain_tensors.server_of(waves.device), CpuServer)
+    assert isinstance(torch_op_impls.impl_for(waves.device), CpuOpImpl)

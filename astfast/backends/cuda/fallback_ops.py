@@ -1,8 +1,8 @@
-"""Torch's own ops in the place of each kernel: the same arguments, the same folded weights, the same results.
+"""PyTorch implementations of the GPU ops, with the arguments, folded weights and results of the Triton kernels.
 
-They serve where a kernel does not compile, fails its check or is slower; on tensors in float64 they are what the check
-holds both against. Each returns its result, and writes what else its kernel writes. Shapes: B clips, R rows of each
-(all tokens or the first ones), D hidden.
+They run where a kernel does not compile, fails its check or is slower; on float64 tensors they are the reference of
+that check. Each returns its result, and writes what else its kernel writes. Shapes: B clips, R rows of each (all tokens
+or the first ones), D hidden.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from astfast.kernels.linear import STATISTICS_TILE, float8_room
+from astfast.kernels.linear import STATISTICS_TILE, float8_room, statistics_parts
 
 
 def log_mel(
@@ -92,7 +92,7 @@ def norm_linear(
 
 
 def attention(q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int) -> torch.Tensor:
-    """q [B, R, D], kv [B, T, 2D] = [k, v] -> [B, R, D], in memory of its own: a copy to ``out`` costs time."""
+    """q [B, R, D], kv [B, T, 2D] = [k, v] -> [B, R, D], a new tensor: a copy to ``out`` would cost time."""
     dtype = out.dtype
     q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, *kv.chunk(2, -1)))  # [B, H, .., head_dim]
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).to(dtype)
@@ -146,15 +146,15 @@ def row_rstd(x: torch.Tensor, sumsq: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def quantised_rows(x: torch.Tensor, sumsq: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """x times a power of two a row, in float8, and the factor that is left of its rstd, [B, R, 1]: see
-    ``kernels/linear.py``."""
+    """Quantises the rows of x as ``kernels/linear.py`` does -> (x times a power of two a row, in float8; the rest of
+    rstd [B, R, 1])."""
     rstd = row_rstd(x, sumsq, eps)
     scale = torch.ldexp(torch.ones_like(rstd), torch.frexp(rstd).exponent - 1) * float8_room(x.shape[-1])
     return (x.float() * scale).half().to(torch.float8_e4m3fn), rstd / scale
 
 
 def sums_of_squares(x: torch.Tensor, out: torch.Tensor) -> None:
-    """Of every 64 columns of x [B, R, D], and of those left over, into out [B, R, ceil(D / 64)]."""
+    """Partial sums of squares of x [B, R, D], one per 64 columns and one of the rest, into out [B, R, ceil(D / 64)]."""
     full = x.shape[-1] // STATISTICS_TILE * STATISTICS_TILE
     if full:
         parts = x[..., :full].view(*x.shape[:2], -1, STATISTICS_TILE)
@@ -162,3 +162,11 @@ def sums_of_squares(x: torch.Tensor, out: torch.Tensor) -> None:
     if full < x.shape[-1]:
         torch.linalg.vector_norm(x[..., full:], dim=-1, dtype=out.dtype, out=out[..., -1])
     out.square_()
+
+
+def centred_sums_of_squares(x: torch.Tensor) -> torch.Tensor:
+    """Partial sums of squares of the rows of x [B, R, D] minus their mean -> [B, R, ceil(D / 64)] float32."""
+    wide = x.float()
+    out = wide.new_empty(*x.shape[:2], statistics_parts(x.shape[2]))
+    sums_of_squares(wide - wide.mean(-1, keepdim=True), out)
+    return out
