@@ -25,11 +25,12 @@ from astfast.benchmarking.compare import transformers_model
 from astfast.engines.eager import Engine
 from astfast.engines.load import engine_on
 from astfast.front_end import KaldiFbank
-from astfast.kernels import launch, performance, tuning
+from astfast.kernels import launch, tuning
 from astfast.models import recognise as checkpoint
 from astfast.models.ast import forward as ast
-from benchmarks import models
+from benchmarks import gpu_model, models
 from benchmarks.rows import ROOT
+from tests import launchers
 from tests.cases import float8_cases, gpu_cases
 
 TESTS = ROOT / "tests"
@@ -46,7 +47,7 @@ class Bench:
         self.dry_run = dry_run
         self.device = "cpu" if dry_run else "cuda"
         self.geometry = "tiny" if dry_run else "ast-base"
-        self.launcher = launch.interpret if dry_run else launch.run
+        self.launcher = launchers.interpret if dry_run else launch.run
         self.target = Target(80, 4, "dry run on a CPU") if dry_run else None
         # Few programs in a dry run: the interpreter spends its time between them.
         self.tiles = replace(tuning.FLOAT32, log_mel=tuning.Tile(64, 256, 128, 4, 2)) if dry_run else None
@@ -221,9 +222,9 @@ def launch_times(bench: Bench) -> Iterator[dict[str, Any]]:
     """Each launch of a forward pass, batch 32, in microseconds: time, prediction, share of the roofline; then by op."""
     for precision in (p for p in bench.precisions if p in (bench.fastest, "float8")):
         ops, forward = _forward(bench, precision, 1 if bench.dry_run else 32)
-        recorder = launch.Recorder()
+        recorder = launchers.Recorder()
 
-        def run_and_keep(entry: launch.Launch, recorder: launch.Recorder = recorder) -> None:
+        def run_and_keep(entry: launch.Launch, recorder: launchers.Recorder = recorder) -> None:
             """Runs for real, so that launches are timed on the values of a model, which power and clocks depend on."""
             recorder(entry)
             try:
@@ -235,7 +236,7 @@ def launch_times(bench: Bench) -> Iterator[dict[str, Any]]:
         forward()
         count = Counter((entry.name, entry.work, entry.grid) for entry in recorder.launches)
         launches = {(entry.name, entry.work, entry.grid): entry for entry in recorder.launches}
-        gpu = next((known for known in performance.GPUS if known in ops.hardware), None)
+        gpu = next((known for known in gpu_model.GPUS if known in ops.hardware), None)
         total: dict[str, Counter[str]] = {}
         for key, entry in launches.items():
 
@@ -251,7 +252,7 @@ def launch_times(bench: Bench) -> Iterator[dict[str, Any]]:
                 op = total.setdefault(entry.name, Counter())
                 op["microseconds"] += count[key] * microseconds
                 if gpu is not None:
-                    predicted = performance.predict(entry, performance.GPUS[gpu])
+                    predicted = gpu_model.predict(entry, gpu_model.GPUS[gpu])
                     floor = 1e6 * predicted.floor
                     row |= {"predicted": 1e6 * predicted.seconds, "share_of_roofline": floor / microseconds}
                     op["floor"] += count[key] * floor

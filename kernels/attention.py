@@ -1,9 +1,9 @@
-"""softmax(q k^T / sqrt(head_dim)) v per head, one pass over keys and values, the score matrix never in memory.
+"""Fused attention, softmax(q k^T / sqrt(head_dim)) v per head, in one pass over keys and values (FlashAttention-2).
 
-FlashAttention-2's online softmax (Dao 2023, https://arxiv.org/abs/2307.08691) in base 2, with the scale folded into the
-multiply-add before exp2. In 16 bits full key tiles need no mask; the rest of the keys is a tile of its own, of the
-smallest power of two that holds it, so that at 1,214 tokens only 2 columns are masked. In float32 every tile is masked:
-products of three TF32 products leave no registers for what a last tile of its own keeps through the loop.
+Online softmax (Dao 2023, https://arxiv.org/abs/2307.08691) in base 2, with the scale folded into the multiply-add
+before exp2; the score matrix is never in memory. In 16 bits full key tiles need no mask; the remaining keys are a tile
+of the smallest power of two that holds them, so that at 1,214 tokens only 2 columns are masked. In float32 every tile
+is masked: products of three TF32 products leave no registers for a separate last tile.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from astfast.kernels.launch import Launch, Work
 from astfast.kernels.linear import as_type, row_strides
 from astfast.kernels.tuning import Tile
 
-MINIMUM_TILE = 16  # the smallest side of a matrix instruction
+MINIMUM_TILE = 16  # smallest side of a matrix instruction
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def attend(
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Takes one tile of keys and values into the online softmax."""
+    """One step of the online softmax: updates acc, peak and total with a tile of keys and values."""
     n = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
     k_tile = keys + (n[None, :] * row_stride + d[:, None])  # [BLOCK_D, BLOCK_N]
@@ -88,7 +88,7 @@ def attention_kernel(
     FULL: tl.constexpr,  # keys that are taken BLOCK_N at a time without masks
     TAIL: tl.constexpr,  # the others: so many at a time, masked
 ):
-    """One tile of queries of one head of one clip. Grid: query tiles, heads, clips."""
+    """Attention of one tile of queries of one head of one clip. Grid: query tiles, heads, clips."""
     head = tl.program_id(1)
     clip = tl.program_id(2).to(tl.int64)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -1,14 +1,15 @@
-"""Linear layers of the residual branches: LayerNorm in front (``norm_linear``) or the residual stream behind.
+"""Fused GEMMs of a transformer layer: LayerNorm, linear and GELU (``norm_linear``); linear and residual sum
+(``linear_residual``).
 
-The stream is zero-mean by construction (every weight that writes it is centred at load), so LayerNorm is RMSNorm, and
-its gamma and beta are folded into the next weight: all that is left of it is one factor a row, ``rstd``, applied to the
-accumulator. Who writes the stream also leaves sums of squares of every 64 columns, from which the next reader makes
-``rstd``: no kernel ever makes a pass over the stream for its statistics.
+The residual stream is zero-mean by construction (every weight that writes it is centred at load), so LayerNorm is
+RMSNorm, and its gamma and beta are folded into the next weight: one factor a row is left of it, ``rstd``, applied to
+the accumulator in the epilogue. Each kernel that writes the stream also stores partial sums of squares, one per 64
+columns; the next kernel reduces them to ``rstd``, so that statistics take no pass over the stream.
 
-float8 (e4m3): weights have a power of two a channel, ``w_scale``. A row of the stream is multiplied by the power of two
-below its rstd as it is read, and by what is left of rstd behind the product: |x| rstd <= sqrt(K), so that nothing
+float8 (e4m3): weights have a power of two a channel, ``w_scale``. A row of the stream is multiplied by the power of
+two below its rstd as it is read, and by the rest of rstd in the epilogue: |x| rstd <= sqrt(K), so that nothing
 saturates, no maximum is searched for, and a 16-bit x is rounded exactly once. Outputs that only a product reads are
-written in float8 with one power of two, ``gain``, that a bound of theirs gives (``backends/cuda_packing.py``).
+written in float8 times one power of two, ``gain``, which a bound on them gives (``backends/cuda/packing.py``).
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import triton.language as tl
 from astfast.kernels.launch import Launch, Work
 from astfast.kernels.tuning import Tile
 
-STATISTICS_TILE = 64  # columns of the stream that share one sum of squares
+STATISTICS_TILE = 64  # columns of the stream in one partial sum of squares
 GROUP = 8  # row tiles whose weights are shared through the L2 cache
-FLOAT8_MAX = 448.0  # of e4m3
+FLOAT8_MAX = 448.0  # largest finite number of e4m3
 
 
 @triton.jit
@@ -36,7 +37,7 @@ def row_offset(row, rows_per_clip, clip_stride, row_stride):
 
 @triton.jit
 def tile_position(rows, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
-    """(row tile, column tile) of this program: GROUP_M row tiles are walked together, column by column."""
+    """(row tile, column tile) of this program, in grouped order: GROUP_M row tiles together, column by column."""
     tiles_m = tl.cdiv(rows, BLOCK_M)
     tiles_n: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     program = tl.program_id(0)
@@ -48,7 +49,7 @@ def tile_position(rows, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.cons
 
 @triton.jit
 def as_type(y, TYPE: tl.constexpr):
-    """y rounded to a type; to float8 by way of float16, as compute capability 8.9 does it whatever one asks for."""
+    """y rounded to a type; to float8 by way of float16, as compute capability 8.9 always does it."""
     if tl.float8e4nv == TYPE:
         return y.to(tl.float16).to(TYPE)
     return y.to(TYPE)
@@ -72,7 +73,7 @@ def tile_product(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """x w^T of one tile, float32 [BLOCK_M, BLOCK_N]."""
+    """Main loop of a GEMM: x w^T of one tile, float32 [BLOCK_M, BLOCK_N]."""
     k = tl.arange(0, BLOCK_K)
     x_tile = x_rows[:, None] + k[None, :]  # [BLOCK_M, BLOCK_K]
     w_tile = w_rows[None, :] + k[:, None]  # [BLOCK_K, BLOCK_N]
@@ -104,7 +105,7 @@ def store_stream(
     BLOCK_N: tl.constexpr,
     STATISTICS: tl.constexpr,
 ):
-    """Stores a tile of the residual stream, and the sums of squares of what was stored, rounding included."""
+    """Epilogue: stores a tile of the residual stream, and partial sums of squares of the rounded values."""
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     valid = row_valid[:, None] & (n < N)[None, :]
     stored = y.to(stream_rows.dtype.element_ty)
@@ -119,10 +120,10 @@ def store_stream(
 
 @triton.jit
 def gelu(x, EXACT: tl.constexpr):
-    """x (1 + erf(x / sqrt 2)) / 2: to the last digit in float32, else to 5e-5.
+    """GELU with erf, x (1 + erf(x / sqrt 2)) / 2: exact in float32, else within 5e-5.
 
-    The short form takes x P(x^2) for erf, minimax on |x| <= 4.4 for the error of the product and clamped to +-1 beyond:
-    15 operations and no special function, in an epilogue that nothing hides.
+    The approximation takes x P(x^2) for erf, minimax on |x| <= 4.4 for the error of the product and clamped to +-1
+    beyond: 15 operations and no special function, since nothing overlaps with the epilogue.
     """
     if EXACT:
         return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
@@ -236,7 +237,7 @@ def linear_residual_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """stream += scale * w_scale * (x w^T) + bias, and the sums of squares of the new rows."""
+    """stream += scale * w_scale * (x w^T) + bias, and the partial sums of squares of the new rows."""
     tile_m, tile_n = tile_position(rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -277,7 +278,7 @@ def norm_linear(
     weight_scale: Any = None,
     gain: float = 1.0,
 ) -> Launch:
-    """x [B, R, K] and its sums of squares [B, R, K / 64] -> out [B, R, N] = act(rstd(x) x weight^T + bias).
+    """x [B, R, K] and its partial sums of squares [B, R, K / 64] -> out [B, R, N] = act(rstd(x) x weight^T + bias).
 
     A float8 weight has ``weight_scale`` [N]; a float8 output is multiplied by ``gain``.
     """
@@ -354,12 +355,12 @@ def linear_residual(
 
 
 def float8_room(k: int) -> float:
-    """The largest power of two by which numbers up to sqrt(k) can be multiplied in e4m3."""
+    """Largest power of two by which numbers up to sqrt(k) can be multiplied within the range of e4m3."""
     return 2.0 ** math.floor(math.log2(FLOAT8_MAX / math.sqrt(k)))
 
 
 def statistics_parts(columns: int) -> int:
-    """Sums of squares kept for a row of so many columns."""
+    """Number of partial sums of squares of a row of the stream with so many columns."""
     return triton.cdiv(columns, STATISTICS_TILE)
 
 

@@ -1,9 +1,9 @@
-"""Waveform -> normalised log-mel spectrogram in one kernel: frame, DFT as a matrix product, power, mel, log, pad.
+"""Log-mel spectrogram of a waveform in one kernel: frames, DFT as a matrix product, power, mel, log, normalisation.
 
 Window and DFT are one constant matrix, made in float64 (``folding.spectral_matrix``). It is half as high as a frame is
 long: the frame is folded at its centre, sums of mirrored samples make the real parts and differences the imaginary
-ones. Mean and pre-emphasis, which have no such symmetry, come before; in the matrix the mean would cost three digits of
-a DC offset besides. Products are float32: the logarithm magnifies the error of quiet bins.
+ones. Mean and pre-emphasis have no such symmetry and come before (in the matrix, the mean would also lose three digits
+of a DC offset). Products are float32: the logarithm magnifies the error of quiet bins.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def emphasised(
     mean,  # [BLOCK_M]
     emphasis,
 ):
-    """(x[i] - mean) - emphasis * (x[i - 1] - mean), x zero after the clip's end, [BLOCK_M, BLOCK_K]. What stands before
-    x[0] is not read: the window is zero there."""
+    """Pre-emphasis: (x[i] - mean) - emphasis * (x[i - 1] - mean), x zero after the clip's end, [BLOCK_M, BLOCK_K]. The
+    sample before x[0] is not read: the window is zero there."""
     x = samples[:, None] + i[None, :]
     here = tl.load(x, mask=i[None, :] < left[:, None], other=0).to(tl.float32)
     before = tl.load(x - 1, mask=(i > 0)[None, :] & (i[None, :] <= left[:, None]), other=0).to(tl.float32)
@@ -117,7 +117,7 @@ def log_mel(
     precision: str,
     tile: Tile,
 ) -> Launch:
-    """waves [B, samples] (float32, or int16 with gain 1 / 32768), lengths [B], matrix of the folded frame -> out
+    """waves [B, samples] (float32, or int16 with its gain), lengths [B], matrix of the folded frame -> out
     [B, frames, mels] float32,
     log(max(mel . |DFT|^2, floor)), zero frames after the end, then (x - shift) * scale."""
     clips, frames, mels = out.shape

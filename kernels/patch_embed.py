@@ -1,7 +1,7 @@
-"""Spectrogram -> tokens: strided patches times the projection, plus position, cls and dist in the same pass.
+"""Patch embedding as an implicit GEMM: spectrogram -> tokens, prefix tokens and position added in the epilogue.
 
-An implicit GEMM straight from the spectrogram: no patch matrix is ever written. Rows are tokens; cls and dist are rows
-whose patch is empty, and the table that is added holds all that they are.
+Strided patches are read straight from the spectrogram: no patch matrix is written. Rows of the product are tokens; the
+first ``PREFIX`` of each clip (such as cls and dist) have an empty patch and are rows of the added table alone.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from astfast.kernels.launch import Launch, Work
 from astfast.kernels.linear import GROUP, STATISTICS_TILE, row_offset, row_strides, store_stream, tile_position
 from astfast.kernels.tuning import Tile
 
-CLS_AND_DIST = 2
-
 
 @triton.jit(do_not_specialize=["rows", "grid_t"])
 def patch_embed_kernel(
     spectrogram_ptr,  # [clips, frames, mels] float32
     w_ptr,  # [N, PATCH * PATCH], column j * PATCH + i multiplies frame j and mel bin i of a patch
-    table_ptr,  # [TOKENS, N] float32: position plus cls, dist or the bias of the projection
+    table_ptr,  # [TOKENS, N] float32: position plus prefix token or bias of the projection
     stream_ptr,  # [clips, TOKENS, N]
     sumsq_ptr,  # [clips, TOKENS, PARTS] float32
     scale,  # of the stream
@@ -35,6 +33,7 @@ def patch_embed_kernel(
     sumsq_clip_stride,
     sumsq_row_stride,
     TOKENS: tl.constexpr,
+    PREFIX: tl.constexpr,  # tokens before the patches, 0 or more
     N: tl.constexpr,
     PATCH: tl.constexpr,
     FREQUENCY_STRIDE: tl.constexpr,
@@ -46,7 +45,7 @@ def patch_embed_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """stream = scale * (patch w^T) + table, and the sums of squares of its rows."""
+    """stream = scale * (patch w^T) + table, and the partial sums of squares of its rows."""
     tile_m, tile_n = tile_position(rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -54,7 +53,7 @@ def patch_embed_kernel(
     column = tl.minimum(n, N - 1)
     clip = row // TOKENS
     token = row % TOKENS
-    patch = tl.maximum(token - 2, 0)
+    patch = tl.maximum(token - PREFIX, 0)
     mel = patch // grid_t * FREQUENCY_STRIDE
     frame = patch % grid_t * TIME_STRIDE
     corner = spectrogram_ptr + clip.to(tl.int64) * clip_stride + frame * frame_stride + mel  # [BLOCK_M]
@@ -64,7 +63,7 @@ def patch_embed_kernel(
         k = start + tl.arange(0, BLOCK_K)
         inside = k < PATCH * PATCH
         offset = k // PATCH * frame_stride + k % PATCH
-        x = tl.load(corner[:, None] + offset[None, :], mask=(token >= 2)[:, None] & inside[None, :], other=0.0)
+        x = tl.load(corner[:, None] + offset[None, :], mask=(token >= PREFIX)[:, None] & inside[None, :], other=0.0)
         w = tl.load(w_ptr + column[None, :] * (PATCH * PATCH) + k[:, None], mask=inside[:, None], other=0.0)
         acc = tl.dot(x.to(w.dtype), w, acc, input_precision=PRECISION)
 
@@ -82,13 +81,17 @@ def patch_embed(
     stream: Any,
     sumsq: Any,
     *,
+    prefix: int,
     patch_size: int,
     frequency_stride: int,
     time_stride: int,
     precision: str,
     tile: Tile,
 ) -> Launch:
-    """spectrogram [B, frames, mels] float32 -> stream [B, T, D] and its sums of squares [B, T, D / 64]."""
+    """spectrogram [B, frames, mels] float32 -> stream [B, T, D] and its partial sums of squares [B, T, D / 64].
+
+    ``prefix``: number of tokens before the patches, which are the first rows of ``table`` [T, D].
+    """
     clips, frames, _ = spectrogram.shape
     tokens, n = table.shape
     k = patch_size * patch_size
@@ -107,6 +110,7 @@ def patch_embed(
         **row_strides("stream", stream),
         **row_strides("sumsq", sumsq),
         "TOKENS": tokens,
+        "PREFIX": prefix,
         "N": n,
         "PATCH": patch_size,
         "FREQUENCY_STRIDE": frequency_stride,
@@ -119,7 +123,7 @@ def patch_embed(
         "GROUP_M": GROUP,
     }
     work = Work(
-        flops=2 * clips * (tokens - CLS_AND_DIST) * n * k,
+        flops=2 * clips * (tokens - prefix) * n * k,
         bytes=sum(a.numel() * a.element_size() for a in (spectrogram, weight, table, stream)),
     )
     grid = (triton.cdiv(clips * tokens, tile.m) * triton.cdiv(n, tile.n), 1, 1)

@@ -1,6 +1,6 @@
-"""Tiles of every kernel by GPU. Chosen on paper (registers, shared memory, waves): none of them has been timed yet.
+"""Tile sizes of every kernel by GPU, chosen on paper (registers, shared memory, waves); none has been timed yet.
 
-``arch`` is a compute capability (80, 86, 89, 90, 100, 120) or "gfx942". Tiles are ordered from large to small; a
+Tiles are ordered from large to small; a
 product takes the largest one that still gives every multiprocessor a tile.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-Arch = int | str
+Arch = int | str  # compute capability (80, 90, ..) or "gfx942"
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Tile of the output, m x n, and k elements of the sum at a time, by so many warps and pipeline stages."""
+    """Tile sizes of a launch: an output tile of m x n, k elements of the sum at a time; warps, pipeline stages."""
 
     m: int
     n: int
@@ -24,7 +24,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The tiles of one GPU for one element size. In attention, m is queries and n keys at a time; k is unused."""
+    """Tiles of one GPU for one element size. In attention, m is queries and n keys at a time; k is unused."""
 
     norm_linear: tuple[Tile, ...]
     residual: tuple[Tile, ...]  # tiles of linear_residual: its epilogue needs registers for the stream as well
@@ -43,7 +43,7 @@ FLOAT32 = Tiles(
     patch_embed=Tile(64, 64, 32, 8, 2),
 )
 
-# A frame is folded once for 64 bins instead of 32; more than its registers for compute capability 8.0's compiler.
+# A frame is folded once for 64 bins instead of 32. Compute capability 8.0 would spill registers.
 WIDE_LOG_MEL = Tile(32, 64, 16, 4, 2)
 
 SIXTEEN_BIT: dict[Arch, Tiles] = {
@@ -102,12 +102,12 @@ SIXTEEN_BIT: dict[Arch, Tiles] = {
         log_mel=WIDE_LOG_MEL,
     ),
 }
-# 99 KB of shared memory and mma.sync: one family, but for attention's registers.
+# Like 86: 99 KB of shared memory and mma.sync; attention needs more registers on 120.
 SIXTEEN_BIT[89] = SIXTEEN_BIT[86]
 SIXTEEN_BIT[120] = replace(SIXTEEN_BIT[86], attention=Tile(128, 64, 0, 8, 2))
 
 
-# Products of float8 weights, with tiles of x that come in as 16 bits in norm_linear; attention stays in 16 bits.
+# Float8 weights; norm_linear loads tiles of x in 16 bits, and attention stays in 16 bits.
 EIGHT_BIT: dict[Arch, Tiles] = {
     89: replace(
         SIXTEEN_BIT[89],
@@ -125,7 +125,7 @@ EIGHT_BIT[120] = replace(SIXTEEN_BIT[120], norm_linear=EIGHT_BIT[89].norm_linear
 
 
 def tiles_for(arch: Arch, element_size: int) -> Tiles:
-    """The tiles of a GPU for operands of so many bytes, or of the nearest older one that has a table."""
+    """Tiles of a GPU, or of the nearest older one in the table, for operands of ``element_size`` bytes."""
     if element_size == 4:
         return FLOAT32
     if isinstance(arch, str):
@@ -135,7 +135,7 @@ def tiles_for(arch: Arch, element_size: int) -> Tiles:
 
 
 def linear_tile(table: tuple[Tile, ...], rows: int, n: int, multiprocessors: int) -> Tile:
-    """The largest tile of a table that gives every multiprocessor work, else the smallest."""
+    """Largest tile of a table of which every multiprocessor gets one, else the smallest."""
     for tile in table:
         if -(-rows // tile.m) * -(-n // tile.n) >= multiprocessors:
             return tile

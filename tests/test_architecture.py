@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "engines": "version errors pcm cache scores ops models backends backends.cuda",
     "tagging": "errors front_end scores audio models engines",
     # what people call
-    "integrations": "errors front_end ops checkpoints models backends backends.cpu backends.cuda engines",
+    "integrations": "errors pcm front_end ops checkpoints models backends backends.cpu backends.cuda engines",
     "astfast": "version errors engines tagging integrations",
     "benchmarking": "astfast errors environment models backends engines tagging",
     "commands": "astfast version errors models backends backends.cpu backends.cuda engines benchmarking",

@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
         "--precision",
-        choices=arguments.Precisions(extra=("auto",)),
+        choices=arguments.Precisions("cpu", "cuda", extra=("auto",)),
         default="auto",
         metavar="PRECISION",
         help="%(choices)s; a backend has some of these, see astfast doctor (default: auto)",

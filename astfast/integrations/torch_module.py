@@ -1,23 +1,23 @@
-"""The AST as a torch module of ``torch.ops.astfast``: for torch.compile, torch.export and models around it.
+"""A model as a torch.nn.Module made of ``torch.ops.astfast``, for torch.compile and torch.export.
 
-The forward pass is that of ``models/ast.py``, with the ops of ``torch_ops`` in the place of a backend. ``astfast.load``
-and ``astfast.accelerate`` are faster: they pack once, reuse their buffers, and write the residual stream in place.
+The forward pass is that of the model's family, with the ops of ``torch_ops`` as its backend and weights as buffers, so
+that an exported program carries them. ``astfast.load`` and ``astfast.accelerate`` are faster: they pack once, reuse
+their buffers, and write the residual stream in place.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from astfast.integrations import torch_ops
-from astfast.integrations import transformers as drop_in
-from astfast.models import recognise as checkpoint
+from astfast.integrations import torch_ops, transformers
+from astfast.models import recognise
 from astfast.models.base import Checkpoint
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays
 
 
 class AstModule(torch.nn.Module):
@@ -33,13 +33,13 @@ class AstModule(torch.nn.Module):
         super().__init__()
         loaded: Checkpoint
         if isinstance(model, torch.nn.Module):
-            loaded = checkpoint.from_files(drop_in.files_of(model))
+            loaded = recognise.from_files(transformers.files_of(model))
         else:
-            loaded = checkpoint.load(model)
+            loaded = recognise.load(model)
         self.family, self.config = loaded.family, loaded.config
         self.ops = TorchOps(loaded.config.num_attention_heads, dtype)
         self.weights = Node(self.family.pack(self.ops, loaded.weights))  # type: ignore[arg-type]
-        self.outputs = dict.fromkeys(self.family.workspace(loaded.config))  # every op makes its own
+        self.outputs = dict.fromkeys(self.family.workspace(loaded.config))  # ops return new tensors
 
     def forward(self, spectrogram: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.family.forward(self.ops, self.weights, spectrogram, self.outputs)  # type: ignore[arg-type]
@@ -62,26 +62,27 @@ class Node(torch.nn.Module):
 
 
 class TorchOps:
-    """The part of the Ops protocol that a forward pass from a spectrogram asks for."""
+    """The part of the Ops protocol that a forward pass from a spectrogram needs, on ``torch.ops.astfast``."""
 
     def __init__(self, heads: int, dtype: torch.dtype) -> None:
         self.heads = heads
         self.dtype = dtype
 
     def pack_embed(self, w: Embed) -> Embed:
-        return Embed(self.pack_linear(w.projection), _tensor(w.prefix), _tensor(w.position), *w.geometry)
+        return replace(map_arrays(_tensor, w), projection=self.pack_linear(w.projection))
 
     def pack_norm_linear(self, w: NormLinear, values: int = 0) -> NormLinear:
         return NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
     def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Linear:
-        return Linear(_tensor(w.weight).to(self.dtype), _tensor(w.bias))
+        packed = map_arrays(_tensor, w)
+        return replace(packed, weight=packed.weight.to(self.dtype))
 
     def pack_norm(self, w: LayerNorm) -> LayerNorm:
-        return LayerNorm(_tensor(w.weight), _tensor(w.bias), w.eps)
+        return map_arrays(_tensor, w)
 
     def pack_head(self, w: Head) -> Head:
-        return Head(self.pack_norm(w.norm), Linear(_tensor(w.linear.weight), _tensor(w.linear.bias)))
+        return map_arrays(_tensor, w)
 
     def patch_embed(self, spectrogram: torch.Tensor, w: Any, out: None) -> Any:
         p, geometry = w.projection, (w.patch_size, w.frequency_stride, w.time_stride)

@@ -1,7 +1,7 @@
-"""The ops on plain torch tensors with weights as a checkpoint has them, served by the native engine or by the GPU.
+"""Implementations of ``torch.ops.astfast`` on plain tensors: the native CPU engine, or Triton kernels on a GPU.
 
-Weights are packed when an op first meets them and the packed form is kept for as long as the weight tensor lives; a
-weight that was changed in place since is packed again.
+Weights come as a checkpoint has them. They are packed at the first use of an op, and the packed form is kept for as
+long as the weight tensor lives; a weight that was written to since is packed again.
 """
 
 from __future__ import annotations
@@ -13,29 +13,40 @@ from typing import Any, Protocol
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from astfast.backends.cuda.packing import PackedEmbed, PackedLinear, Stream
 from astfast.errors import BackendError
 from astfast.front_end import FrontEnd
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays
+from astfast.pcm import INT16_FULL_SCALE
 
-_packed: Any = WeakTensorKeyDictionary()  # weight -> {op and settings: (versions, others, packed)}
+packed_weights: Any = WeakTensorKeyDictionary()  # weight -> {key: (versions, other tensors, packed)}
 
 
-def remembered(make: Callable[[], Any], key: Any, weight: torch.Tensor, *others: torch.Tensor) -> Any:
-    """``make()``, or what it gave for these very tensors under ``key`` if none of them was written to since."""
-    if any(x.is_inference() for x in (weight, *others)):
-        return make()  # torch does not count the writes to an inference tensor
-    versions = [x._version for x in (weight, *others)]
-    entries = _packed.setdefault(weight, {})
+def pack_once(pack: Callable[[Any], Any], w: Any, *key: Any) -> Any:
+    """``pack(as_arrays(w))``, cached for these very tensors and ``key`` until one of the tensors is written to."""
+    tensors: list[torch.Tensor] = []
+    map_arrays(tensors.append, w)
+    if any(x.is_inference() for x in tensors):
+        return pack(as_arrays(w))  # torch does not count the writes to an inference tensor
+    # Layers may share a norm, but not a matrix.
+    weight = next((x for x in tensors if x.dim() == 2), tensors[0])
+    others = [x for x in tensors if x is not weight]
+    versions = [x._version for x in tensors]
+    entries = packed_weights.setdefault(weight, {})
     entry = entries.get(key)
     # The other tensors are kept, so that no new one can take the place of an old one in memory.
     if entry is None or entry[0] != versions or any(a is not b for a, b in zip(entry[1], others, strict=True)):
-        entry = entries[key] = versions, others, make()
+        entry = entries[key] = versions, others, pack(as_arrays(w))
     return entry[2]
 
 
-class Server(Protocol):
-    """Who computes the ops of ``torch_ops``; contracts as in ``backends.base``, but nothing is written in place."""
+def as_arrays(w: Any) -> Any:
+    """A dataclass of weights with float32 numpy arrays in the place of its tensors."""
+    return map_arrays(lambda x: x.detach().to("cpu", torch.float32).numpy(), w)
+
+
+class OpImpl(Protocol):
+    """Implementation of the ops on one kind of device. Contracts are those of ``astfast.ops``, but no op writes in
+    place."""
 
     def log_mel(self, waves: torch.Tensor, lengths: torch.Tensor, front_end: FrontEnd) -> torch.Tensor: ...
     def patch_embed(self, spectrogram: torch.Tensor, w: Embed) -> torch.Tensor: ...
@@ -46,77 +57,70 @@ class Server(Protocol):
     def head(self, x: torch.Tensor, w: Head) -> torch.Tensor: ...
 
 
-def server_of(device: torch.device) -> Server:
-    """Who serves the tensors of a device. Raises BackendError for a device that nobody serves."""
+def impl_for(device: torch.device) -> OpImpl:
+    """The implementation for tensors on ``device``. Raises BackendError for a device other than CPU and CUDA."""
     if device.type == "cpu":
-        return CpuServer()
+        return CpuOpImpl()
     if device.type == "cuda":
-        return GpuServer(functools.partial(_gpu, device))
-    raise BackendError(f"there are no astfast ops on {device}: move the tensors to a CPU or a CUDA device")
+        return CudaOpImpl(functools.partial(_cuda_ops, device))
+    raise BackendError(f"no astfast ops on {device}: move the tensors to a CPU or a CUDA device")
 
 
-class CpuServer:
+class CpuOpImpl:
     """The native engine. The stream is float32; weights and activations are float32 or bfloat16."""
 
     def log_mel(self, waves: torch.Tensor, lengths: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
         if waves.dtype == torch.int16:
-            waves = waves * 2.0**-15
+            waves = waves / INT16_FULL_SCALE
         clips = [wave[:length] for wave, length in zip(_numpy(waves), lengths.tolist(), strict=True)]
         out = torch.empty(len(waves), front_end.max_length, front_end.num_mel_bins)
-        _cpu(1, "float32").log_mel(clips, front_end, _numpy(out))
+        _cpu_ops(1, "float32").log_mel(clips, front_end, _numpy(out))
         return out
 
     def patch_embed(self, spectrogram: torch.Tensor, w: Embed) -> torch.Tensor:
-        ops = _cpu_for(w.projection)
-        leaves = w.projection.weight, w.projection.bias, w.prefix, w.position
-        packed = remembered(lambda: ops.pack_embed(_arrays(w)), ("embed", ops.precision, w.geometry), *leaves)
+        ops = _cpu_ops(1, _precision(w.projection.weight))
+        packed = pack_once(ops.pack_embed, w, "patch_embed", ops.precision, w.geometry)
         out = torch.empty(len(spectrogram), *w.position.shape)
         ops.patch_embed(_numpy(spectrogram), packed, _numpy(out))
         return out
 
     def norm_linear(self, x: torch.Tensor, w: NormLinear, gelu: bool) -> torch.Tensor:
-        ops = _cpu_for(w.linear)
-        leaves = w.linear.weight, w.linear.bias, w.norm.weight, w.norm.bias
-        packed = remembered(
-            lambda: ops.pack_norm_linear(_arrays(w)), ("norm_linear", ops.precision, w.norm.eps), *leaves
-        )
+        ops = _cpu_ops(1, _precision(w.linear.weight))
+        packed = pack_once(ops.pack_norm_linear, w, "norm_linear", ops.precision, w.norm.eps)
         out = x.new_empty(*x.shape[:2], len(w.linear.weight), dtype=w.linear.weight.dtype)
         ops.norm_linear(_numpy(x), packed, _numpy(out), "gelu" if gelu else None)
         return out
 
     def attention(self, q: torch.Tensor, kv: torch.Tensor, heads: int) -> torch.Tensor:
         out = torch.empty(q.shape, dtype=q.dtype)
-        _cpu(heads, _precision(q)).attention(_numpy(q), _numpy(kv), _numpy(out))
+        _cpu_ops(heads, _precision(q)).attention(_numpy(q), _numpy(kv), _numpy(out))
         return out
 
     def linear_residual(self, x: torch.Tensor, w: Linear, residual: torch.Tensor) -> torch.Tensor:
-        ops = _cpu_for(w)
-        packed = remembered(lambda: ops.pack_linear(_arrays(w)), ("linear", ops.precision), w.weight, w.bias)
+        ops = _cpu_ops(1, _precision(w.weight))
+        packed = pack_once(ops.pack_linear, w, "linear_residual", ops.precision)
         out = residual.clone(memory_format=torch.contiguous_format)
         ops.linear_residual(_numpy(x), packed, _numpy(out))
         return out
 
     def pool(self, x: torch.Tensor, w: LayerNorm) -> torch.Tensor:
-        ops = _cpu(1, "float32")
-        packed = remembered(lambda: ops.pack_norm(_arrays(w)), ("norm", w.eps), w.weight, w.bias)
+        ops = _cpu_ops(1, "float32")
         out = torch.empty(x.shape[0], x.shape[2])
-        ops.pool(_numpy(x), packed, _numpy(out))
+        ops.pool(_numpy(x), pack_once(ops.pack_norm, w, "pool", w.eps), _numpy(out))
         return out
 
     def head(self, x: torch.Tensor, w: Head) -> torch.Tensor:
-        ops = _cpu(1, "float32")
-        leaves = w.linear.weight, w.linear.bias, w.norm.weight, w.norm.bias
-        packed = remembered(lambda: ops.pack_head(_arrays(w)), ("head", w.norm.eps), *leaves)
+        ops = _cpu_ops(1, "float32")
         out = torch.empty(len(x), len(w.linear.weight))
-        ops.head(_numpy(x), packed, _numpy(out))
+        ops.head(_numpy(x), pack_once(ops.pack_head, w, "head", w.norm.eps), _numpy(out))
         return out
 
 
-class GpuServer:
+class CudaOpImpl:
     """The GPU backend. Stream, activations and weights are of one type.
 
-    The rows of a plain stream are not zero-mean, so their statistics are taken in a pass of their own: the engine,
-    whose stream is centred, is faster. ``make_ops(heads, precision)`` makes the backend, its stream not scaled.
+    Its stream is neither centred nor scaled, so that the sums of squares of its rows take a pass of their own: the
+    engine is faster. ``make_ops(heads, precision)`` makes the backend, its stream not scaled.
     """
 
     def __init__(self, make_ops: Callable[[int, str], Any]) -> None:
@@ -130,37 +134,20 @@ class GpuServer:
 
     def patch_embed(self, spectrogram: torch.Tensor, w: Embed) -> torch.Tensor:
         ops = self._make_ops(1, _precision(w.projection.weight))
-        p = w.patch_size
-
-        def pack() -> PackedEmbed:
-            weight = w.projection.weight.view(-1, p, p).transpose(1, 2).reshape(-1, p * p)  # mel bins fastest
-            table = w.position.float().clone()
-            prefix = len(w.prefix)
-            table[:prefix] += w.prefix
-            table[prefix:] += w.projection.bias
-            return PackedEmbed(weight.contiguous(), table, w)
-
-        leaves = w.projection.weight, w.projection.bias, w.prefix, w.position
-        packed = remembered(pack, ("gpu embed", w.geometry), *leaves)
-        stream = ops.patch_embed(
-            spectrogram.float().contiguous(), packed, ops.empty((len(spectrogram), *w.position.shape), "stream")
-        )
-        result: torch.Tensor = stream.x
+        packed = pack_once(_plain_packing(ops).embed, w, "patch_embed", ops.precision, w.geometry)
+        stream = ops.empty((len(spectrogram), *w.position.shape), "stream")
+        result: torch.Tensor = ops.patch_embed(spectrogram.float().contiguous(), packed, stream).x
         return result
 
     def norm_linear(self, x: torch.Tensor, w: NormLinear, gelu: bool) -> torch.Tensor:
-        from astfast.backends.cuda.fallback_ops import sums_of_squares
+        from astfast.backends.cuda.fallback_ops import centred_sums_of_squares
+        from astfast.backends.cuda.packing import Stream
 
         ops = self._make_ops(1, _precision(w.linear.weight))
-        leaves = w.linear.weight, w.linear.bias, w.norm.weight, w.norm.bias
-        packed = remembered(
-            lambda: ops.pack_norm_linear(_arrays(w)), ("gpu norm_linear", ops.precision, w.norm.eps), *leaves
-        )
-        centred = x.float() - x.float().mean(-1, keepdim=True)  # the packed weight subtracts the mean of x itself
-        sumsq = x.new_empty(*x.shape[:2], -(-x.shape[2] // 64), dtype=torch.float32)
-        sums_of_squares(centred, sumsq)
+        packed = pack_once(ops.pack_norm_linear, w, "norm_linear", ops.precision, w.norm.eps)
+        stream = Stream(_rows(x), centred_sums_of_squares(x))  # the packed weight subtracts the mean of x itself
         out = ops.empty((*x.shape[:2], len(w.linear.weight)), "activation")
-        result: torch.Tensor = ops.norm_linear(Stream(_rows(x), sumsq), packed, out, "gelu" if gelu else None)
+        result: torch.Tensor = ops.norm_linear(stream, packed, out, "gelu" if gelu else None)
         return result
 
     def attention(self, q: torch.Tensor, kv: torch.Tensor, heads: int) -> torch.Tensor:
@@ -170,49 +157,47 @@ class GpuServer:
 
     def linear_residual(self, x: torch.Tensor, w: Linear, residual: torch.Tensor) -> torch.Tensor:
         ops = self._make_ops(1, _precision(w.weight))
-        packed = remembered(
-            lambda: PackedLinear(w.weight.contiguous(), w.bias.float(), w.bias.to(w.weight.dtype)),
-            "gpu linear",
-            w.weight,
-            w.bias,
-        )
+        packed = pack_once(_plain_packing(ops).linear, w, "linear_residual", ops.precision)
         stream = ops.empty(tuple(residual.shape), "stream")
         stream.x.copy_(residual)
         result: torch.Tensor = ops.linear_residual(_rows(x), packed, stream).x
         return result
 
     def pool(self, x: torch.Tensor, w: LayerNorm) -> torch.Tensor:
+        from astfast.backends.cuda.packing import Stream
+
         ops = self._make_ops(1, _precision(x))
-        packed = remembered(lambda: ops.pack_norm(_arrays(w)), ("gpu norm", w.eps), w.weight, w.bias)
         out = x.new_empty(x.shape[0], x.shape[2], dtype=torch.float32)
-        result: torch.Tensor = ops.pool(Stream(_rows(x), x), packed, out)  # which reads no statistics
+        unread = x  # in the place of sums of squares
+        result: torch.Tensor = ops.pool(Stream(_rows(x), unread), pack_once(ops.pack_norm, w, "pool", w.eps), out)
         return result
 
     def head(self, x: torch.Tensor, w: Head) -> torch.Tensor:
         ops = self._make_ops(1, "float32")
-        leaves = w.linear.weight, w.linear.bias, w.norm.weight, w.norm.bias
-        packed = remembered(lambda: ops.pack_head(_arrays(w)), ("gpu head", w.norm.eps), *leaves)
         out = x.new_empty(len(x), len(w.linear.weight))
-        result: torch.Tensor = ops.head(x.contiguous(), packed, out)
+        result: torch.Tensor = ops.head(x.contiguous(), pack_once(ops.pack_head, w, "head", w.norm.eps), out)
         return result
 
 
 @functools.cache
-def _cpu(heads: int, precision: str) -> Any:
+def _cpu_ops(heads: int, precision: str) -> Any:
     from astfast.backends.cpu.ops import CpuOps
 
     return CpuOps(heads, precision)
 
 
 @functools.cache
-def _gpu(device: torch.device, heads: int, precision: str) -> Any:
+def _cuda_ops(device: torch.device, heads: int, precision: str) -> Any:
     from astfast.backends.cuda import backend
 
     return backend.open(heads, precision, str(device), stream_scale=1.0)
 
 
-def _cpu_for(w: Linear) -> Any:
-    return _cpu(1, _precision(w.weight))
+def _plain_packing(ops: Any) -> Any:
+    """Packing for a stream that is neither centred nor scaled."""
+    from astfast.backends.cuda.packing import Packing
+
+    return Packing(ops.precision, ops.device, scale=1.0, centred=False)
 
 
 def _precision(x: torch.Tensor) -> str:
@@ -225,11 +210,6 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 
 
 def _numpy(x: torch.Tensor) -> Any:
-    """The same memory as numpy sees it; bfloat16 as the native engine takes it, as uint16."""
+    """A numpy view of x; of bfloat16 as uint16, as the native engine takes it."""
     x = _rows(x.detach())
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
-
-
-def _arrays(w: Any) -> Any:
-    """A leaf of the weights with float32 numpy arrays in the place of its tensors."""
-    return map_arrays(lambda x: x.detach().to("cpu", torch.float32).numpy(), w)

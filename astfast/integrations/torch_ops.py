@@ -1,8 +1,8 @@
-"""The ops as ``torch.ops.astfast.*``: torch.compile and torch.export see through a model made of them.
+"""Custom PyTorch operators ``torch.ops.astfast.*``, for torch.compile and torch.export; inference only, no gradients.
 
-Imported on demand: ``import astfast.integrations.torch_ops`` registers them. On CPU tensors the native engine computes,
-on CUDA ones the GPU backend; contracts and formulas are those of ``astfast.ops``, on plain tensors with weights as a
-checkpoint has them (no LayerNorm folded, nothing centred), and nothing is written in place. There are no gradients.
+``import astfast.integrations.torch_ops`` registers them. CPU tensors run on the native engine, CUDA tensors on the GPU
+backend. Contracts and formulas are those of ``astfast.ops``, on plain tensors with weights as a checkpoint has them (no
+LayerNorm folded, nothing centred), and nothing is written in place.
 
 The type of ``weight`` is that of the products and of the activations (float32 or bfloat16; on a GPU float16 too). The
 residual stream (tokens, ``x`` of norm_linear, ``residual``) is float32 on a CPU and of the weight's type on a GPU.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 
 from astfast.front_end import KaldiFbank
-from astfast.integrations.torch_op_impls import server_of
+from astfast.integrations.torch_op_impls import impl_for
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
 _Tensor = torch.Tensor
@@ -37,7 +37,7 @@ def log_mel(
 ) -> torch.Tensor:
     """waves [B, samples] float32 in [-1, 1] or int16, lengths [B] -> log-mel [B, max_length, num_mel_bins]."""
     front_end = KaldiFbank(sampling_rate, num_mel_bins, max_length, mean, std, do_normalize)
-    return server_of(waves.device).log_mel(waves, lengths, front_end)
+    return impl_for(waves.device).log_mel(waves, lengths, front_end)
 
 
 @log_mel.register_fake
@@ -67,7 +67,7 @@ def patch_embed(
 ) -> torch.Tensor:
     """spectrogram [B, frames, mels] float32, weight [D, patch_size^2], prefix [P, D], position [T, D] -> [B, T, D]."""
     w = Embed(Linear(weight, bias), prefix, position, patch_size, frequency_stride, time_stride)
-    return server_of(spectrogram.device).patch_embed(spectrogram, w)
+    return impl_for(spectrogram.device).patch_embed(spectrogram, w)
 
 
 @patch_embed.register_fake
@@ -97,7 +97,7 @@ def norm_linear(
     """x [B, T, K], weight [N, K] -> act(LN(x) weight^T + bias) [B, T, N], act the erf-GELU or nothing."""
     _check_stream("x", x, weight)
     w = NormLinear(LayerNorm(norm_weight, norm_bias, eps), Linear(weight, bias))
-    return server_of(x.device).norm_linear(x, w, gelu)
+    return impl_for(x.device).norm_linear(x, w, gelu)
 
 
 @norm_linear.register_fake
@@ -110,7 +110,7 @@ def _(
 @torch.library.custom_op("astfast::attention", mutates_args=())
 def attention(q: torch.Tensor, kv: torch.Tensor, heads: int) -> torch.Tensor:
     """q [B, R, D], kv [B, T, 2D] = [k, v] -> softmax(q k^T / sqrt(D / heads)) v per head [B, R, D]."""
-    return server_of(q.device).attention(q, kv, heads)
+    return impl_for(q.device).attention(q, kv, heads)
 
 
 @attention.register_fake
@@ -122,7 +122,7 @@ def _(q: _Tensor, kv: _Tensor, heads: int) -> _Tensor:
 def linear_residual(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
     """x [B, T, K], weight [N, K], residual [B, T, N] -> residual + x weight^T + bias, a new tensor."""
     _check_stream("residual", residual, weight)
-    return server_of(x.device).linear_residual(x, Linear(weight, bias), residual)
+    return impl_for(x.device).linear_residual(x, Linear(weight, bias), residual)
 
 
 @linear_residual.register_fake
@@ -132,8 +132,8 @@ def _(x: _Tensor, weight: _Tensor, bias: _Tensor, residual: _Tensor) -> _Tensor:
 
 @torch.library.custom_op("astfast::pool", mutates_args=())
 def pool(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-    """x [B, 2, D] -> (LN(x)[:, 0] + LN(x)[:, 1]) / 2 [B, D] float32."""
-    return server_of(x.device).pool(x, LayerNorm(weight, bias, eps))
+    """x [B, R, D] -> mean of LN(x) over the R rows [B, D] float32."""
+    return impl_for(x.device).pool(x, LayerNorm(weight, bias, eps))
 
 
 @pool.register_fake
@@ -151,7 +151,7 @@ def head(
     bias: torch.Tensor,
 ) -> torch.Tensor:
     """x [B, D] float32, weight [L, D] -> LN(x) weight^T + bias [B, L] float32, computed in float32."""
-    return server_of(x.device).head(x, Head(LayerNorm(norm_weight, norm_bias, eps), Linear(weight, bias)))
+    return impl_for(x.device).head(x, Head(LayerNorm(norm_weight, norm_bias, eps), Linear(weight, bias)))
 
 
 @head.register_fake

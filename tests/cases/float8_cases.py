@@ -12,7 +12,7 @@ from astfast.backends.cuda import packing as cuda_packing
 from astfast.kernels import attention, linear
 from astfast.kernels.tuning import Tile
 from tests.cases import gpu_cases
-from tests.cases.gpu_cases import Case, _nan, _random, stream, sums_of_squares
+from tests.cases.gpu_cases import Case, normal, stream, sums_of_squares, unwritten
 
 FLOAT8 = torch.float8_e4m3fn
 gpu_cases.EPSILON[FLOAT8] = 2.0**-4
@@ -29,8 +29,8 @@ def norm_linear(
     device: str = "cpu",
 ) -> Case:
     x = stream(shape, dtype, seed=1)
-    weight, weight_scale = cuda_packing.float8_weight(_random((n, shape[-1]), torch.float32, 2, shape[-1] ** -0.5))
-    bias = _random((n,), torch.float32, 3)
+    weight, weight_scale = cuda_packing.float8_weight(normal((n, shape[-1]), torch.float32, 2, shape[-1] ** -0.5))
+    bias = normal((n,), torch.float32, 3)
     eps, gain = 1e-6, 4.0 if out_type == FLOAT8 else 1.0
     sumsq = sums_of_squares(x).float()
     quantised, left = cuda_torch_ops.quantised_rows(x[:, :rows], sumsq[:, :rows], eps)  # of the other part of rstd
@@ -41,7 +41,7 @@ def norm_linear(
         y = (y * left * weight_scale + bias).to(dtype)
         return gain * (F.gelu(y) if activation == "gelu" else y)
 
-    out = _nan((*quantised.shape[:2], n), out_type or dtype, device)
+    out = unwritten((*quantised.shape[:2], n), out_type or dtype, device)
     launch = linear.norm_linear(
         x.to(device)[:, :rows],
         sumsq.to(device)[:, :rows],
@@ -69,9 +69,9 @@ def linear_residual(
 ) -> Case:
     clips, tokens, k = shape
     residual = stream((clips, tokens, n), dtype, seed=4)
-    x = _random((clips, rows or tokens, k), torch.float32, 5).mul(16).half().to(FLOAT8)
-    weight, weight_scale = cuda_packing.float8_weight(_random((n, k), torch.float32, 6, k**-0.5 / 16))
-    bias = _random((n,), torch.float32, 7)
+    x = normal((clips, rows or tokens, k), torch.float32, 5).mul(16).half().to(FLOAT8)
+    weight, weight_scale = cuda_packing.float8_weight(normal((n, k), torch.float32, 6, k**-0.5 / 16))
+    bias = normal((n,), torch.float32, 7)
     scale = 0.5
     product = x.double() @ weight.double().T * weight_scale
     exact = residual[:, :rows].double() + scale * product + bias.double()
@@ -79,7 +79,7 @@ def linear_residual(
     coarse = F.linear(x.to(wide), weight.to(wide)).float() * weight_scale
     peer = residual[:, :rows] + (scale * coarse + bias).to(dtype)
     new = residual.to(device).clone()
-    sumsq = _nan((clips, tokens, linear.statistics_parts(n)), torch.float32, device)
+    sumsq = unwritten((clips, tokens, linear.statistics_parts(n)), torch.float32, device)
     launch = linear.linear_residual(
         x.to(device),
         weight.to(device),
@@ -104,7 +104,7 @@ def attention_(
 ) -> Case:
     """In 16 bits but for its output."""
     case = gpu_cases.attention_(dtype, clips, queries, keys, heads, head_dim, tile, device)
-    out = _nan(tuple(case.outputs["out"].shape), FLOAT8, device)
+    out = unwritten(tuple(case.outputs["out"].shape), FLOAT8, device)
     launch = attention.attention(
         case.launch.args["q_ptr"], case.launch.args["kv_ptr"], out, heads=heads, precision="ieee", tile=tile
     )

@@ -5,6 +5,7 @@ same type. A kernel passes if its error is at most twice torch's, plus one round
 error is that of a few numbers, and differs by processor, what any order of summation may cost is added.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window
 from astfast.kernels import attention, head, linear, log_mel, patch_embed
 from astfast.kernels.launch import Launch
 from astfast.kernels.tuning import Tile
+from astfast.ops import patch_grid
 
 EPSILON = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
@@ -38,18 +40,18 @@ class Case:
             assert error <= allowed, f"{name}: error {error:.2e}, torch's own {peer:.2e}, allowed {allowed:.2e}"
 
 
-def _random(shape: tuple[int, ...], dtype: torch.dtype, seed: int, size: float = 1.0) -> torch.Tensor:
+def normal(shape: tuple[int, ...], dtype: torch.dtype, seed: int, size: float = 1.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return (size * torch.randn(shape, generator=generator)).to(dtype)
 
 
-def _nan(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
+def unwritten(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
     return torch.full(shape, float("nan"), dtype=dtype, device=device)
 
 
 def stream(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
     """Rows as the residual stream has them: zero-mean, with massive activations in two channels."""
-    x = _random(shape, torch.float64, seed)
+    x = normal(shape, torch.float64, seed)
     x[..., 3 % shape[-1]] *= 40
     x[..., 7 % shape[-1]] -= 25
     return (x - x.mean(-1, keepdim=True)).to(dtype)
@@ -73,8 +75,8 @@ def norm_linear(
     precision: str = "ieee",
 ) -> Case:
     x = stream(shape, dtype, seed=1)
-    weight = _random((n, shape[-1]), dtype, 2, shape[-1] ** -0.5)
-    bias = _random((n,), torch.float32, 3)
+    weight = normal((n, shape[-1]), dtype, 2, shape[-1] ** -0.5)
+    bias = normal((n,), torch.float32, 3)
     eps = 1e-6
     used = x[:, :rows]
     normed = used.double() / (used.double().square().mean(-1, keepdim=True) + eps).sqrt()
@@ -82,7 +84,7 @@ def norm_linear(
     peer = F.linear(F.layer_norm(used, used.shape[-1:], eps=eps), weight, bias.to(dtype))
     if activation == "gelu":
         exact, peer = F.gelu(exact), F.gelu(peer)
-    out = _nan(exact.shape, dtype, device)
+    out = unwritten(exact.shape, dtype, device)
     sumsq = sums_of_squares(x).float().to(device)
     launch = linear.norm_linear(
         x.to(device)[:, :rows],
@@ -109,14 +111,14 @@ def linear_residual(
 ) -> Case:
     clips, tokens, k = shape
     residual = stream((clips, tokens, n), dtype, seed=4)
-    x = _random((clips, rows or tokens, k), dtype, 5)
-    weight = _random((n, k), dtype, 6, k**-0.5)
-    bias = _random((n,), torch.float32, 7)
+    x = normal((clips, rows or tokens, k), dtype, 5)
+    weight = normal((n, k), dtype, 6, k**-0.5)
+    bias = normal((n,), torch.float32, 7)
     scale = 0.5
     exact = residual[:, :rows].double() + scale * (x.double() @ weight.double().T) + bias.double()
     peer = residual[:, :rows] + F.linear(x, scale * weight, bias.to(dtype))
     new = residual.to(device).clone()
-    sumsq = _nan((clips, tokens, linear.statistics_parts(n)), torch.float32, device)
+    sumsq = unwritten((clips, tokens, linear.statistics_parts(n)), torch.float32, device)
     launch = linear.linear_residual(
         x.to(device),
         weight.to(device),
@@ -147,9 +149,9 @@ def attention_(
     precision: str = "ieee",
 ) -> Case:
     d = heads * head_dim
-    qkv = _random((clips, max(queries, keys), 3 * d), dtype, 8, 1.5).to(device)  # views of one buffer, as in a layer
+    qkv = normal((clips, max(queries, keys), 3 * d), dtype, 8, 1.5).to(device)  # views of one buffer, as in a layer
     q, kv = qkv[:, :queries, :d], qkv[:, :keys, d:]
-    out = _nan((clips, queries, d), dtype, device)
+    out = unwritten((clips, queries, d), dtype, device)
 
     def product(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:]))
@@ -171,23 +173,24 @@ def patch_embed_(
     tile: Tile,
     device: str = "cpu",
     precision: str = "ieee",
+    prefix: int = 2,
 ) -> Case:
-    grid = ((mels - patch) // strides[0] + 1, (frames - patch) // strides[1] + 1)
-    spectrogram = _random((clips, frames, mels), torch.float32, 9, 0.5)
-    weight = _random((n, patch * patch), dtype, 10, 1 / patch)
-    table = _random((grid[0] * grid[1] + 2, n), torch.float32, 11)
+    patches = math.prod(patch_grid(frames, mels, patch, *strides))
+    spectrogram = normal((clips, frames, mels), torch.float32, 9, 0.5)
+    weight = normal((n, patch * patch), dtype, 10, 1 / patch)
+    table = normal((prefix + patches, n), torch.float32, 11)
     scale = 2.0
 
     def tokens(spectrogram: torch.Tensor, weight: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         image = spectrogram.transpose(1, 2).unsqueeze(1)  # [B, 1, mels, frames]
         kernel = weight.unflatten(1, (1, patch, patch)).transpose(2, 3)  # columns of weight: mel bins fastest
         patches = F.conv2d(image, scale * kernel, stride=strides).flatten(2).transpose(1, 2)
-        return F.pad(patches, (0, 0, 2, 0)) + table
+        return F.pad(patches, (0, 0, prefix, 0)) + table
 
     exact = tokens(spectrogram.to(dtype).double(), weight.double(), table.double())
     peer = tokens(spectrogram.to(dtype), weight, table.to(dtype))
-    out = _nan(exact.shape, dtype, device)
-    sumsq = _nan((*exact.shape[:2], linear.statistics_parts(n)), torch.float32, device)
+    out = unwritten(exact.shape, dtype, device)
+    sumsq = unwritten((*exact.shape[:2], linear.statistics_parts(n)), torch.float32, device)
     launch = patch_embed.patch_embed(
         spectrogram.to(device),
         weight.to(device),
@@ -195,6 +198,7 @@ def patch_embed_(
         scale,
         out,
         sumsq,
+        prefix=prefix,
         patch_size=patch,
         frequency_stride=strides[0],
         time_stride=strides[1],
@@ -223,7 +227,7 @@ def log_mel_(
     waves = torch.zeros(len(lengths), max(lengths))
     for i, length in enumerate(lengths):
         tone = 0.9 * torch.sin(0.17 * (1 + i) * torch.arange(length, dtype=torch.float64)).float()
-        waves[i, :length] = tone if tones else 0.3 + 0.1 * _random((length,), torch.float32, 12 + i)
+        waves[i, :length] = tone if tones else 0.3 + 0.1 * normal((length,), torch.float32, 12 + i)
     if integers:
         waves = (waves * 32768).to(torch.int16)
     spectral = torch.from_numpy(folding.spectral_matrix(front_end))
@@ -246,7 +250,7 @@ def log_mel_(
         return (out - front_end.shift) * front_end.scale
 
     padded = F.pad(mel, (0, (1 << (front_end.num_mel_bins - 1).bit_length()) - front_end.num_mel_bins))
-    out = _nan((len(lengths), front_end.max_length, front_end.num_mel_bins), torch.float32, device)
+    out = unwritten((len(lengths), front_end.max_length, front_end.num_mel_bins), torch.float32, device)
     launch = log_mel.log_mel(
         waves.to(device),
         torch.tensor(lengths, dtype=torch.int32, device=device),
@@ -269,25 +273,28 @@ def log_mel_(
     return Case(launch, {"out": out}, {"out": exact}, {"out": peer}, summation)
 
 
-def pool(dtype: torch.dtype, clips: int, d: int, device: str = "cpu") -> Case:
-    x = stream((clips, 5, d), dtype, seed=13)
-    weight, bias = _random((d,), torch.float32, 14), _random((d,), torch.float32, 15)
+def pool(dtype: torch.dtype, clips: int, d: int, device: str = "cpu", rows: int = 2) -> Case:
+    x = stream((clips, rows + 3, d), dtype, seed=13)  # of which the first rows are read
+    weight, bias = normal((d,), torch.float32, 14), normal((d,), torch.float32, 15)
 
     def mean(x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x[:, :2], (d,), weight.to(x.dtype), bias.to(x.dtype), 1e-6).mean(1)
+        return F.layer_norm(x[:, :rows], (d,), weight.to(x.dtype), bias.to(x.dtype), 1e-6).mean(1)
 
-    out = _nan((clips, d), torch.float32, device)
-    launch = head.pool(x.to(device)[:, :2], weight.to(device), bias.to(device), 1e-6, out)
-    return Case(launch, {"out": out}, {"out": mean(x.double())}, {"out": mean(x.float())})
+    out = unwritten((clips, d), torch.float32, device)
+    launch = head.pool(x.to(device)[:, :rows], weight.to(device), bias.to(device), 1e-6, out)
+    exact = mean(x.double())
+    # Of one row torch's error is that of d numbers alone: sqrt(d) roundings of the variance, half of that of its root.
+    summation = d**0.5 / 2 * EPSILON[torch.float32] * exact.abs().max().item() if rows == 1 else 0.0
+    return Case(launch, {"out": out}, {"out": exact}, {"out": mean(x.float())}, summation)
 
 
 def head_(clips: int, d: int, labels: int, tile: Tile, device: str = "cpu") -> Case:
-    x = _random((clips, d), torch.float32, 16) + 3
-    weight, bias = _random((labels, d), torch.float32, 17, d**-0.5), _random((labels,), torch.float32, 18)
+    x = normal((clips, d), torch.float32, 16) + 3
+    weight, bias = normal((labels, d), torch.float32, 17, d**-0.5), normal((labels,), torch.float32, 18)
 
     def logits(x: torch.Tensor) -> torch.Tensor:
         return F.linear(F.layer_norm(x, (d,), eps=1e-6), weight.to(x.dtype), bias.to(x.dtype))
 
-    out = _nan((clips, labels), torch.float32, device)
+    out = unwritten((clips, labels), torch.float32, device)
     launch = head.head(x.to(device), weight.to(device), bias.to(device), 1e-6, out, precision="ieee", tile=tile)
     return Case(launch, {"out": out}, {"out": logits(x.double())}, {"out": logits(x)})

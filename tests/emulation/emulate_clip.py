@@ -1,4 +1,4 @@
-"""One clip through AST-base, waveform to logits, on compiled PTX: ``python tests/emulate_clip.py --arch 90``.
+"""One clip through AST-base, waveform to logits, on compiled PTX: ``python -m tests.emulation.emulate_clip --arch 90``.
 
 The product's own engine runs a random checkpoint with every launch executed by the PTX emulator; the logits are held
 against transformers in float32, and their error against that of transformers in the same 16-bit type.

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from astfast.kernels.launch import Launch, compile_for, signature
+from astfast.kernels.launch import Launch
 from tests import ROOT
+from tests.launchers import compile_for, signature
 
 FOLDER = ROOT.resolve().parent / "shared" / "tools" / "ptxemu"
 

@@ -1,16 +1,16 @@
-"""The tables of docs/gpu.md, none of them typed: ``python tests/gpu_docs.py`` makes those of resources and predictions.
+"""Generates the tables of docs/gpu.md: resources of compiled kernels and predicted speed.
 
-The tables of an emulated clip come from ``python tests/emulate_clip.py --docs``.
+Run it with ``python -m tests.emulation.gpu_docs``. The tables of an emulated clip are made by
+``python -m tests.emulation.emulate_clip --docs``.
 """
 
 from collections.abc import Sequence
 
 from astfast.backends.cuda.ops import Target
-from astfast.kernels import performance
 from astfast.models.ast.config import AstConfig
+from benchmarks import gpu_model
 from benchmarks.pages import markdown, write_section
 from tests import ROOT
-from tests.cases import gpu_model
 from tests.kernels import test_compiled as compiled
 
 PAGE = ROOT / "docs" / "gpu.md"
@@ -45,10 +45,10 @@ def predictions() -> str:
     model = AstConfig(labels=tuple(map(str, range(527))))
     rows: list[Sequence[object]] = [("GPU", "from, to", *(f"batch {clips}" for clips in BATCHES))]
     for name, (label, arch) in PREDICTED.items():
-        gpu = performance.GPUS[name]
+        gpu = gpu_model.GPUS[name]
         target = Target(arch, gpu.multiprocessors, name)
         ways = {
-            way: [gpu_model.seconds(model, clips, "bfloat16", target, gpu)[way] for clips in BATCHES]
+            way: [gpu_model.batch_seconds(model, clips, "bfloat16", target, gpu)[way] for clips in BATCHES]
             for way in gpu_model.WAYS
         }
         for way, seconds in ways.items():

@@ -18,8 +18,8 @@ from astfast.engines.cuda_graphs import CudaGraphEngine, buckets_up_to, next_buc
 from astfast.engines.eager import Engine
 from astfast.engines.replicas import Replicas
 from astfast.errors import BackendError
-from astfast.kernels import launch
 from astfast.models import recognise as checkpoint
+from tests import launchers
 from tests.fakes.recording_runtime import GPU, RecordingRuntime, gpu_engine, pcm, torch_ops, waves
 
 
@@ -116,7 +116,7 @@ def test_the_host_waits_for_nothing_between_upload_and_download(
 def test_nothing_is_allocated_in_a_capture_and_a_layer_is_at_most_six_kernels(
     loaded: checkpoint.Checkpoint, runtime: RecordingRuntime
 ) -> None:
-    recorder = launch.Recorder()
+    recorder = launchers.Recorder()
     heads = loaded.config.num_attention_heads
     ops = CudaOps(heads, "bfloat16", "cpu", target=GPU, runtime=runtime, launcher=recorder)
     engine = CudaGraphEngine(ops, loaded, batch_size=2)

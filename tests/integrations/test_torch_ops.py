@@ -15,11 +15,10 @@ import torch.nn.functional as F
 import astfast
 from astfast.backends.cuda.ops import CudaOps
 from astfast.errors import BackendError
-from astfast.integrations import torch_op_impls as plain_tensors
-from astfast.integrations import torch_ops
+from astfast.integrations import torch_op_impls, torch_ops
 from astfast.integrations.torch_module import AstModule
-from astfast.integrations.torch_op_impls import CpuServer, GpuServer
-from astfast.kernels import launch
+from astfast.integrations.torch_op_impls import CpuOpImpl, CudaOpImpl
+from tests import launchers
 from tests.backends.cuda import test_ops as test_cuda_backend
 from tests.cases import checkpoints
 
@@ -38,17 +37,19 @@ def linear(n: int, k: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tens
     return (random(n, k, seed=3) / k**0.5).to(dtype), random(n, seed=4)
 
 
-def calls(dtype: torch.dtype, stream: torch.dtype) -> dict[str, tuple[Any, tuple, Callable[[], torch.Tensor]]]:
+def calls(
+    dtype: torch.dtype, stream: torch.dtype, prefix_tokens: int = 2, pooled: int = 2
+) -> dict[str, tuple[Any, tuple, Callable[[], torch.Tensor]]]:
     """Op by name: the op, arguments, and torch's result for them in float64."""
     x = (random(2, TOKENS, D, seed=5) + 3).to(stream)  # a stream whose rows are not zero-mean
     q, kv = random(2, TOKENS, D, seed=6, dtype=dtype), random(2, TOKENS, 2 * D, seed=7, dtype=dtype)
     hidden = random(2, TOKENS, WIDE, seed=8, dtype=dtype)
-    rows = x[:, :2]
+    rows, averaged = x[:, :2], x[:, :pooled]
     (gamma, beta, eps), (wide, wide_bias) = norm(), linear(WIDE, D, dtype)
     narrow, narrow_bias = linear(D, WIDE, dtype)
     patches, patch_bias = linear(D, 16, dtype)
     spectrogram = random(2, 10, 8, seed=9)
-    prefix, position = random(2, D, seed=10), random(2 + 3 * 4, D, seed=12)
+    prefix, position = random(prefix_tokens, D, seed=10), random(prefix_tokens + 3 * 4, D, seed=12)
     waves, lengths = 0.1 * random(2, 900, seed=13), torch.tensor([900, 500], dtype=torch.int32)
 
     def normed(x: torch.Tensor) -> torch.Tensor:
@@ -94,7 +95,7 @@ def calls(dtype: torch.dtype, stream: torch.dtype) -> dict[str, tuple[Any, tuple
             (hidden, narrow, narrow_bias, x),
             lambda: x.double() + F.linear(hidden.double(), narrow.double(), narrow_bias.double()),
         ),
-        "pool": (torch_ops.pool, (rows, gamma, beta, eps), lambda: normed(rows).mean(1)),
+        "pool": (torch_ops.pool, (averaged, gamma, beta, eps), lambda: normed(averaged).mean(1)),
         "head": (
             torch_ops.head,
             (x[:, 0].float(), gamma, beta, eps, wide.float(), wide_bias),
@@ -118,21 +119,32 @@ def test_ops_on_cpu_tensors(name: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(op, arguments)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("name", calls(torch.float32, torch.float32))
-def test_ops_on_the_gpus_kernels(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interpreted: the whole path of a CUDA tensor but the GPU. Its stream has the type of the weights."""
+@pytest.fixture
+def interpreted_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole path of a CUDA tensor but the GPU, for CPU tensors. Its stream has the type of the weights."""
 
     def make_ops(heads: int, precision: str) -> CudaOps:
-        how = {"launcher": launch.interpret, "target": test_cuda_backend.GPU, "tiles": test_cuda_backend.LARGE}
+        how = {"launcher": launchers.interpret, "target": test_cuda_backend.GPU, "tiles": test_cuda_backend.LARGE}
         return CudaOps(heads, precision, "cpu", stream_scale=1.0, **how)
 
-    monkeypatch.setattr(torch_ops, "server_of", lambda _: GpuServer(make_ops))
+    monkeypatch.setattr(torch_ops, "impl_for", lambda _: CudaOpImpl(make_ops))
     monkeypatch.setattr(torch_ops, "stream_dtype", lambda weight: weight.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", calls(torch.float32, torch.float32))
+def test_ops_on_the_gpus_kernels(name: str, dtype: torch.dtype, interpreted_gpu: None) -> None:
     op, arguments, exact = calls(dtype, dtype)[name]
     got = op(*arguments)
     assert got.dtype == (torch.float32 if name in ("log_mel", "pool", "head") else dtype)
     assert (got.double() - exact()).abs().max() <= BAR[dtype]
+
+
+@pytest.mark.parametrize(("prefix", "rows"), [(0, TOKENS), (1, 1)])
+@pytest.mark.parametrize("name", ["patch_embed", "pool"])
+def test_any_number_of_prefix_tokens_and_pooled_rows(name: str, prefix: int, rows: int, interpreted_gpu: None) -> None:
+    op, arguments, exact = calls(torch.float32, torch.float32, prefix, rows)[name]
+    assert (op(*arguments).double() - exact()).abs().max() <= BAR[torch.float32]
 
 
 @pytest.mark.gpu
@@ -145,6 +157,15 @@ def test_ops_on_a_gpu(name: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(op, on_device)
 
 
+def test_cpu_tensors_need_no_triton() -> None:
+    """A CPU build of torch comes without it."""
+    code = (
+        "import sys; sys.modules['triton'] = None; import torch, astfast.integrations.torch_module; "
+        "torch.ops.astfast.pool(torch.ones(1, 2, 8), torch.ones(8), torch.ones(8), 1e-6)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_stream_of_another_type_is_refused() -> None:
     _, arguments, _ = calls(torch.float32, torch.bfloat16)["norm_linear"]
     with pytest.raises(ValueError, match=r"x is torch\.bfloat16.*must be torch\.float32"):
@@ -153,13 +174,13 @@ def test_a_stream_of_another_type_is_refused() -> None:
 
 def test_other_devices_are_refused() -> None:
     with pytest.raises(BackendError, match="mps"):
-        plain_tensors.server_of(torch.device("mps"))
+        torch_op_impls.impl_for(torch.device("mps"))
 
 
 def test_packed_weights_are_remembered_changed_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = []
-    original = plain_tensors._arrays
-    monkeypatch.setattr(plain_tensors, "_arrays", lambda w: packed.append(1) or original(w))
+    original = torch_op_impls.as_arrays
+    monkeypatch.setattr(torch_op_impls, "as_arrays", lambda w: packed.append(1) or original(w))
     x, residual = random(1, TOKENS, WIDE), random(1, TOKENS, D)
     weight, bias = linear(D, WIDE, torch.float32)
     first = torch_ops.linear_residual(x, weight, bias, residual)
@@ -175,10 +196,22 @@ def test_packed_weights_are_remembered_changed_and_forgotten(monkeypatch: pytest
         own /= 2
         assert torch.allclose(torch_ops.linear_residual(x, own, bias, residual), first, rtol=0, atol=1e-6)
         assert not torch.equal(doubled, first)
-    count = len(plain_tensors._packed)
+    count = len(torch_op_impls.packed_weights)
     del weight
     gc.collect()
-    assert len(plain_tensors._packed) == count - 1
+    assert len(torch_op_impls.packed_weights) == count - 1
+
+
+@pytest.mark.parametrize("name", ["patch_embed", "norm_linear", "linear_residual", "pool", "head"])
+def test_a_gpus_packed_weights_are_forgotten(name: str, interpreted_gpu: None) -> None:
+    """They must not hold the tensors that they were made of."""
+    count = len(torch_op_impls.packed_weights)
+    op, arguments, _ = calls(torch.float32, torch.float32)[name]
+    op(*arguments)
+    assert len(torch_op_impls.packed_weights) == count + 1
+    del arguments, _
+    gc.collect()
+    assert len(torch_op_impls.packed_weights) == count
 
 
 @pytest.fixture
@@ -240,8 +273,8 @@ def test_an_exported_program_can_be_saved_and_loaded_elsewhere(model: torch.nn.M
     assert np.array_equal(np.load(tmp_path / "y.npy"), module(x).numpy())
 
 
-def test_cpu_server_takes_integer_waveforms() -> None:
+def test_cpu_implementation_takes_integer_waveforms() -> None:
     op, (waves, lengths, *settings), _ = calls(torch.float32, torch.float32)["log_mel"]
     integers = (waves * 32768).to(torch.int16)
     assert torch.equal(op(integers, lengths, *settings), op(integers / 32768, lengths, *settings))
-    assert isinstance(plain_tensors.server_of(waves.device), CpuServer)
+    assert isinstance(torch_op_impls.impl_for(waves.device), CpuOpImpl)

@@ -1,7 +1,7 @@
 """Every kernel compiled ahead of time for GPUs that are not here, and what the compiler made of it.
 
 No spills, shared memory within the GPU's limit, the matrix instructions that are meant, 16-byte accesses to global
-memory. ``python tests/gpu_docs.py`` writes it all into docs/gpu.md.
+memory. ``python -m tests.emulation.gpu_docs`` writes it all into docs/gpu.md.
 """
 
 import re
@@ -17,9 +17,10 @@ import triton
 
 from astfast.backends.cuda.ops import Target
 from astfast.kernels import tuning
-from astfast.kernels.launch import Launch, compile_for
+from astfast.kernels.launch import Launch
 from astfast.models.ast.config import AstConfig
-from tests.cases import gpu_model
+from tests.cases import recorded_launches
+from tests.launchers import compile_for
 
 TOOLS = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin"
 AST_BASE = AstConfig(num_hidden_layers=2, labels=tuple(map(str, range(527))))
@@ -57,8 +58,8 @@ def configurations(arch: tuning.Arch, precision: str) -> dict[str, Launch]:
     """Every kernel with every tile that AST-base runs with on this GPU, at batch 1 and 32 and, for the linear layers,
     with each tile of the table."""
     found: dict[str, Launch] = {}
-    launches = gpu_model.record(AST_BASE, 32, precision, GPUS[arch])
-    launches += gpu_model.record(AST_BASE, 1, precision, GPUS[arch])
+    launches = recorded_launches.record(AST_BASE, 32, precision, GPUS[arch])
+    launches += recorded_launches.record(AST_BASE, 1, precision, GPUS[arch])
     dtype = torch.float8_e4m3fn if precision == "float8" else getattr(torch, precision)
     for launch in launches:
         variants = [launch]

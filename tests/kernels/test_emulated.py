@@ -29,7 +29,11 @@ ODD: dict[str, Build] = {
     "attention, odd head": lambda t, d: gpu_cases.attention_(d, 1, 65, 63, 1, 24, t.attention),
     "few queries": lambda t, d: gpu_cases.attention_(d, 2, 2, 146, 2, 64, t.few_queries),
     "patch_embed": lambda t, d: gpu_cases.patch_embed_(d, 1, 96, 64, 16, (11, 13), 96, t.patch_embed),
+    "patch_embed, no prefix": lambda t, d: gpu_cases.patch_embed_(
+        d, 1, 96, 64, 16, (11, 13), 96, t.patch_embed, prefix=0
+    ),
     "pool": lambda t, d: gpu_cases.pool(d, 3, 96),
+    "pool, odd rows": lambda t, d: gpu_cases.pool(d, 2, 96, rows=9),
     "head": lambda t, d: gpu_cases.head_(5, 96, 70, t.head),
 }
 REAL: dict[str, Build] = {
@@ -140,7 +144,7 @@ def test_planted_bugs_are_caught(arch: int, rows: int, edit: Callable[[str], str
 @pytest.mark.parametrize(("precision", "layers"), [("bfloat16", 12), ("float16", 2)])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_clip_of_ast_base_waveform_to_logits(arch: int, precision: str, layers: int) -> None:
-    """With the race detectors, and all layers in float16: ``python tests/emulate_clip.py``."""
+    """With the race detectors, and all layers in float16: ``python -m tests.emulation.emulate_clip``."""
     ptxemu()
     outcome = emulate_clip.run(arch, precision, layers, races=False)
     assert outcome.error <= 2 * outcome.peer_error

@@ -10,9 +10,9 @@ import torch
 
 from astfast.front_end import KaldiFbank
 from astfast.kernels import linear
-from astfast.kernels.launch import compile_for, interpret
 from astfast.kernels.tuning import Tile
 from tests.cases import gpu_cases
+from tests.launchers import compile_for, interpret
 
 SMALL = Tile(32, 64, 32, 4, 2)
 DTYPES = [torch.float32, torch.float16]
@@ -93,18 +93,24 @@ def test_attention_of_scores_that_overflow_a_plain_softmax() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("clips", "frames", "mels", "patch", "strides", "n"),
+    ("prefix", "clips", "frames", "mels", "patch", "strides", "n"),
     [
-        (1, 16, 16, 16, (10, 10), 64),  # one patch
-        (2, 45, 38, 16, (10, 9), 65),
-        (1, 96, 40, 8, (5, 8), 32),
-        (1, 9, 7, 2, (3, 1), 96),  # patches smaller than a tile of the sum
+        (2, 1, 16, 16, 16, (10, 10), 64),  # one patch
+        (2, 2, 45, 38, 16, (10, 9), 65),
+        (2, 1, 96, 40, 8, (5, 8), 32),
+        (2, 1, 9, 7, 2, (3, 1), 96),  # patches smaller than a tile of the sum
+        (0, 3, 16, 16, 16, (10, 10), 64),  # one token
+        (0, 2, 45, 38, 16, (10, 9), 65),
+        (0, 1, 9, 7, 2, (3, 1), 96),
+        (1, 1, 16, 16, 16, (10, 10), 64),
+        (1, 2, 45, 38, 16, (10, 9), 65),
+        (1, 1, 9, 7, 2, (3, 1), 96),
     ],
 )
 def test_patch_embed(
-    dtype: torch.dtype, clips: int, frames: int, mels: int, patch: int, strides: tuple[int, int], n: int
+    dtype: torch.dtype, prefix: int, clips: int, frames: int, mels: int, patch: int, strides: tuple[int, int], n: int
 ) -> None:
-    run(gpu_cases.patch_embed_(dtype, clips, frames, mels, patch, strides, n, SMALL))
+    run(gpu_cases.patch_embed_(dtype, clips, frames, mels, patch, strides, n, SMALL, prefix=prefix))
 
 
 @pytest.mark.parametrize("integers", [False, True])
@@ -119,8 +125,17 @@ def test_log_mel(lengths: list[int], mels: int, frames: int, integers: bool) -> 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("clips", "d"), [(1, 64), (3, 65), (2, 37)])
-def test_pool(dtype: torch.dtype, clips: int, d: int) -> None:
-    run(gpu_cases.pool(dtype, clips, d))
+@pytest.mark.parametrize("rows", [1, 2, 5, 248])  # less than a step of the loop, one past it, whole steps
+def test_pool(dtype: torch.dtype, clips: int, d: int, rows: int) -> None:
+    run(gpu_cases.pool(dtype, clips, d, rows=rows))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_pool_without_eps_ignores_rows_past_the_end() -> None:
+    """In the last step of the loop they are zero, and divided by zero."""
+    case = gpu_cases.pool(torch.float32, 1, 64, rows=5)
+    case.launch.args["eps"] = 0.0
+    run(case)
 
 
 @pytest.mark.parametrize(("clips", "d", "labels"), [(1, 64, 64), (17, 65, 65), (16, 37, 1)])

@@ -49,7 +49,7 @@ def open(
     num_heads: int,
     precision: str,
     device: str,
-    threads: int | None = None,  # noqa: ARG001
+    threads: int | None = None,
     deterministic: bool = False,
     *,
     stream_scale: float | None = None,

@@ -1,8 +1,8 @@
-"""Torch's own ops in the place of each kernel: the same arguments, the same folded weights, the same results.
+"""PyTorch implementations of the GPU ops, with the arguments, folded weights and results of the Triton kernels.
 
-They serve where a kernel does not compile, fails its check or is slower; on tensors in float64 they are what the check
-holds both against. Each returns its result, and writes what else its kernel writes. Shapes: B clips, R rows of each
-(all tokens or the first two), D hidden.
+They run where a kernel does not compile, fails its check or is slower; on float64 tensors they are the reference of
+that check. Each returns its result, and writes what else its kernel writes. Shapes: B clips, R rows of each (all tokens
+or the first ones), D hidden.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from astfast.kernels.linear import STATISTICS_TILE, float8_room
+from astfast.kernels.linear import STATISTICS_TILE, float8_room, statistics_parts
 
 
 def log_mel(
@@ -52,17 +52,18 @@ def patch_embed(
     scale: float,
     stream: torch.Tensor,  # [B, T, D]
     sumsq: torch.Tensor,  # [B, T, ceil(D / 64)]
+    prefix: int,
     patch_size: int,
     frequency_stride: int,
     time_stride: int,
 ) -> torch.Tensor:
-    """stream = table, plus scale * patches weight^T in all rows but cls and dist; and the stream's sums of squares."""
+    """stream = table, plus scale * patches weight^T in all rows but the first ``prefix``; and its sums of squares."""
     x = spectrogram.to(weight.dtype)
     patches = x.unfold(1, patch_size, time_stride).unfold(2, patch_size, frequency_stride)  # [B, T', F, p, p]
     patches = patches.transpose(1, 2).reshape(-1, patch_size * patch_size)  # [B * F * T', p * p]
     projected = (patches @ weight.T).view(len(x), -1, len(weight))
-    torch.add(table[2:], projected, alpha=scale, out=stream[:, 2:])
-    stream[:, :2] = table[:2]
+    torch.add(table[prefix:], projected, alpha=scale, out=stream[:, prefix:])
+    stream[:, :prefix] = table[:prefix]
     sums_of_squares(stream, sumsq)
     return stream
 
@@ -91,7 +92,7 @@ def norm_linear(
 
 
 def attention(q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int) -> torch.Tensor:
-    """q [B, R, D], kv [B, T, 2D] = [k, v] -> [B, R, D], in memory of its own: a copy to ``out`` costs time."""
+    """q [B, R, D], kv [B, T, 2D] = [k, v] -> [B, R, D], a new tensor: a copy to ``out`` would cost time."""
     dtype = out.dtype
     q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, *kv.chunk(2, -1)))  # [B, H, .., head_dim]
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).to(dtype)
@@ -118,13 +119,13 @@ def linear_residual(
 
 
 def pool(
-    stream: torch.Tensor,  # [B, 2, D]
+    stream: torch.Tensor,  # [B, R, D]
     weight: torch.Tensor,  # [D]
     bias: torch.Tensor,  # [D]
     eps: float,
     out: torch.Tensor,  # [B, D]
 ) -> torch.Tensor:
-    """out = (LN(cls) + LN(dist)) / 2."""
+    """out = mean of LN(stream) over the R rows."""
     return torch.mean(F.layer_norm(stream.to(out.dtype), weight.shape, weight, bias, eps), 1, out=out)
 
 
@@ -145,15 +146,15 @@ def row_rstd(x: torch.Tensor, sumsq: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def quantised_rows(x: torch.Tensor, sumsq: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """x times a power of two a row, in float8, and the factor that is left of its rstd, [B, R, 1]: see
-    ``kernels/linear.py``."""
+    """Quantises the rows of x as ``kernels/linear.py`` does -> (x times a power of two a row, in float8; the rest of
+    rstd [B, R, 1])."""
     rstd = row_rstd(x, sumsq, eps)
     scale = torch.ldexp(torch.ones_like(rstd), torch.frexp(rstd).exponent - 1) * float8_room(x.shape[-1])
     return (x.float() * scale).half().to(torch.float8_e4m3fn), rstd / scale
 
 
 def sums_of_squares(x: torch.Tensor, out: torch.Tensor) -> None:
-    """Of every 64 columns of x [B, R, D], and of those left over, into out [B, R, ceil(D / 64)]."""
+    """Partial sums of squares of x [B, R, D], one per 64 columns and one of the rest, into out [B, R, ceil(D / 64)]."""
     full = x.shape[-1] // STATISTICS_TILE * STATISTICS_TILE
     if full:
         parts = x[..., :full].view(*x.shape[:2], -1, STATISTICS_TILE)
@@ -161,3 +162,11 @@ def sums_of_squares(x: torch.Tensor, out: torch.Tensor) -> None:
     if full < x.shape[-1]:
         torch.linalg.vector_norm(x[..., full:], dim=-1, dtype=out.dtype, out=out[..., -1])
     out.square_()
+
+
+def centred_sums_of_squares(x: torch.Tensor) -> torch.Tensor:
+    """Partial sums of squares of the rows of x [B, R, D] minus their mean -> [B, R, ceil(D / 64)] float32."""
+    wide = x.float()
+    out = wide.new_empty(*x.shape[:2], statistics_parts(x.shape[2]))
+    sums_of_squares(wide - wide.mean(-1, keepdim=True), out)
+    return out

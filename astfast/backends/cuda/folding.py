@@ -1,9 +1,9 @@
-"""Weight preparation in float64, exact in real numbers: LayerNorm becomes one factor a row.
+"""Folding of LayerNorm into the weights around it, in float64 and exact in real numbers: one factor a row is left.
 
-P = I - 11^T / D subtracts the mean of D numbers. Everything that writes the residual stream is projected by P over its
-outputs, so the stream's rows are zero-mean and LN(x) = gamma * x * rstd + beta with rstd = 1 / sqrt(mean(x^2) + eps).
-gamma goes into the next weight and beta into its bias; that weight is projected by P over its inputs too, so that what
-rounding leaves of a row's mean is subtracted as LayerNorm itself would.
+P = I - 11^T / D subtracts the mean of D numbers. Every layer that writes the residual stream is projected by P over its
+outputs (centred), so the stream's rows are zero-mean and LN(x) = gamma * x * rstd + beta with
+rstd = 1 / sqrt(mean(x^2) + eps). gamma goes into the next weight and beta into its bias; that weight is projected by P
+over its inputs too, so that what rounding leaves of a row's mean is subtracted as LayerNorm itself would.
 
 ``scale`` multiplies the whole stream (a power of two, exact): float16 holds massive activations that way. RMSNorm does
 not see it, with eps * scale^2 in place of eps.
@@ -33,21 +33,22 @@ def centred(x: Matrix, axis: int) -> Matrix:
     return x - mean
 
 
-def residual_linear(w: Linear, scale: float) -> tuple[Matrix, Matrix]:
+def residual_linear(w: Linear, scale: float, centre: bool = True) -> tuple[Matrix, Matrix]:
     """A layer that writes the stream -> (weight [N, K] to be scaled after the product, bias [N] scaled already)."""
-    return centred(float64(w.weight), 0), scale * centred(float64(w.bias), 0)
+    weight, bias = float64(w.weight), float64(w.bias)
+    return (centred(weight, 0), scale * centred(bias, 0)) if centre else (weight, scale * bias)
 
 
-def embedding(w: Embed, scale: float) -> tuple[Matrix, Matrix]:
-    """Patch projection -> (weight [D, p * p] with mel bins fastest, to be scaled after the product; table [T, D] of all
-    that is added, scaled: position plus prefix token or bias)."""
+def embedding(w: Embed, scale: float, centre: bool = True) -> tuple[Matrix, Matrix]:
+    """Patch projection -> (weight [D, p * p] with mel bins fastest, to be scaled after the product; table [T, D] to be
+    added, scaled already: position plus prefix token or bias)."""
     p = w.patch_size
     weight = float64(w.projection.weight).reshape(-1, p, p).transpose(0, 2, 1).reshape(-1, p * p)
     table = float64(w.position).copy()
     prefix = float64(w.prefix)
     table[: len(prefix)] += prefix
     table[len(prefix) :] += float64(w.projection.bias)
-    return centred(weight, 0), scale * centred(table, 1)
+    return (centred(weight, 0), scale * centred(table, 1)) if centre else (weight, scale * table)
 
 
 def rms_linear(w: NormLinear) -> tuple[Matrix, Matrix]:

@@ -168,9 +168,10 @@ class CudaOps:
             weights={"weight": w.weight, "table": w.table},
             settings={
                 "scale": self._packing.scale,
-                "patch_size": w.geometry.patch_size,
-                "frequency_stride": w.geometry.frequency_stride,
-                "time_stride": w.geometry.time_stride,
+                "prefix": w.prefix,
+                "patch_size": w.patch_size,
+                "frequency_stride": w.frequency_stride,
+                "time_stride": w.time_stride,
             },
             result="stream",
             written=("stream", "sumsq"),

@@ -1,4 +1,4 @@
-"""Weights and buffers as the GPU's kernels read them: folded in float64, then rounded once to the compute type."""
+"""Packing of weights for the GPU's kernels: folded in float64, then rounded once to the compute type."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 
 from astfast.backends.cuda import folding
 from astfast.front_end import KaldiFbank, mel_filters
+from astfast.kernels.linear import FLOAT8_MAX
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
-
-FLOAT8_MAX = 448.0  # of e4m3
 
 # Of the residual stream and the activations; in float8 the operands of the layers' products are of 8 bits.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float8": torch.bfloat16}
 STREAM_SCALE = {"float32": 1.0, "float16": 2.0**-5, "bfloat16": 1.0, "float8": 1.0}  # massive activations below 65,504
-QUANTISED_LONGER = 1.25  # a vector in e4m3, whose elements are off by 1/16 of themselves, and one more of them
+# Bound on the growth of a row's norm by e4m3 rounding (relative error 1/16 per element), with margin.
+E4M3_NORM_GROWTH = 1.25
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The residual stream and the sums of squares of every 64 columns of it, which its next reader turns into rstd."""
+    """The residual stream and its partial sums of squares, one per 64 columns, which the next op reduces to rstd."""
 
     x: torch.Tensor  # [B, T, D]
     sumsq: torch.Tensor  # [B, T, ceil(D / 64)] float32
@@ -40,23 +40,26 @@ class Stream:
 
 @dataclass(frozen=True)
 class PackedLinear:
-    """A folded weight [N, K] in the compute type and its bias [N] in float32; eps of the norm in front, if any."""
+    """A linear layer with the LayerNorm in front of it, if any, folded in."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor
-    rounded_bias: torch.Tensor  # [N] in the type of the activations: torch's own product takes no other
-    eps: float = 0.0
+    weight: torch.Tensor  # [N, K] in the compute type
+    bias: torch.Tensor  # [N] float32
+    rounded_bias: torch.Tensor  # [N] in the type of the activations, which torch's own product demands
+    eps: float = 0.0  # of the LayerNorm
     weight_scale: torch.Tensor | None = None  # [N] float32 of a float8 weight
     gain: float = 1.0  # of its output where that is float8
 
 
 @dataclass(frozen=True)
 class PackedEmbed:
-    """Folded patch projection [D, p * p] and the table [T, D] of all that is added to it."""
+    """Folded patch projection, and the table of prefix tokens, positions and bias that is added to it."""
 
-    weight: torch.Tensor
-    table: torch.Tensor
-    geometry: Embed  # patch size and strides are read from it
+    weight: torch.Tensor  # [D, patch_size * patch_size]
+    table: torch.Tensor  # [T, D] float32
+    prefix: int  # tokens before the patches
+    patch_size: int
+    frequency_stride: int
+    time_stride: int
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,26 @@ class PackedFrontEnd:
 
 
 class Packing:
-    """Packs the leaves of a model for one device, compute type and scale of the residual stream."""
+    """Packs the layers of a model for one device and precision.
 
-    def __init__(self, precision: str, device: torch.device, scale: float | None = None) -> None:
+    - ``scale``: factor of the residual stream in memory; None for the one that suits the precision.
+    - ``centred``: whether rows of the stream are made zero-mean by the layers that write it, see ``folding.py``.
+    """
+
+    def __init__(self, precision: str, device: torch.device, scale: float | None = None, centred: bool = True) -> None:
         self.dtype = DTYPES[precision]
         self.scale = STREAM_SCALE[precision] if scale is None else scale
+        self.centred = centred
         self.device = device
         self.float8 = precision == "float8"
         self.operand_dtype = torch.float8_e4m3fn if self.float8 else self.dtype  # of the layers' products
 
     def embed(self, w: Embed) -> PackedEmbed:
-        weight, table = folding.embedding(w, self.scale)
-        return PackedEmbed(self._constant(weight, self.dtype), self._constant(table), w)
+        weight, table = folding.embedding(w, self.scale, self.centred)
+        return PackedEmbed(self._constant(weight, self.dtype), self._constant(table), w.prefix.shape[0], *w.geometry)
 
     def norm_linear(self, w: NormLinear, values: int = 0) -> PackedLinear:
-        """``values``: so many of the last outputs are averaged by attention, and their average is quantised."""
+        """``values``: how many of the last outputs are attention's values, whose average float8 quantises."""
         weight, bias = folding.rms_linear(w)
         eps = w.norm.eps * self.scale**2
         if not self.float8:
@@ -94,17 +102,17 @@ class Packing:
         return self._float8_linear(weight, bias, 1.0, eps, float8_gain(weight, bias))
 
     def linear(self, w: Linear, source: NormLinear | None = None) -> PackedLinear:
-        """``source``: the layer whose last outputs, averaged or through the GELU, this one multiplies."""
-        weight, bias = folding.residual_linear(w, self.scale)
+        """``source``: the layer whose last outputs, through attention or the GELU, are the input; float8 needs it."""
+        weight, bias = folding.residual_linear(w, self.scale, self.centred)
         if not self.float8:
             return self._linear(weight, bias, self.dtype)
-        assert source is not None, "a float8 layer has to know the range of its input"
+        assert source is not None, "a float8 layer needs the layer in front of it for the range of its input"
         width = weight.shape[1]
         writer, writers_bias = folding.rms_linear(source)
         return self._float8_linear(weight, bias, float8_gain(writer[-width:], writers_bias[-width:]))
 
     def norm(self, w: LayerNorm) -> PackedLinear:
-        """gamma and beta of the final norm, which no product follows, as weight and bias."""
+        """The final LayerNorm, which no product follows: gamma as weight, beta as bias."""
         weight, bias = folding.float64(w.weight), folding.float64(w.bias)
         return self._linear(weight, bias, torch.float32, w.eps * self.scale**2)
 
@@ -145,20 +153,23 @@ class Packing:
 
 
 def float8_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """weight [N, K] -> (e4m3 [N, K], scale [N] float32): row n is about scale[n] * quantised[n], scale a power of two
-    that brings its largest element into (224, 448]."""
+    """Quantises weight [N, K] per output channel -> (e4m3 [N, K], scale [N] float32).
+
+    Row n is about scale[n] * quantised[n]; scale[n] is the power of two that brings its largest element into
+    (224, 448].
+    """
     largest = weight.abs().amax(1).double()  # [N]
     scale = torch.where(largest > 0, torch.exp2(torch.ceil(torch.log2(largest / FLOAT8_MAX))), 1.0)
     return (weight.double() / scale[:, None]).float().to(torch.float8_e4m3fn), scale.float()
 
 
 def float8_gain(weight: folding.Matrix, bias: folding.Matrix) -> float:
-    """The power of two that keeps every output of a norm_linear with these (folded) weights within e4m3.
+    """Power of two that keeps every output of a norm_linear with these folded weights within the range of e4m3.
 
-    A normalised row is no longer than sqrt(K), so that |y_n| <= sqrt(K) |w_n| + |b_n|, and neither the GELU nor an
-    average makes it larger. A typical row is so much smaller as chance has it, sqrt(K) = 28 times for K = 768: of the
-    17 binades of e4m3 that costs five.
+    A normalised row has a norm of at most sqrt(K), so that |y_n| <= sqrt(K) |w_n| + |b_n|, and neither the GELU nor an
+    average makes it larger. Typical outputs are sqrt(K) times smaller (28 for K = 768), which costs five of the 17
+    binades of e4m3.
     """
-    longest = QUANTISED_LONGER * np.sqrt(weight.shape[1]) * np.linalg.norm(weight, axis=1) + np.abs(bias)
+    longest = E4M3_NORM_GROWTH * np.sqrt(weight.shape[1]) * np.linalg.norm(weight, axis=1) + np.abs(bias)
     largest = float(longest.max())
     return float(2.0 ** np.floor(np.log2(FLOAT8_MAX / largest))) if largest > 0 else 1.0

@@ -1,4 +1,4 @@
-"""Which GPUs there are, what they are, and why one can't be used."""
+"""Detection of GPUs: compute capability, number of multiprocessors, driver, and why a GPU can't be used."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-OLDEST = (8, 0)  # compute capability
-DRIVER = Path("/proc/driver/nvidia/version")
+from astfast.kernels.tuning import Arch
 
-Arch = int | str  # compute capability (80, 90, ..) or "gfx942"
+OLDEST = (8, 0)  # supported compute capability
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the tiles are chosen for: a compute capability (or AMD architecture) and its number of multiprocessors."""
+    """A GPU as tile sizes are chosen for it: compute capability (or AMD architecture) and number of multiprocessors."""
 
     arch: Arch
     multiprocessors: int
@@ -24,7 +24,7 @@ class Target:
 
 
 def target_of(device: torch.device) -> Target:
-    """The target that a CUDA (or ROCm) device is."""
+    """Target of a CUDA or ROCm device."""
     properties = torch.cuda.get_device_properties(device)
     arch: Arch = 10 * properties.major + properties.minor
     if torch.version.hip:
@@ -51,7 +51,7 @@ def unavailable(device: str | list[str] = "auto") -> str | None:
 
 
 def has_float8(arch: Arch) -> bool:
-    """Whether a GPU multiplies e4m3 matrices; AMD's gfx942 has another float8."""
+    """Whether a GPU multiplies float8 (e4m3) matrices; AMD's gfx942 has another float8."""
     return isinstance(arch, int) and arch >= 89
 
 

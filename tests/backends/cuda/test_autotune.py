@@ -27,9 +27,9 @@ from astfast.backends.reference import ReferenceOps
 from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.engines.eager import Engine
 from astfast.errors import BackendError
-from astfast.kernels import launch
 from astfast.kernels.tuning import Tile, Tiles
 from astfast.models import recognise as checkpoint
+from tests import launchers
 from tests.cases import checkpoints
 
 GPU = Target(80, 4, "a GPU that is not here")
@@ -118,7 +118,7 @@ def test_kernels_and_torchs_ops_agree_on_a_whole_model(precision: str, tmp_path:
     small = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_length": 40, "num_mel_bins": 32}
     folder = checkpoints.write_v4(checkpoints.random_model(seed=0, **small), tmp_path / "model")
     loaded = checkpoint.load(folder)
-    ops = backend(loaded, launch.interpret, precision=precision)[0].ops
+    ops = backend(loaded, launchers.interpret, precision=precision)[0].ops
     engine = CudaGraphEngine(ops, loaded, batch_size=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -263,7 +263,7 @@ def test_deterministic_takes_every_right_kernel_and_times_none(loaded: checkpoin
 
 def test_deterministic_takes_one_tile_for_every_batch(loaded: checkpoint.Checkpoint) -> None:
     def tiles(deterministic: bool, clips: int) -> set[tuple[int, int]]:
-        recorder = launch.Recorder()
+        recorder = launchers.Recorder()
         target = Target(90, 132, "H100")
         how = {"launcher": recorder, "target": target, "deterministic": deterministic}
         ops = CudaOps(loaded.config.num_attention_heads, "bfloat16", "cpu", **how)

@@ -20,12 +20,13 @@ from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.eager import Engine
 from astfast.errors import BackendError
-from astfast.kernels import launch, tuning
+from astfast.kernels import tuning
 from astfast.kernels.linear import float8_room
 from astfast.kernels.tuning import Tile
 from astfast.models import recognise as checkpoint
+from tests import launchers
 from tests.backends.cuda import test_ops as test_cuda_backend
-from tests.cases import checkpoints, float8_cases, gpu_model
+from tests.cases import checkpoints, float8_cases, recorded_launches
 from tests.cases.float8_cases import FLOAT8
 from tests.emulation import emulator
 from tests.kernels import test_compiled as compiler
@@ -62,7 +63,7 @@ def rounding_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_norm_linear(rounding_interpreter, shape, n, activation, out_type, rows) -> None:
     case = float8_cases.norm_linear(torch.float16, shape, n, SMALL, activation, out_type, rows)
-    launch.interpret(case.launch)
+    launchers.interpret(case.launch)
     case.check()
 
 
@@ -72,13 +73,13 @@ def test_norm_linear(rounding_interpreter, shape, n, activation, out_type, rows)
 )
 def test_linear_residual(rounding_interpreter, shape, n, rows) -> None:
     case = float8_cases.linear_residual(torch.float16, shape, n, SMALL, rows)
-    launch.interpret(case.launch)
+    launchers.interpret(case.launch)
     case.check()
 
 
 def test_attention_writes_float8(rounding_interpreter) -> None:
     case = float8_cases.attention_(torch.float16, 2, 33, 65, 2, 16, Tile(32, 32, 0, 4, 2))
-    launch.interpret(case.launch)
+    launchers.interpret(case.launch)
     case.check()
 
 
@@ -100,7 +101,7 @@ def test_the_quantisation_of_rows_is_as_coarse_as_its_format_and_never_saturates
 
 
 def test_weights_fill_the_range() -> None:
-    weight = float8_cases._random((5, 33), torch.float64, 1)
+    weight = float8_cases.normal((5, 33), torch.float64, 1)
     weight[1] *= 1e-6
     weight[2] = 0
     weight[3, 4] = 448 * 2.0**-3  # fills it exactly
@@ -127,7 +128,7 @@ def test_gains_keep_the_worst_output_within_the_range() -> None:
 )
 def test_older_gpus_are_refused_with_the_reason(target: Target) -> None:
     with pytest.raises(BackendError, match=rf"{target.name}.*8\.9: use bfloat16"):
-        CudaOps(3, "float8", "meta", launcher=launch.interpret, target=target)
+        CudaOps(3, "float8", "meta", launcher=launchers.interpret, target=target)
 
 
 def test_float8_is_never_chosen_unasked() -> None:
@@ -141,7 +142,7 @@ def test_float8_is_never_chosen_unasked() -> None:
 
 def with_torchs_ops(heads: int, precision: str) -> CudaOps:
     """The GPU backend with torch's own ops in the place of every kernel: on a CPU, in bfloat16 too."""
-    ops = CudaOps(heads, precision, "cpu", launcher=launch.interpret, target=ADA, tiles=LARGE)
+    ops = CudaOps(heads, precision, "cpu", launcher=launchers.interpret, target=ADA, tiles=LARGE)
     ops._run = lambda call: call.run_torch()  # type: ignore[method-assign]
     return ops
 
@@ -189,7 +190,7 @@ def test_whole_model_is_no_coarser_than_with_scales_that_are_searched_for(odd: c
 
 def test_operands_of_the_products_are_of_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compiler.AST_BASE
-    for entry in gpu_model.record(config, 2, "float8", compiler.GPUS[90]):
+    for entry in recorded_launches.record(config, 2, "float8", compiler.GPUS[90]):
         if entry.name in ("norm_linear_kernel", "linear_residual_kernel"):
             assert entry.args["w_ptr"].dtype == FLOAT8
             assert entry.args["w_scale_ptr"].dtype == torch.float32

@@ -61,19 +61,17 @@ def test_a_residual_layer_adds_nothing_to_the_mean() -> None:
     np.testing.assert_allclose(got, scale * folding.centred(x @ w.weight.T + w.bias, 1), rtol=EXACT, atol=EXACT)
 
 
-def test_the_embedding_is_the_projection_with_mel_bins_fastest() -> None:
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+def test_the_embedding_is_the_projection_with_mel_bins_fastest(prefix: int) -> None:
     p, scale = 3, 0.5
     projection = Linear(RNG.standard_normal((D, p * p)), RNG.standard_normal(D))
-    w = Embed(projection, RNG.standard_normal((2, D)), RNG.standard_normal((T, D)), p, 2, 2)
+    w = Embed(projection, RNG.standard_normal((prefix, D)), RNG.standard_normal((T, D)), p, 2, 2)
     weight, table = folding.embedding(w, scale)
     patch = RNG.standard_normal((p, p))  # [mel, time]
-    expected = {
-        0: w.prefix[0] + w.position[0],
-        1: w.prefix[1] + w.position[1],
-        5: projection.weight @ patch.ravel() + projection.bias + w.position[5],
-    }
-    for token, value in expected.items():
-        product = weight @ patch.T.ravel() if token > 1 else 0.0
+    projected = projection.weight @ patch.ravel() + projection.bias
+    for token in range(T):
+        value = (w.prefix[token] if token < prefix else projected) + w.position[token]
+        product = weight @ patch.T.ravel() if token >= prefix else 0.0
         np.testing.assert_allclose(scale * product + table[token], scale * (value - value.mean()), atol=EXACT)
 
 

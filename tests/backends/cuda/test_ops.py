@@ -16,11 +16,11 @@ from astfast.backends.cuda.packing import DTYPES, Stream
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.eager import Engine
 from astfast.errors import BackendError
-from astfast.kernels import launch
 from astfast.kernels.tuning import Tile, Tiles
 from astfast.models import recognise as checkpoint
 from astfast.models.ast.config import AstConfig
-from tests.cases import checkpoints, gpu_model
+from tests import launchers
+from tests.cases import checkpoints, recorded_launches
 
 LARGE = Tiles(  # few programs: the interpreter spends its time between them
     norm_linear=(Tile(256, 256, 128, 4, 2),),
@@ -61,7 +61,7 @@ def random_checkpoint(folder: Path, geometry: dict[str, int]) -> checkpoint.Chec
 
 def interpreted_engine(loaded: checkpoint.Checkpoint, precision: str) -> Engine:
     ops = CudaOps(
-        loaded.config.num_attention_heads, precision, "cpu", launcher=launch.interpret, target=GPU, tiles=LARGE
+        loaded.config.num_attention_heads, precision, "cpu", launcher=launchers.interpret, target=GPU, tiles=LARGE
     )
     return Engine(ops, loaded.config, loaded.weights)
 
@@ -90,7 +90,7 @@ def test_whole_model_in_the_interpreter(tmp_path: Path, geometry: dict[str, int]
 
 def test_at_most_six_kernels_a_layer_and_no_host_synchronisation() -> None:
     config = AstConfig(num_hidden_layers=5, labels=tuple("abc"))
-    names = Counter(entry.name for entry in gpu_model.record(config, 2, "bfloat16", H100))
+    names = Counter(entry.name for entry in recorded_launches.record(config, 2, "bfloat16", H100))
     assert names == {
         "log_mel_kernel": 1,
         "patch_embed_kernel": 1,
@@ -104,7 +104,7 @@ def test_at_most_six_kernels_a_layer_and_no_host_synchronisation() -> None:
 
 
 def test_the_work_of_ast_base_is_that_of_the_design() -> None:
-    launches = gpu_model.record(AstConfig(labels=tuple(map(str, range(527)))), 1, "bfloat16", H100)
+    launches = recorded_launches.record(AstConfig(labels=tuple(map(str, range(527)))), 1, "bfloat16", H100)
     model = [entry for entry in launches if entry.name != "log_mel_kernel"]
     assert sum(entry.work.flops for entry in model) == pytest.approx(242e9, rel=0.01)  # 261 less the last layer's 7.2%
     assert sum(entry.work.exponentials for entry in model) == pytest.approx(212e6 * 11 / 12, rel=0.01)
@@ -121,7 +121,7 @@ def test_a_stream_is_cut_with_its_sums_of_squares() -> None:
 @pytest.mark.parametrize("precision", ["int8", "float64"])
 def test_unknown_precisions_are_refused(precision: str) -> None:
     with pytest.raises(BackendError, match=precision):
-        CudaOps(3, precision, "cpu", launcher=launch.interpret, target=GPU)
+        CudaOps(3, precision, "cpu", launcher=launchers.interpret, target=GPU)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

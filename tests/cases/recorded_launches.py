@@ -1,4 +1,4 @@
-"""Every launch of a forward pass, recorded on tensors that have no memory, and the time predicted for a batch."""
+"""Kernel launches of a whole forward pass, recorded on tensors without memory (torch's "meta" device)."""
 
 from dataclasses import replace
 
@@ -6,14 +6,12 @@ import numpy as np
 import torch
 
 from astfast.backends.cuda.ops import CudaOps, Target
-from astfast.kernels import performance
-from astfast.kernels.launch import Launch, Recorder
+from astfast.kernels.launch import Launch
 from astfast.models import vit
 from astfast.models.ast import forward as ast
 from astfast.models.ast.config import PREFIX, AstConfig
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
-
-WAYS = ("waveforms there, to logits there", "waveforms to top-k, in a stream of batches", "waveforms to top-k, alone")
+from tests.launchers import Recorder
 
 
 def zero_weights(config: AstConfig) -> ast.AstWeights:
@@ -49,12 +47,3 @@ def record(config: AstConfig, clips: int, precision: str, target: Target) -> lis
     spectrogram = ops.log_mel_on_device(waves, lengths, config.front_end, ws["spectrogram"])
     ast.forward(ops, weights, spectrogram, ws)
     return recorder.launches
-
-
-def seconds(config: AstConfig, clips: int, precision: str, target: Target, gpu: performance.Gpu) -> dict[str, float]:
-    """Predicted seconds of a batch of int16 waveforms, by the WAYS that it can go."""
-    waves_bytes = 2 * clips * config.front_end.input_samples
-    forward = performance.total(record(config, clips, precision, target), gpu)
-    around = performance.around_the_graph(waves_bytes, clips, config.num_labels, gpu)
-    to_top_k = forward + sum(around.values())
-    return dict(zip(WAYS, (forward, to_top_k, to_top_k + performance.upload(waves_bytes, gpu)), strict=True))

@@ -1,4 +1,4 @@
-"""An analytic model of kernel times: operations, bytes, exponentials and waves. Every figure it gives is a prediction.
+"""Analytical performance model of GPU kernels (a roofline with waves of tiles): predictions, none of them measured.
 
 A launch takes the larger of its arithmetic and memory times, plus its launch overhead. Arithmetic runs at the published
 efficiency of its kind on the GPU, further reduced by the last, incomplete wave of tiles; passes over memory run at 85%
@@ -12,7 +12,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from astfast.backends.cuda.target import Target
 from astfast.kernels.launch import Launch
+from astfast.models.ast.config import AstConfig
+from tests.cases.recorded_launches import record
+
+WAYS = ("waveforms there, to logits there", "waveforms to top-k, in a stream of batches", "waveforms to top-k, alone")
 
 BANDWIDTH_SHARE = 0.85
 LAUNCH_SECONDS = 2e-6
@@ -79,8 +84,7 @@ def occupancy_of_waves(programs: int, multiprocessors: int) -> float:
 
 
 def upload(waves_bytes: int, gpu: Gpu) -> float:
-    """Seconds from pinned memory to the GPU, on a stream of its own: they are hidden behind the batch before, if one
-    there is."""
+    """Seconds of a copy from pinned memory to the GPU on a stream of its own, which the batch before hides, if any."""
     return waves_bytes / (BANDWIDTH_SHARE * gpu.host_bandwidth) + 2 * LAUNCH_SECONDS
 
 
@@ -101,3 +105,11 @@ def around_the_graph(waves_bytes: int, clips: int, labels: int, gpu: Gpu) -> dic
 def total(launches: Iterable[Launch], gpu: Gpu, in_graph: bool = True) -> float:
     """Predicted seconds of launches that run one after another."""
     return sum(predict(launch, gpu, in_graph).seconds for launch in launches)
+
+
+def batch_seconds(config: AstConfig, clips: int, precision: str, target: Target, gpu: Gpu) -> dict[str, float]:
+    """Predicted seconds of a batch of int16 waveforms, by each of the WAYS that it can go."""
+    waves_bytes = 2 * clips * config.front_end.input_samples
+    forward = total(record(config, clips, precision, target), gpu)
+    to_top_k = forward + sum(around_the_graph(waves_bytes, clips, config.num_labels, gpu).values())
+    return dict(zip(WAYS, (forward, to_top_k, to_top_k + upload(waves_bytes, gpu)), strict=True))
