@@ -22,7 +22,7 @@ from astfast.backends.cuda import backend
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.cuda.target import has_float8
 from astfast.benchmarking.compare import transformers_model
-from astfast.engines.eager import Engine
+from astfast.engines.eager import EagerEngine
 from astfast.engines.load import engine_on
 from astfast.front_end import KaldiFbank
 from astfast.kernels import launch, tuning
@@ -69,7 +69,7 @@ class Bench:
         where = {"launcher": self.launcher, "target": self.target, "tiles": self.tiles}
         return CudaOps(heads, precision, self.device, **where)
 
-    def engine(self, precision: str) -> Engine:
+    def engine(self, precision: str) -> EagerEngine:
         """What a user gets: graphs, and torch's own op for a kernel that is wrong or slower."""
         loaded = self.loaded()
         heads = loaded.config.num_attention_heads
@@ -346,7 +346,7 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
                 if samples == "int16":
                     waves = [(32767 * wave).astype(np.int16) for wave in waves]
 
-                def measure(engine: Engine = engine, waves: list[Any] = waves) -> dict[str, Any]:
+                def measure(engine: EagerEngine = engine, waves: list[Any] = waves) -> dict[str, Any]:
                     seconds = bench.seconds_on_the_host(lambda: engine.top_k(waves, TOP_K, "sigmoid"))
                     scores, labels = engine.top_k(waves[:1], TOP_K, "sigmoid")
                     assert np.isfinite(scores).all(), "scores are not finite"

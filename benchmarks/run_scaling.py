@@ -87,7 +87,7 @@ def log_mel(config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
     import torchaudio
 
     front_end = config.front_end
-    ops = backends.choose("auto", "cpu", 1).make(config.num_attention_heads, "float32")
+    ops = backends.choose("auto", "cpu", 1).open(config.num_attention_heads, "float32")
     wave = models.waves(1, config)[0]
     out = np.empty((1, front_end.max_length, front_end.num_mel_bins), np.float32)
     torch.set_num_threads(1)

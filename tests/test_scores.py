@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 
 from astfast.models.ast.config import AstConfig
-from astfast.scores import activate, activation_of
-from astfast.tagging.tags import Tagging
-
-ABC = ("a", "b", "c")
+from astfast.scores import activate, activation_of, top_k
 
 
 def labelled(count: int, problem_type: str | None = None) -> AstConfig:
@@ -52,28 +49,14 @@ def test_activations_are_correctly_rounded() -> None:
     np.testing.assert_allclose(activate(logits, "softmax"), softmax, rtol=1.2e-7)
 
 
-def test_tags_are_sorted_and_ties_keep_their_order() -> None:
-    scores = np.array([0.25, 0.5, 0.25], np.float32)
-    assert [tag["label"] for tag in Tagging(ABC, top_k=None).tags(scores)] == ["b", "a", "c"]
-    assert Tagging(ABC, top_k=1).tags(scores) == [{"score": 0.5, "label": "b"}]
-
-
-def test_threshold_is_inclusive() -> None:
-    scores = np.array([0.25, 0.5, 0.125], np.float32)
-    assert [tag["label"] for tag in Tagging(ABC, threshold=0.25).tags(scores)] == ["b", "a"]
-    assert [tag["label"] for tag in Tagging(ABC, threshold=float(np.nextafter(np.float32(0.25), 1))).tags(scores)] == [
-        "b"
-    ]
-
-
-@pytest.mark.parametrize("bad", [{"top_k": 0}, {"top_k": -1}, {"aggregate": "median"}])
-def test_bad_arguments_are_named(bad: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
-        Tagging(ABC, **bad)
-
-
-def test_aggregation() -> None:
-    windows = [np.array([0.1, 0.9, 0.3], np.float32), np.array([0.5, 0.1, 0.3], np.float32)]
-    np.testing.assert_array_equal(Tagging(ABC, aggregate="max").aggregated(windows), np.float32([0.5, 0.9, 0.3]))
-    np.testing.assert_allclose(Tagging(ABC).aggregated(windows), [0.3, 0.5, 0.3], rtol=1e-6)
-    np.testing.assert_array_equal(Tagging(ABC).aggregated(windows[:1]), windows[0])
+def test_top_k_is_best_first_and_ties_keep_their_order() -> None:
+    scores = np.array([[0.25, 0.5, 0.25], [1.0, 0.0, 2.0]], np.float32)
+    for k, expected in (
+        (1, [[1], [2]]),
+        (2, [[1, 0], [2, 0]]),
+        (3, [[1, 0, 2], [2, 0, 1]]),
+        (None, [[1, 0, 2], [2, 0, 1]]),
+    ):
+        best, indices = top_k(scores, k)
+        np.testing.assert_array_equal(indices, expected)
+        np.testing.assert_array_equal(best, np.take_along_axis(scores, indices, 1))

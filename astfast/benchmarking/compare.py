@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import astfast
 from astfast import environment
-from astfast.backends import PRECISIONS
+from astfast.backends import module_of
 from astfast.engines.auto_precision import check_clips
 from astfast.errors import BackendError
 from astfast.models.export import convert
@@ -213,7 +213,7 @@ def measure(
     """
     threads = threads or environment.num_threads() or len(os.sched_getaffinity(0))
     exact = astfast.load(model, device="cpu", precision="float32", threads=threads)
-    wanted = PRECISIONS[exact.backend.split()[0]] if precisions is None else tuple(precisions)
+    wanted = module_of(exact.backend.split()[0]).precisions() if precisions is None else tuple(precisions)
     contenders = []
     for precision in wanted:
         try:

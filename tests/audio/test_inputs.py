@@ -4,7 +4,6 @@ import io
 import sys
 import threading
 import tracemalloc
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -212,22 +211,21 @@ def test_decoders_of_datasets_and_torchcodec(wave: np.ndarray) -> None:
         load_audio(SimpleNamespace(get_all_samples=failing))
 
 
-def test_a_bare_array_without_a_rate_warns_once_and_is_16_khz(wave: np.ndarray) -> None:
-    audio._warn_of_assumed_rate.cache_clear()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(3):
-            np.testing.assert_array_equal(load_audio(wave).wave, wave)
-    assert len(caught) == 1
-    assert "sampling_rate" in str(caught[0].message)
+def test_a_bare_array_without_a_rate_has_a_note_and_is_16_khz(wave: np.ndarray) -> None:
+    clip = load_audio(wave)
+    np.testing.assert_array_equal(clip.wave, wave)
+    (note,) = clip.notes
+    assert note.once
+    assert "sampling_rate" in note.message
+    assert load_audio(wave, RATE).notes == ()
 
 
-@pytest.mark.parametrize(("peak", "warns"), [(audio.LOUD, False), (np.nextafter(np.float32(audio.LOUD), 99), True)])
-def test_integer_samples_in_a_float_array_warn(peak: float, warns: bool) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        load_audio(at_16k(np.float32([0, peak, -peak])))
-    assert [("integer samples" in str(w.message)) for w in caught] == [True] * warns
+@pytest.mark.parametrize(
+    ("peak", "warns"), [(audio.SUSPICIOUS_PEAK, False), (np.nextafter(np.float32(audio.SUSPICIOUS_PEAK), 99), True)]
+)
+def test_integer_samples_in_a_float_array_have_a_note(peak: float, warns: bool) -> None:
+    clip = load_audio(at_16k(np.float32([0, peak, -peak])))
+    assert ["integer samples" in note.message for note in clip.notes] == [True] * warns
 
 
 @settings(deadline=None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from astfast.backends import PRECISIONS
+from astfast.backends import module_of
 from astfast.benchmarking.compare import Row, Spread
 from astfast.commands import bench
 from astfast.commands.main import main
@@ -21,5 +21,5 @@ def test_precisions_are_those_of_the_cpu_backend(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit, match="2"):
         main(["bench", "--precision", "float8"])
     message = capsys.readouterr().err
-    for precision in PRECISIONS["cpu"]:
+    for precision in module_of("cpu").precisions():
         assert precision in message

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from astfast.backends import PRECISIONS
+from astfast.backends import module_of
 from astfast.commands.main import main, parser
 from astfast.version import __version__
 
@@ -50,7 +50,7 @@ def test_help_names_every_precision(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["tag", "--help"])
     text = capsys.readouterr().out
-    for precision in {"auto", *(name for names in PRECISIONS.values() for name in names)}:
+    for precision in {"auto", *module_of("cpu").precisions(), *module_of("cuda").precisions()}:
         assert precision in text
 
 

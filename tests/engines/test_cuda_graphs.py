@@ -15,7 +15,7 @@ from astfast.backends.cuda import backend as cuda
 from astfast.backends.cuda.ops import CudaOps
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.cuda_graphs import CudaGraphEngine, buckets_up_to, next_bucket
-from astfast.engines.eager import Engine
+from astfast.engines.eager import EagerEngine
 from astfast.engines.replicas import Replicas
 from astfast.errors import BackendError
 from astfast.models import recognise as checkpoint
@@ -39,8 +39,8 @@ def engine(loaded: checkpoint.Checkpoint, runtime: RecordingRuntime) -> CudaGrap
 
 
 @pytest.fixture
-def reference(loaded: checkpoint.Checkpoint) -> Engine:
-    return Engine(ReferenceOps(loaded.config.num_attention_heads), loaded.config, loaded.weights)
+def reference(loaded: checkpoint.Checkpoint) -> EagerEngine:
+    return EagerEngine(ReferenceOps(loaded.config.num_attention_heads), loaded)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_bucket_is_padded_from_three_quarters_of_it() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 11])
-def test_results_are_those_of_the_reference(engine: CudaGraphEngine, reference: Engine, count: int) -> None:
+def test_results_are_those_of_the_reference(engine: CudaGraphEngine, reference: EagerEngine, count: int) -> None:
     batch = waves(count)
     np.testing.assert_allclose(engine.features(batch), reference.features(batch), atol=1e-3)
     np.testing.assert_allclose(engine.logits(batch), reference.logits(batch), atol=2e-4)
@@ -137,7 +137,7 @@ def test_the_allocation_watch_can_fail(
 
 
 def test_out_of_memory_goes_on_in_smaller_batches_with_one_warning(
-    engine: CudaGraphEngine, reference: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: CudaGraphEngine, reference: EagerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = waves(9)
     expected = engine.logits(batch)
@@ -205,7 +205,7 @@ def test_without_graphs_every_kernel_is_launched_from_the_host(
 
 
 def test_spectrograms_on_the_device_give_logits_there(
-    engine: CudaGraphEngine, runtime: RecordingRuntime, reference: Engine
+    engine: CudaGraphEngine, runtime: RecordingRuntime, reference: EagerEngine
 ) -> None:
     spectrograms = torch.from_numpy(reference.features(waves(7)))
     expected = engine.logits(spectrograms.numpy())
@@ -227,7 +227,9 @@ def test_calls_on_any_stream_follow_each_other(engine: CudaGraphEngine, runtime:
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax", "none"])
-def test_the_best_labels_are_found_on_the_device(engine: CudaGraphEngine, reference: Engine, activation: str) -> None:
+def test_the_best_labels_are_found_on_the_device(
+    engine: CudaGraphEngine, reference: EagerEngine, activation: str
+) -> None:
     scores, labels = engine.top_k(waves(5), 3, activation)
     expected_scores, expected_labels = reference.top_k(waves(5), 3, activation)
     assert scores.shape == (5, 3)
@@ -286,7 +288,7 @@ def test_a_forked_child_is_told_what_to_do(engine: CudaGraphEngine) -> None:
     process.join()
 
 
-def test_several_devices_share_a_batch(loaded: checkpoint.Checkpoint, reference: Engine) -> None:
+def test_several_devices_share_a_batch(loaded: checkpoint.Checkpoint, reference: EagerEngine) -> None:
     devices = [RecordingRuntime() for _ in range(3)]
     engines = [gpu_engine(loaded, d, 2) for d in devices]
     replicas = Replicas(engines)

@@ -10,7 +10,7 @@ from astfast.audio.inputs import load_audio
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.base import DeviceBatch
 from astfast.engines.cuda_graphs import CudaGraphEngine
-from astfast.engines.eager import Engine
+from astfast.engines.eager import EagerEngine
 from astfast.errors import AudioError
 from astfast.models import recognise as checkpoint
 from tests.fakes.recording_runtime import RecordingRuntime, at_rate, gpu_engine
@@ -34,8 +34,8 @@ def engine(loaded: checkpoint.Checkpoint, runtime: RecordingRuntime) -> CudaGrap
 
 
 @pytest.fixture
-def reference(loaded: checkpoint.Checkpoint) -> Engine:
-    return Engine(ReferenceOps(loaded.config.num_attention_heads), loaded.config, loaded.weights)
+def reference(loaded: checkpoint.Checkpoint) -> EagerEngine:
+    return EagerEngine(ReferenceOps(loaded.config.num_attention_heads), loaded)
 
 
 def clips_at(rate: int, dtype: torch.dtype, count: int = 5) -> torch.Tensor:
@@ -46,7 +46,7 @@ def clips_at(rate: int, dtype: torch.dtype, count: int = 5) -> torch.Tensor:
 @pytest.mark.parametrize("rate", [16000, 44100])
 @FLOAT32_AND_INT16
 def test_all_outputs_are_those_of_the_reference(
-    engine: CudaGraphEngine, reference: Engine, rate: int, dtype: torch.dtype
+    engine: CudaGraphEngine, reference: EagerEngine, rate: int, dtype: torch.dtype
 ) -> None:
     clips = clips_at(rate, dtype)
     batch, waves = DeviceBatch(clips, rate), [load_audio(clip, rate).wave for clip in clips]

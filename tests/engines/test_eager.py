@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from astfast.backends.reference import ReferenceOps
-from astfast.engines.eager import Engine
+from astfast.engines.eager import EagerEngine
 from astfast.models import recognise as checkpoint
 
 
@@ -42,9 +42,9 @@ def loaded(tiny_model: Path) -> checkpoint.Checkpoint:
     return checkpoint.load(tiny_model)
 
 
-def engine_of(loaded: checkpoint.Checkpoint, batch_size: int | None = None) -> tuple[Engine, WatchedOps]:
+def engine_of(loaded: checkpoint.Checkpoint, batch_size: int | None = None) -> tuple[EagerEngine, WatchedOps]:
     ops = WatchedOps(loaded.config.num_attention_heads)
-    return Engine(ops, loaded.config, loaded.weights, batch_size), ops
+    return EagerEngine(ops, loaded, batch_size), ops
 
 
 def waves(count: int) -> list[np.ndarray]:

@@ -32,7 +32,7 @@ def tagger(tiny_model: Path, runtime: RecordingRuntime, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def engine(tagger: astfast.Tagger) -> CudaGraphEngine:
-    (engine,) = tagger._loaded()
+    engine = tagger._lazy.get()
     assert isinstance(engine, CudaGraphEngine)
     return engine
 

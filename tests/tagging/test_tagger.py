@@ -15,7 +15,7 @@ import soundfile
 
 import astfast
 from astfast.scores import activate
-from astfast.tagging.tags import Tagging
+from astfast.tagging.tags import TagOptions
 
 RATE = 16_000
 
@@ -57,7 +57,7 @@ def test_tags_are_the_best_scores(tagger: astfast.Tagger) -> None:
 @pytest.fixture
 def tied_logits(tagger: astfast.Tagger, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """[3, L] with ties; what the engine then gives for clips of 1,000, 1,001 and 1,002 samples."""
-    (engine,) = tagger._loaded()
+    engine = tagger._lazy.get()
     logits = np.random.default_rng(3).integers(-2, 2, (3, len(tagger.labels))).astype(np.float32)
     monkeypatch.setattr(engine, "_run", lambda waves, output: logits[[len(wave) - 1000 for wave in waves]])
     return logits
@@ -70,8 +70,8 @@ def test_tags_are_those_of_all_scores(
     tagger: astfast.Tagger, tied_logits: np.ndarray, activation: str, top_k: int | None, threshold: float | None
 ) -> None:
     assert len(tagger.labels) == 7
-    tagging = Tagging(tagger.labels, top_k, threshold)
-    expected = [tagging.tags(scores) for scores in activate(tied_logits, activation)]
+    options = TagOptions(top_k, threshold)
+    expected = [options.tags(scores, tagger.labels) for scores in activate(tied_logits, activation)]
     asked = {"sampling_rate": RATE, "activation": activation, "top_k": top_k, "threshold": threshold}
     batch = [np.zeros(1000 + i, np.float32) for i in range(3)]
     assert tagger.classify(batch, **asked) == expected
@@ -94,7 +94,7 @@ def test_one_model_and_one_window_a_clip_are_asked_for_the_best_only(
         return set(asked)
 
     both = astfast.load([tiny_model, other_tiny_model], device="cpu", precision="float32")
-    for engine in (*tagger._loaded(), *both._loaded()):
+    for engine in (tagger._lazy.get(), *both._lazy.get().members):
         note(engine, "top_k")
         note(engine, "_run")
     (clip,) = clips(1)
@@ -256,7 +256,7 @@ def test_many_threads_get_the_same_answers(tagger: astfast.Tagger) -> None:
 def test_pickled_copies_load_when_first_used(tagger: astfast.Tagger) -> None:
     (clip,) = clips(1)
     copy = pickle.loads(pickle.dumps(tagger))
-    assert copy._members is None
+    assert copy._lazy._engine is None
     assert copy.classify(clip, sampling_rate=RATE) == tagger.classify(clip, sampling_rate=RATE)
 
 

@@ -8,13 +8,13 @@ import pytest
 from astfast import backends
 from astfast.backends.cpu.ops import CpuOps
 from astfast.backends.cpu.tiers import native
-from astfast.engines.eager import Engine
+from astfast.engines.eager import EagerEngine
 from astfast.models import recognise as checkpoint
 from astfast.models.base import Checkpoint
 from tests.cases import checkpoints
 
 TIERS = [name for name, missing in native().tiers() if not missing]
-PRECISIONS = backends.PRECISIONS["cpu"]
+PRECISIONS = backends.module_of("cpu").precisions()
 # Nothing divides a tile, a vector or a block, and clips are of all lengths, padded and truncated ones too.
 ODD = {"hidden_size": 96, "num_attention_heads": 3, "intermediate_size": 200, "num_hidden_layers": 3, "max_length": 301}
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "num_hidden_layers": 2}
@@ -22,9 +22,11 @@ BASE |= {"frequency_stride": 10, "time_stride": 10, "max_length": 256, "num_mel_
 SAMPLES = (301 * 160, 1, 400, 20_000, 60_000, 399, 33_333)
 
 
-def engine_of(loaded: Checkpoint, precision: str, tier: str, threads: int, batch_size: int | None = None) -> Engine:
+def engine_of(
+    loaded: Checkpoint, precision: str, tier: str, threads: int, batch_size: int | None = None
+) -> EagerEngine:
     ops = CpuOps(loaded.config.num_attention_heads, precision, threads, tier)
-    return Engine(ops, loaded.config, loaded.weights, batch_size)
+    return EagerEngine(ops, loaded, batch_size)
 
 
 def waves(samples: tuple[int, ...]) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ import astfast
 from astfast import backends
 from tests.cases import checkpoints
 
-PRECISIONS = backends.PRECISIONS["cpu"]
+PRECISIONS = backends.module_of("cpu").precisions()
 
 
 def resident_bytes() -> int:

@@ -8,7 +8,7 @@ import torch
 
 from astfast.backends.cpu.ops import PRECISIONS, CpuOps
 from astfast.backends.cpu.tiers import native
-from astfast.engines.eager import Engine
+from astfast.engines.eager import EagerEngine
 from astfast.models import recognise as checkpoint
 from tests.cases import checkpoints
 from tests.cases.op_cases import QuantisedOps, serving_tier
@@ -47,14 +47,12 @@ def compare(folder: Path, config: dict[str, int], tiers: list[str], precision: s
     costs: dict[float, np.ndarray] = {}  # of quantisation alone, by what tells its kinds apart
     for tier in tiers:
         ops = CpuOps(loaded.config.num_attention_heads, precision, threads=2, tier=tier)
-        error = np.abs(Engine(ops, loaded.config, loaded.weights).logits(spectrograms) - exact.numpy())
+        error = np.abs(EagerEngine(ops, loaded).logits(spectrograms) - exact.numpy())
         if precision == "int8":
             quantised = QuantisedOps(loaded.config.num_attention_heads, serving_tier(ops))
             kind = quantised.probability_levels(1000)
             if kind not in costs:
-                costs[kind] = np.abs(
-                    Engine(quantised, loaded.config, loaded.weights).logits(spectrograms) - exact.numpy()
-                )
+                costs[kind] = np.abs(EagerEngine(quantised, loaded).logits(spectrograms) - exact.numpy())
             bound = 2.0 * float(costs[kind].max())
             rms, allowed = (float(np.sqrt(np.square(e).mean())) for e in (error, 2.0 * costs[kind]))
             assert rms <= allowed, f"{tier}: {rms:.2e} off (RMS), {allowed:.2e} allowed"

@@ -25,7 +25,7 @@ from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.cuda.runtime import HostRuntime
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.cuda_graphs import CudaGraphEngine
-from astfast.engines.eager import Engine
+from astfast.engines.eager import EagerEngine
 from astfast.errors import BackendError
 from astfast.kernels.tuning import Tile, Tiles
 from astfast.models import recognise as checkpoint
@@ -97,11 +97,11 @@ def backend(
     precision: str = "float32",
     deterministic: bool = False,
     environment: str = "an environment",
-) -> tuple[Engine, Autotuner]:
+) -> tuple[EagerEngine, Autotuner]:
     autotuner = Autotuner(Clock(*times), launcher or Kernels(), environment, deterministic)
     how = {"target": GPU, "tiles": LARGE, "autotuner": autotuner, "deterministic": deterministic}
     ops = CudaOps(loaded.config.num_attention_heads, precision, "cpu", **how)
-    return Engine(ops, loaded.config, loaded.weights), autotuner
+    return EagerEngine(ops, loaded), autotuner
 
 
 def waves(count: int = 3) -> list[np.ndarray]:
@@ -110,7 +110,7 @@ def waves(count: int = 3) -> list[np.ndarray]:
 
 
 def reference(loaded: checkpoint.Checkpoint) -> np.ndarray:
-    return Engine(ReferenceOps(loaded.config.num_attention_heads), loaded.config, loaded.weights).logits(waves())
+    return EagerEngine(ReferenceOps(loaded.config.num_attention_heads), loaded).logits(waves())
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -126,9 +126,9 @@ def test_kernels_and_torchs_ops_agree_on_a_whole_model(precision: str, tmp_path:
     table = autotune_cache.load()["an environment"]
     assert {key.split()[0] for key in table} == OPS
     assert all(result.failure is None and result.timed for result in table.values())
-    by_torch = Engine(ops, loaded.config, loaded.weights)
+    by_torch = EagerEngine(ops, loaded)
     ops._autotuner.compiler_missing = True
-    expected = Engine(ReferenceOps(2), loaded.config, loaded.weights).logits(waves(2))
+    expected = EagerEngine(ReferenceOps(2), loaded).logits(waves(2))
     allowed = 2e-4 if precision == "float32" else 0.05
     np.testing.assert_allclose(by_kernels, expected, atol=allowed)
     np.testing.assert_allclose(by_torch.logits(waves(2)), expected, atol=allowed)
@@ -267,7 +267,7 @@ def test_deterministic_takes_one_tile_for_every_batch(loaded: checkpoint.Checkpo
         target = Target(90, 132, "H100")
         how = {"launcher": recorder, "target": target, "deterministic": deterministic}
         ops = CudaOps(loaded.config.num_attention_heads, "bfloat16", "cpu", **how)
-        Engine(ops, loaded.config, loaded.weights, batch_size=clips).logits(waves(1) * clips)
+        EagerEngine(ops, loaded, batch_size=clips).logits(waves(1) * clips)
         blocks = [entry.args for entry in recorder.launches if "linear" in entry.name]
         return {(args["BLOCK_M"], args["BLOCK_N"]) for args in blocks}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from astfast.backends.cuda import fallback_ops
-from astfast.backends.cuda.op_call import Call
+from astfast.backends.cuda.op_call import OpCall
 from astfast.kernels import head, patch_embed
 from astfast.kernels.tuning import Tile
 from tests.cases import gpu_cases
@@ -37,11 +37,11 @@ def test_the_number_of_prefix_tokens_and_of_rows_is_part_of_the_key() -> None:
         settings = {"scale": 1.0, "prefix": prefix, "patch_size": 16, "frequency_stride": 10, "time_stride": 10}
         weights = {"weight": torch.zeros(8, 256), "table": torch.zeros(2, 8)}
         ops = patch_embed.patch_embed, fallback_ops.patch_embed
-        return Call("patch_embed", *ops, clips, weights, settings, "stream", ("stream", "sumsq"))
+        return OpCall("patch_embed", *ops, clips, weights, settings, "stream", ("stream", "sumsq"))
 
     def pool(rows: int) -> Call:
         clips = {"stream": torch.zeros(1, rows, 8), "out": torch.zeros(1, 8)}
         weights = {"weight": torch.zeros(8), "bias": torch.zeros(8)}
-        return Call("pool", head.pool, fallback_ops.pool, clips, weights, {"eps": 1e-6}, "out", ("out",))
+        return OpCall("pool", head.pool, fallback_ops.pool, clips, weights, {"eps": 1e-6}, "out", ("out",))
 
     assert len({embed(0).key, embed(1).key, pool(1).key, pool(2).key}) == 4

@@ -18,7 +18,7 @@ from astfast.backends.cuda import fallback_ops as cuda_torch_ops
 from astfast.backends.cuda import packing as cuda_packing
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.reference import ReferenceOps
-from astfast.engines.eager import Engine
+from astfast.engines.eager import EagerEngine
 from astfast.errors import BackendError
 from astfast.kernels import tuning
 from astfast.kernels.linear import float8_room
@@ -134,10 +134,10 @@ def test_older_gpus_are_refused_with_the_reason(target: Target) -> None:
 def test_float8_is_never_chosen_unasked() -> None:
     from astfast.backends.cuda import backend
 
-    assert "float8" in backends.PRECISIONS["cuda"]
+    assert "float8" in backends.module_of("cuda").precisions()
     assert backend.fastest_precision() != "float8"
     with pytest.raises(BackendError, match="no precision 'float8'"):
-        backends.choose("cpu").make(3, "float8")
+        backends.choose("cpu").open(3, "float8")
 
 
 def with_torchs_ops(heads: int, precision: str) -> CudaOps:
@@ -174,7 +174,7 @@ def test_whole_model_is_no_coarser_than_with_scales_that_are_searched_for(odd: c
     spectrogram = (0.5 * rng.standard_normal((8, odd.config.max_length, odd.config.num_mel_bins))).astype(np.float32)
 
     def logits(ops) -> np.ndarray:
-        return Engine(ops, odd.config, odd.weights).logits(spectrogram)
+        return EagerEngine(ops, odd).logits(spectrogram)
 
     exact = logits(ReferenceOps(3, torch.float64))
     error = {

@@ -14,7 +14,7 @@ from astfast.backends.cuda import backend as cuda
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.cuda.packing import DTYPES, Stream
 from astfast.backends.reference import ReferenceOps
-from astfast.engines.eager import Engine
+from astfast.engines.eager import EagerEngine
 from astfast.errors import BackendError
 from astfast.kernels.tuning import Tile, Tiles
 from astfast.models import recognise as checkpoint
@@ -59,11 +59,11 @@ def random_checkpoint(folder: Path, geometry: dict[str, int]) -> checkpoint.Chec
     return checkpoint.load(checkpoints.write_v4(checkpoints.random_model(seed=3, **geometry), folder))
 
 
-def interpreted_engine(loaded: checkpoint.Checkpoint, precision: str) -> Engine:
+def interpreted_engine(loaded: checkpoint.Checkpoint, precision: str) -> EagerEngine:
     ops = CudaOps(
         loaded.config.num_attention_heads, precision, "cpu", launcher=launchers.interpret, target=GPU, tiles=LARGE
     )
-    return Engine(ops, loaded.config, loaded.weights)
+    return EagerEngine(ops, loaded)
 
 
 @pytest.mark.parametrize(
@@ -72,18 +72,18 @@ def interpreted_engine(loaded: checkpoint.Checkpoint, precision: str) -> Engine:
 )
 def test_whole_model_in_the_interpreter(tmp_path: Path, geometry: dict[str, int]) -> None:
     loaded = random_checkpoint(tmp_path, geometry)
-    config, weights, heads = loaded.config, loaded.weights, loaded.config.num_attention_heads
+    config, heads = loaded.config, loaded.config.num_attention_heads
     rng = np.random.default_rng(0)
     spectrogram = (0.5 * rng.standard_normal((2, config.max_length, config.num_mel_bins))).astype(np.float32)
-    exact = Engine(ReferenceOps(heads, torch.float64), config, weights).logits(spectrogram.astype(np.float64))
-    plain = Engine(ReferenceOps(heads), config, weights).logits(spectrogram)
+    exact = EagerEngine(ReferenceOps(heads, torch.float64), loaded).logits(spectrogram.astype(np.float64))
+    plain = EagerEngine(ReferenceOps(heads), loaded).logits(spectrogram)
     engine = interpreted_engine(loaded, "float32")
     got = engine.logits(spectrogram)
     assert np.array_equal(engine.forward(torch.from_numpy(spectrogram)).numpy(), got)  # where it computes: no host
     assert np.abs(got - plain).max() <= 1e-3
     assert np.abs(got - exact).max() <= 4 * np.abs(plain - exact).max()  # as exact as torch, and better than 1e-3 asks
 
-    half = Engine(ReferenceOps(heads, torch.float16), config, weights).logits(spectrogram)
+    half = EagerEngine(ReferenceOps(heads, torch.float16), loaded).logits(spectrogram)
     half_of_ours = interpreted_engine(loaded, "float16").logits(spectrogram)
     assert np.abs(half_of_ours - exact).max() <= 2 * np.abs(half - exact).max()
 
