@@ -57,8 +57,8 @@ def truncated(name: str, duration: float | None, heard: float) -> Note:
     """The note on an input of ``duration`` seconds (None: unknown) of which only the first ``heard`` are read."""
     length = "longer" if duration is None else f"{duration:.1f} s long"
     return Note(
-        f"{name} is {length} and only its first {heard:.2f} s are heard: pass window= (in seconds) to classify(), or "
-        "call segments(), to tag all of it (shown once per call)"
+        f"{name} is {length} and only its first {heard:.2f} s are heard: pass window= (in seconds) to "
+        "tag all of it (shown once per call)"
     )
 
 

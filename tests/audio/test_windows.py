@@ -89,8 +89,3 @@ def test_a_window_or_hop_that_is_no_positive_time_is_refused(seconds: float) -> 
 
 def test_the_shortest_window_is_a_sample() -> None:
     assert window_samples(RATE, 1e-6, 1e-6) == (1, 1)
-
-
-def test_without_wave_keeps_the_times() -> None:
-    light = Window(1.0, 2.0, np.ones(100, np.float32)).without_wave()
-    assert (light.start, light.end, light.wave.size) == (1.0, 2.0, 0)

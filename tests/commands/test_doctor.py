@@ -39,9 +39,9 @@ def test_no_backend_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_gpu_ops_of_every_machine() -> None:
     assert "autotuned" not in doctor.report()[0]
-    autotune_cache.remember("NVIDIA H200, driver 580", "attention bfloat16 32x1214x768", KernelResult(None, 3e-4, 2e-4))
-    autotune_cache.remember("NVIDIA H200, driver 580", "head float32 32x527", KernelResult("out is off by 1"))
-    autotune_cache.remember("NVIDIA L4, driver 580", "pool float32 1x768", KernelResult(None, 1e-6, 2e-6))
+    autotune_cache.store("NVIDIA H200, driver 580", "attention bfloat16 32x1214x768", KernelResult(None, 3e-4, 2e-4))
+    autotune_cache.store("NVIDIA H200, driver 580", "head float32 32x527", KernelResult("out is off by 1"))
+    autotune_cache.store("NVIDIA L4, driver 580", "pool float32 1x768", KernelResult(None, 1e-6, 2e-6))
     text, _ = doctor.report()
     lines = [" ".join(line.split()) for line in text.splitlines()]
     first = lines.index("ops autotuned on NVIDIA H200, driver 580")

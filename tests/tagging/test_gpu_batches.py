@@ -84,7 +84,7 @@ def test_tensors_on_the_gpu_are_tagged_there(tagger: astfast.Tagger, runtime: Re
     expected = tagger.classify(here, sampling_rate=44100, top_k=2)
     assert [[tag["label"] for tag in clip] for clip in tags] == [[tag["label"] for tag in clip] for clip in expected]
     assert "upload" in runtime.log
-    with pytest.warns(UserWarning, match=r"the clips are 0\.8 s long and only their first 0\.78 s are heard"):
+    with pytest.warns(UserWarning, match=r"<tensor> is 0\.8 s long and only its first 0\.78 s are heard"):
         tagger.classify(torch.zeros(2, 12800), sampling_rate=16000)
     clips[3, 7] = float("nan")
     with pytest.raises(AudioError, match="input 3, <tensor>: not finite"):

@@ -32,14 +32,14 @@ def test_pool(dtype: torch.dtype, rows: int) -> None:
 def test_the_number_of_prefix_tokens_and_of_rows_is_part_of_the_key() -> None:
     """Models that differ in nothing else must not share a tuned choice."""
 
-    def embed(prefix: int) -> Call:
+    def embed(prefix: int) -> OpCall:
         clips = {"spectrogram": torch.zeros(1, 16, 16), "stream": torch.zeros(1, 2, 8), "sumsq": torch.zeros(1, 2, 1)}
         settings = {"scale": 1.0, "prefix": prefix, "patch_size": 16, "frequency_stride": 10, "time_stride": 10}
         weights = {"weight": torch.zeros(8, 256), "table": torch.zeros(2, 8)}
         ops = patch_embed.patch_embed, fallback_ops.patch_embed
         return OpCall("patch_embed", *ops, clips, weights, settings, "stream", ("stream", "sumsq"))
 
-    def pool(rows: int) -> Call:
+    def pool(rows: int) -> OpCall:
         clips = {"stream": torch.zeros(1, rows, 8), "out": torch.zeros(1, 8)}
         weights = {"weight": torch.zeros(8), "bias": torch.zeros(8)}
         return OpCall("pool", head.pool, fallback_ops.pool, clips, weights, {"eps": 1e-6}, "out", ("out",))
