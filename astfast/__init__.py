@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from astfast.errors import AstfastError, AudioError, BackendError, CheckpointError
 from astfast.version import __version__
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from astfast.tagging.tagger import Tagger
 
 __all__ = [
@@ -26,7 +29,9 @@ __all__ = [
     "Tagger",
     "__version__",
     "accelerate",
+    "convert",
     "load",
+    "load_audio",
     "restore",
 ]
 
@@ -114,6 +119,45 @@ def restore(model: Any) -> Any:
     from astfast.integrations import transformers as drop_in
 
     return drop_in.restore(model)
+
+
+def convert(
+    source: str | Path | None,
+    folder: str | Path,
+    *,
+    dtype: Literal["float32", "float16"] = "float32",
+    force: bool = False,
+    **options: Any,
+) -> tuple[str, ...]:
+    """Writes a checkpoint to a folder in Hugging Face layout, which transformers loads too.
+
+    - ``source``, ``options``: as ``model`` and the checkpoint's options of ``load``.
+    - ``folder``: gets config.json, preprocessor_config.json and model.safetensors; it appears whole or not at all.
+    - ``dtype``: of the tensors in the file.
+    - ``force``: replace these three files in a folder that is not empty; others in it stay.
+
+    Returns notes on what differs from the original. Raises CheckpointError for a source that can't be loaded or has no
+    such layout, and for a folder that is not empty unless ``force``.
+    """
+    from astfast.models import export
+
+    return export.convert(source, folder, dtype=dtype, force=force, **options)
+
+
+def load_audio(x: Any, *, sampling_rate: float | None = None, target_rate: int = 16_000) -> NDArray[np.float32]:
+    """One input of ``Tagger.classify`` -> all of its samples, mono, float32 in [-1, 1] at ``target_rate``, [samples].
+
+    ``sampling_rate`` (Hz) is that of a bare array; without it ``target_rate`` is assumed, with a warning. Raises
+    AudioError for what is no audio.
+    """
+    from astfast import notes
+    from astfast.audio import inputs
+
+    clip = inputs.load_audio(x, sampling_rate, target_rate)
+    for note in clip.notes:
+        notes.show(note)
+    wave: NDArray[np.float32] = clip.wave
+    return wave
 
 
 def __getattr__(name: str) -> Any:

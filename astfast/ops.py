@@ -116,12 +116,12 @@ class Ops(Protocol):
         ...
 
     def pack_embed(self, w: Embed) -> Any: ...
-    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> Any:
-        """``values``: how many of the last outputs are attention's values, for backends that scale them."""
+    def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> Any:
+        """``value_columns``: how many of the last outputs are attention's values, for backends that scale them."""
         ...
 
-    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Any:
-        """``source``: the layer whose last outputs, averaged by attention or through the GELU, are the input."""
+    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> Any:
+        """``input_layer``: the layer whose last outputs, averaged by attention or through the GELU, are the input."""
         ...
 
     def pack_norm(self, w: LayerNorm) -> Any: ...

@@ -26,18 +26,13 @@ FloatArray = NDArray[np.float32]
 One: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Mapping[str, Any]"
 Many: TypeAlias = "list[Any] | tuple[Any, ...] | Generator[Any, Any, Any]"  # an array or tensor may be one or many
 
-ASSUMED_RATE = 16_000  # Hz, of a bare array that comes without sampling_rate
+DEFAULT_RATE = 16_000  # Hz, of ``load_audio`` and ``open_audio`` without a model
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # Hz
 MAX_CHANNELS = 32  # of an array: more are samples and channels mixed up
 MAX_DURATION = 24 * 3600.0  # seconds
 SUSPICIOUS_PEAK = 16.0  # that no recording in [-1, 1] reaches, headroom and all
 MAX_ABS_SAMPLE = 1e12  # far above any 32-bit integer; its square is still finite in float32
 INTEGER_PCM = {"uint8": (128, 128.0), "int8": (0, 128.0), "int16": (0, INT16_FULL_SCALE), "int32": (0, 2147483648.0)}
-RATE_WAS_ASSUMED = Note(
-    f"an array came without sampling_rate and is taken as {ASSUMED_RATE} Hz: pass sampling_rate=, or a dict "
-    "{'array', 'sampling_rate'}",
-    once=True,
-)
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class AudioStream:
 def load_audio(
     x: Any,
     sampling_rate: float | None = None,
-    target_rate: int = ASSUMED_RATE,
+    target_rate: int = DEFAULT_RATE,
     max_samples: int | None = None,
     max_duration: float = MAX_DURATION,
     int16: bool = False,
@@ -76,7 +71,7 @@ def load_audio(
     ``open_audio``.
     """
     if int16 and isinstance(x, np.ndarray) and x.dtype == np.int16 and x.ndim == 1 and len(x) > 0:
-        rate, notes = rate_of_array(sampling_rate, "<array>")
+        rate, notes = rate_of_array(sampling_rate, target_rate, "<array>")
         if rate == target_rate and len(x) <= max_duration * rate:
             wave = x[:max_samples]
             return Clip(wave, len(wave) < len(x), len(x) / rate, "<array>", tuple(notes))
@@ -99,7 +94,7 @@ def load_audio(
 def open_audio(
     x: Any,
     sampling_rate: float | None = None,
-    target_rate: int = ASSUMED_RATE,
+    target_rate: int = DEFAULT_RATE,
     max_duration: float = MAX_DURATION,
     decode_all: bool = True,
 ) -> AudioStream:
@@ -107,14 +102,14 @@ def open_audio(
 
     ``x`` is a path, the bytes of a file, a binary file object, a 1-D array or tensor of samples, a dict
     ``{"array" or "raw", "sampling_rate"}`` whose array may be (channels, samples), or an AudioDecoder of datasets or
-    torchcodec. ``sampling_rate`` (Hz) is that of bare arrays and of nothing else; without it they are taken as 16 kHz,
-    with a note. Integer PCM (int8, uint8, int16, int32) is scaled to [-1, 1], channels are averaged.
+    torchcodec. ``sampling_rate`` (Hz) is that of bare arrays and of nothing else; without it they are taken as
+    ``target_rate``, with a note. Integer PCM (int8, uint8, int16, int32) is scaled to [-1, 1], channels are averaged.
 
     Raises AudioError for anything that is no audio, and for more than ``max_duration`` seconds of it: at once when
     ``decode_all`` says that everything will be decoded and the header tells the length, else on reaching them.
     """
     notes: list[Note] = []
-    source, name = _open(x, sampling_rate, notes)
+    source, name = _open(x, sampling_rate, target_rate, notes)
     rate = _checked_rate(source.rate, name)
     if decode_all and source.duration is not None and source.duration > max_duration:
         raise _too_long(name, source.duration, max_duration)
@@ -153,7 +148,7 @@ def _is_array(x: Any) -> bool:
     return hasattr(x, "shape") and hasattr(x, "__array__") and not isinstance(x, type)
 
 
-def _open(x: Any, sampling_rate: float | None, notes: list[Note]) -> tuple[DecodedAudio, str]:
+def _open(x: Any, sampling_rate: float | None, target_rate: int, notes: list[Note]) -> tuple[DecodedAudio, str]:
     """The input with its native rate and channels, and its name."""
     if isinstance(x, str | os.PathLike):
         name = os.fspath(x)
@@ -181,7 +176,7 @@ def _open(x: Any, sampling_rate: float | None, notes: list[Note]) -> tuple[Decod
                 f"{name}: shape {samples.shape}: one clip is 1-D; pass {{'array': x, 'sampling_rate': ...}} for "
                 "(channels, samples)"
             )
-        rate, of_rate = rate_of_array(sampling_rate, name)
+        rate, of_rate = rate_of_array(sampling_rate, target_rate, name)
         notes += of_rate
         return _open_array(samples, rate, name), name
     hint = " (samples go into a NumPy array)" if isinstance(x, int | float | complex | list | tuple) else ""
@@ -247,11 +242,16 @@ def _scaled(block: NDArray[Any]) -> FloatArray:
     return scaled
 
 
-def rate_of_array(sampling_rate: float | None, name: str) -> tuple[int, tuple[Note, ...]]:
-    """Rate in Hz of a bare array that came with this ``sampling_rate``, and a note where it came without one."""
-    if sampling_rate is None:
-        return ASSUMED_RATE, (RATE_WAS_ASSUMED,)
-    return _checked_rate(sampling_rate, name), ()
+def rate_of_array(sampling_rate: float | None, assumed: int, name: str) -> tuple[int, tuple[Note, ...]]:
+    """Rate in Hz of a bare array that came with this ``sampling_rate``; without one ``assumed``, and a note."""
+    if sampling_rate is not None:
+        return _checked_rate(sampling_rate, name), ()
+    note = Note(
+        f"an array came without sampling_rate and is taken as {assumed} Hz: pass sampling_rate=, or a dict "
+        "{'array', 'sampling_rate'}",
+        once=True,
+    )
+    return assumed, (note,)
 
 
 def _checked_rate(rate: Any, name: str) -> int:

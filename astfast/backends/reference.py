@@ -45,10 +45,10 @@ class ReferenceOps:
     def pack_embed(self, w: Embed) -> Embed:
         return self._pack(w)
 
-    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> NormLinear:
+    def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> NormLinear:
         return self._pack(w)
 
-    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Linear:
+    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> Linear:
         return self._pack(w)
 
     def pack_norm(self, w: LayerNorm) -> LayerNorm:

@@ -71,10 +71,10 @@ class TorchOps:
     def pack_embed(self, w: Embed) -> Embed:
         return replace(map_arrays(_tensor, w), projection=self.pack_linear(w.projection))
 
-    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> NormLinear:
+    def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> NormLinear:
         return NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
-    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> Linear:
+    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> Linear:
         packed = map_arrays(_tensor, w)
         return replace(packed, weight=packed.weight.to(self.dtype))
 

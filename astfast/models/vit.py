@@ -40,10 +40,10 @@ class LastLayer:
 def pack_layer(ops: Ops, w: Layer) -> Layer:
     """The layer with every leaf in the backend's own layout; leaves are read one at a time."""
     return Layer(
-        qkv=ops.pack_norm_linear(w.qkv, values=w.proj.weight.shape[1]),
-        proj=ops.pack_linear(w.proj, source=w.qkv),
+        qkv=ops.pack_norm_linear(w.qkv, value_columns=w.proj.weight.shape[1]),
+        proj=ops.pack_linear(w.proj, input_layer=w.qkv),
         fc1=ops.pack_norm_linear(w.fc1),
-        fc2=ops.pack_linear(w.fc2, source=w.fc1),
+        fc2=ops.pack_linear(w.fc2, input_layer=w.fc1),
     )
 
 
@@ -52,10 +52,10 @@ def pack_last_layer(ops: Ops, w: LastLayer) -> LastLayer:
     return LastLayer(
         rows=w.rows,
         q=ops.pack_norm_linear(w.q),
-        kv=ops.pack_norm_linear(w.kv, values=w.proj.weight.shape[1]),
-        proj=ops.pack_linear(w.proj, source=w.kv),
+        kv=ops.pack_norm_linear(w.kv, value_columns=w.proj.weight.shape[1]),
+        proj=ops.pack_linear(w.proj, input_layer=w.kv),
         fc1=ops.pack_norm_linear(w.fc1),
-        fc2=ops.pack_linear(w.fc2, source=w.fc1),
+        fc2=ops.pack_linear(w.fc2, input_layer=w.fc1),
     )
 
 

@@ -57,7 +57,7 @@ def device_clips(engine: Engine, batch: Any, options: ReadOptions) -> DeviceClip
     is_array = isinstance(batch, np.ndarray)
     name = "<array>" if is_array else "<tensor>"
     try:
-        rate, notes = rate_of_array(options.sampling_rate, name)
+        rate, notes = rate_of_array(options.sampling_rate, options.rate, name)
     except AudioError:  # raised again for each clip
         return None
     if not engine.accepts_on_device(DeviceBatch(batch, rate)):

@@ -62,7 +62,7 @@ class Tagger:
     ) -> Any:
         """The tags of one input, ``[{"score", "label"}, ...]`` best first, or a list of those for a batch.
 
-        - ``sampling_rate``: of bare arrays, Hz; 16,000 is assumed, with a warning, where it is missing.
+        - ``sampling_rate``: of bare arrays, Hz; the model's own is assumed, with a warning, where it is missing.
         - ``top_k``: tags a clip (default 5), None for all labels; ``threshold``: only scores of at least this.
         - ``activation``: "auto" (what the checkpoint was trained with), "sigmoid", "softmax" or "none".
         - ``window``, ``hop``: seconds. Without a window only as much of each clip is heard as the model reads at a

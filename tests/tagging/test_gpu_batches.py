@@ -93,6 +93,16 @@ def test_tensors_on_the_gpu_are_tagged_there(tagger: astfast.Tagger, runtime: Re
         tagger.scores(clips, sampling_rate=-1)
 
 
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_clip_that_is_not_finite_spoils_no_other_of_its_tensor(tagger: astfast.Tagger, rate: int) -> None:
+    clips = at_rate(rate)
+    expected = tagger.classify(clips, sampling_rate=rate)
+    clips[3, 7] = float("nan")
+    tags = tagger.classify(clips, sampling_rate=rate, on_error="return")
+    assert "input 3, <tensor>: not finite" in tags[3]["error"]
+    assert [tags[i] for i in (0, 1, 2, 4)] == [expected[i] for i in (0, 1, 2, 4)]
+
+
 def as_type(clips: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return (32768 * clips).to(torch.int16) if dtype == torch.int16 else clips
 

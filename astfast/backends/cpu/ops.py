@@ -76,12 +76,12 @@ class CpuOps:
         bias, position = _float32(w.projection.bias), _float32(w.position)
         return self._context.pack_embed(kernel, bias, _float32(w.prefix), position, *w.geometry)
 
-    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> _NormLinear:
+    def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> _NormLinear:
         if self.precision == "int8":
             w = spread_outliers(w)
         return _NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
-    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> _native.PackedLinear:
+    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> _native.PackedLinear:
         return self._context.pack_linear(_float32(w.weight), _float32(w.bias))
 
     def pack_norm(self, w: LayerNorm) -> _native.PackedNorm:

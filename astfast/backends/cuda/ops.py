@@ -82,11 +82,11 @@ class CudaOps:
     def pack_embed(self, w: Embed) -> PackedEmbed:
         return self._packing.embed(w)
 
-    def pack_norm_linear(self, w: NormLinear, values: int = 0) -> PackedLinear:
-        return self._packing.norm_linear(w, values)
+    def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> PackedLinear:
+        return self._packing.norm_linear(w, value_columns)
 
-    def pack_linear(self, w: Linear, source: NormLinear | None = None) -> PackedLinear:
-        return self._packing.linear(w, source)
+    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> PackedLinear:
+        return self._packing.linear(w, input_layer)
 
     def pack_norm(self, w: LayerNorm) -> PackedLinear:
         return self._packing.norm(w)

@@ -89,26 +89,26 @@ class Packing:
         weight, table = folding.embedding(w, self.scale, self.centred)
         return PackedEmbed(self._constant(weight, self.dtype), self._constant(table), w.prefix.shape[0], *w.geometry)
 
-    def norm_linear(self, w: NormLinear, values: int = 0) -> PackedLinear:
-        """``values``: how many of the last outputs are attention's values, whose average float8 quantises."""
+    def norm_linear(self, w: NormLinear, value_columns: int = 0) -> PackedLinear:
+        """``value_columns``: how many of the last outputs are attention's values, whose average float8 quantises."""
         weight, bias = folding.rms_linear(w)
         eps = w.norm.eps * self.scale**2
         if not self.float8:
             return self._linear(weight, bias, self.dtype, eps)
-        if values:
-            gain = float8_gain(weight[-values:], bias[-values:])
-            weight[-values:] *= gain
-            bias[-values:] *= gain
+        if value_columns:
+            gain = float8_gain(weight[-value_columns:], bias[-value_columns:])
+            weight[-value_columns:] *= gain
+            bias[-value_columns:] *= gain
         return self._float8_linear(weight, bias, 1.0, eps, float8_gain(weight, bias))
 
-    def linear(self, w: Linear, source: NormLinear | None = None) -> PackedLinear:
-        """``source``: the layer whose last outputs, through attention or the GELU, are the input; float8 needs it."""
+    def linear(self, w: Linear, input_layer: NormLinear | None = None) -> PackedLinear:
+        """``input_layer``: layer whose last outputs, through attention or the GELU, are the input; float8 needs it."""
         weight, bias = folding.residual_linear(w, self.scale, self.centred)
         if not self.float8:
             return self._linear(weight, bias, self.dtype)
-        assert source is not None, "a float8 layer needs the layer in front of it for the range of its input"
+        assert input_layer is not None, "a float8 layer needs the layer in front of it for the range of its input"
         width = weight.shape[1]
-        writer, writers_bias = folding.rms_linear(source)
+        writer, writers_bias = folding.rms_linear(input_layer)
         return self._float8_linear(weight, bias, float8_gain(writer[-width:], writers_bias[-width:]))
 
     def norm(self, w: LayerNorm) -> PackedLinear:
