@@ -1,7 +1,8 @@
 """The op cases: shapes, inputs and tolerances, written once. Tests judge every backend by them, benchmarks time them.
 
-An op passes when its error against the reference in float64 is at most twice that of torch's own op in the same dtype,
-plus a floor for what any order of summation may cost: sqrt(K) float32 roundings of the sum of magnitudes.
+An op passes when its error against the reference in float64 is at most twice what the type itself costs, on any machine
+(``RoundedOps``, ``QuantisedOps``), plus a floor for what any order of summation may cost: sqrt(K) float32 roundings of
+the sum of magnitudes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from astfast.backends.reference import ReferenceOps
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, patch_grid
+from tests.cases.rounded_ops import RoundedOps
 
 FLOAT32_ROUNDING = 2.0**-24
 AST_PREFIX = 2  # tokens before the patches, and rows that are pooled, of the Audio Spectrogram Transformer
@@ -110,6 +112,11 @@ class QuantisedOps(ReferenceOps):
         self._by_pairs_of_16_bits = tier == "avx2"
         self._quantises_attention = tier in ("avx2", "avx512_vnni", "avx512_bf16")
 
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Equal for tiers that quantise alike."""
+        return self._by_pairs_of_16_bits, self._quantises_attention
+
     def patch_embed(self, spectrogram: Any, w: Embed, out: Any = None) -> torch.Tensor:
         projection = replace(w.projection, weight=_as_bfloat16(w.projection.weight))
         return super().patch_embed(_as_bfloat16(torch.as_tensor(spectrogram)), replace(w, projection=projection), out)
@@ -159,11 +166,11 @@ def _quantised(x: torch.Tensor, dim: int, levels: int) -> torch.Tensor:
 
 
 def at_precision(case: OpCase, geometry: Geometry, precision: str, tier: str) -> np.ndarray:
-    """The case by torch in this precision, as float64; int8 as ``QuantisedOps`` has it."""
-    if precision != "int8":
-        return result_of(case, geometry, getattr(torch, precision))
+    """The case with the roundings of this precision and no other errors, as float64."""
+    by_type = precision != "int8"
+    ops = RoundedOps(geometry.heads, getattr(torch, precision)) if by_type else QuantisedOps(geometry.heads, tier)
     with torch.inference_mode():
-        return case.call(QuantisedOps(geometry.heads, tier), on_torch(torch.float64)).double().numpy()
+        return case.call(ops, on_torch(torch.float64)).double().numpy()
 
 
 def cases(g: Geometry, precision: str, seed: int = 0) -> list[OpCase]:
