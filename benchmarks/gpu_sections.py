@@ -20,7 +20,7 @@ import torch
 import astfast
 from astfast.backends.cuda.ops import CudaOps, Target, open_gpu
 from astfast.backends.cuda.target import has_float8
-from astfast.benchmarking.compare import transformers_model
+from astfast.benchmarking.peers import transformers_model
 from astfast.engines.eager import Engine
 from astfast.engines.load import engine_on
 from astfast.front_end import KaldiFbank

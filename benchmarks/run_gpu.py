@@ -1,6 +1,6 @@
 """Everything that waits for a GPU, in one unattended run: are the kernels right, and how fast are they?
 
-python benchmarks/run_gpu.py [--dry-run] [--seconds 400]
+python -m benchmarks.run_gpu [--dry-run] [--seconds 400]
 
 Every kernel in every type at real shapes against float64; waveform to best labels; each launch of the model against
 its roofline and its prediction; logits against transformers'; models by batch size against transformers (eager, SDPA,
@@ -25,14 +25,14 @@ from typing import Any
 import torch
 
 from benchmarks import gpu_sections
-from benchmarks.rows import Rows, slug
+from benchmarks.arguments import CACHE
+from benchmarks.rows import RESULTS, Rows, slug
 
-CACHE = Path.home() / ".cache" / "astfast-benchmarks"
 GRACE = 20.0  # seconds that what has begun may still take when the time is up
 Section = Callable[[gpu_sections.Bench], Iterator[dict[str, Any]]]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     names = [section.__name__ for section in gpu_sections.SECTIONS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="the whole script on a CPU, tiny and untimed")
@@ -41,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="results file (default: benchmarks/results/gpu_<GPU>.jsonl)")
     parser.add_argument("--section", choices=names, help="only this one, in this process")
     parser.add_argument("--one-process", action="store_true", help="all sections in this process")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     if not options.dry_run and not torch.cuda.is_available():
         print("run_gpu: PyTorch sees no GPU here; --dry-run goes through the script on the CPU", file=sys.stderr)
         return 1
     gpu = "dry-run" if options.dry_run else torch.cuda.get_device_name()
-    out = options.out or Path(__file__).parent / "results" / f"gpu_{slug(gpu)}.jsonl"
+    out = options.out or RESULTS / f"gpu_{slug(gpu)}.jsonl"
     if options.section or options.one_process:
         sections = [s for s in gpu_sections.SECTIONS if options.section in (None, s.__name__)]
         bench = gpu_sections.Bench(options.dry_run, options.seconds, options.cache)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from astfast.backends.cpu.ops import CpuOps, choose_tier
 from astfast.backends.reference import ReferenceOps
-from astfast.benchmarking.compare import Contender
+from astfast.benchmarking.peers import EngineUnderTest
 from astfast.models import recognise as checkpoint
 from astfast.models.ast import forward as ast
 from benchmarks import (
@@ -123,8 +123,8 @@ def test_model_rows(cache: Path, tmp_path: Path) -> None:
 def test_a_peer_that_disagrees_is_reported_and_not_timed(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(setup: peers.Setup) -> Contender:
-        return Contender("broken", "float32", "", "", lambda features: np.zeros((len(features), 10), np.float32))
+    def broken(setup: peers.Setup) -> EngineUnderTest:
+        return EngineUnderTest("broken", "float32", "", "", lambda features: np.zeros((len(features), 10), np.float32))
 
     monkeypatch.setitem(peers.PEERS, "broken float32", ((), broken))
     arguments = ["--batch", "1", "--peer", "broken float32", "--precision", "float32", *ALONE]
@@ -158,10 +158,10 @@ def test_peers_agree(name: str, package: str, batch: int, cache: Path) -> None:
     setup = peers.Setup(models.checkpoint("tiny", cache), config, batch, 2, cache)
     features = models.features(batch, config)
     [exact] = [c.run(features) for c in peers.make(["transformers float32"], setup)]
-    [contender] = peers.make([name], setup)
-    limit = {"float32": 1e-5, "bfloat16": 0.02, "int8": 0.1}[contender.precision]
-    assert np.linalg.norm(contender.run(features) - exact) <= limit * np.linalg.norm(exact)
-    assert contender.isa
+    [engine] = peers.make([name], setup)
+    limit = {"float32": 1e-5, "bfloat16": 0.02, "int8": 0.1}[engine.precision]
+    assert np.linalg.norm(engine.run(features) - exact) <= limit * np.linalg.norm(exact)
+    assert engine.isa
 
 
 def test_op_rows(cache: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_what_fails_is_named_and_the_rest_runs(tmp_path: Path, monkeypatch, caps
     assert "broken_section: RuntimeError: this section is broken" in printed
 
 
-def test_nothing_begins_after_the_time_is_up(run_gpu, tmp_path: Path, monkeypatch) -> None:
+def test_nothing_begins_after_the_time_is_up(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(run_gpu.gpu_sections, "SECTIONS", [run_gpu.gpu_sections.kernel_checks])
     out = tmp_path / "rows.jsonl"
     arguments = ["--dry-run", "--one-process", "--seconds", "0", "--cache", str(tmp_path), "--out", str(out)]
@@ -66,7 +66,7 @@ def test_nothing_begins_after_the_time_is_up(run_gpu, tmp_path: Path, monkeypatc
     assert all("skipped" in row for row in rows_of(out))
 
 
-def test_a_section_that_takes_its_process_along_or_hangs_stops_no_other(run_gpu, tmp_path: Path, monkeypatch) -> None:
+def test_a_section_that_takes_its_process_along_or_hangs_stops_no_other(tmp_path: Path, monkeypatch) -> None:
     """As a kernel does that breaks the GPU's context, or never ends."""
     ends = iter(
         [lambda: subprocess.CompletedProcess([], -11), lambda: 1 / 0, lambda: subprocess.CompletedProcess([], 0)]
