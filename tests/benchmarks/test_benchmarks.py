@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from astfast.models import recognise as checkpoint
 from astfast.models.ast import forward as ast
 from benchmarks import (
     models,
+    one_clip,
     op_calls,
     pages,
     peaks,
     peers,
     report,
     rows,
+    run_gpu,
     run_model,
     run_ops,
     run_pipeline,
@@ -32,6 +35,7 @@ from benchmarks import (
 from benchmarks.op_calls import op_cases
 
 COMMON = {"benchmark", "commit", "date", "machine", "cpu", "versions", "threads", "background", "stolen"}
+SCRIPTS = (one_clip, report, run_gpu, run_model, run_ops, run_pipeline, run_process, run_scaling)
 QUICK = ["--turns", "1", "--seconds", "0"]
 ALONE = ["--threads", "1", *QUICK]  # other tests may run beside
 
@@ -50,6 +54,14 @@ def run(script: Any, cache: Path, out: Path, *arguments: str) -> list[dict[str, 
         assert 0 <= row["background"] <= 1
         assert 0 <= row["stolen"] <= 1
     return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_start(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        script.main(["--help"])
+    assert not stopped.value.code
+    assert f"python -m {script.__name__} " in capsys.readouterr().out
 
 
 def test_operations_are_those_that_torch_counts(cache: Path) -> None:
