@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 DEMO := .venv-demo
 BIN := $(VENV)/bin
+LINKS := .gpu
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export ASTFAST_REQUIRE_NATIVE ?= 1
@@ -43,13 +44,15 @@ test: lint typecheck ## the tests of every day, under 15 minutes with the instal
 test-slow: setup ## the rest: every kernel and configuration, real sizes, soak
 	$(BIN)/python -m pytest -q -m 'slow and not gpu and not network' --durations=15
 
-# Links in the place of an installation: it needs the machine's own Python with torch and transformers, and no pip.
-gpu: ## on a machine with a GPU, offline: kernel checks, then throughput against the peers
-	rm -rf .gpu && mkdir .gpu && cp -rs $(CURDIR)/astfast .gpu/ && ln -s $(CURDIR)/kernels .gpu/astfast/kernels
-	ln -s $(CURDIR)/benchmarks $(CURDIR)/tests $(CURDIR)/samples .gpu/
-	cd .gpu && PYTHONPATH=. $(PYTHON) -m benchmarks.run_gpu
+# Links in place of an installation: it needs no pip, only the machine's own Python with torch and transformers.
+# GPU_OPTIONS=--dry-run goes through the script on a CPU.
+gpu: ## on a machine with a GPU, offline: kernel checks, then throughput against transformers
+	rm -rf $(LINKS) && mkdir $(LINKS) && cp -rs $(CURDIR)/astfast $(LINKS)
+	ln -sfn $(CURDIR)/kernels $(LINKS)/astfast/kernels
+	ln -s $(CURDIR)/benchmarks $(CURDIR)/tests $(CURDIR)/samples $(LINKS)
+	cd $(LINKS) && PYTHONPATH=. $(PYTHON) -m benchmarks.run_gpu $(GPU_OPTIONS)
 
-bench: setup ## CPU benchmarks against every peer; run nothing beside it
+bench: setup ## CPU benchmarks against every peer; run nothing else meanwhile
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python -m benchmarks.run_ops
 	$(BIN)/python -m benchmarks.run_model
@@ -63,4 +66,4 @@ wheel: setup ## a wheel under dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## everything that can be made again
-	rm -rf build dist $(VENV) $(DEMO) .gpu *.egg-info astfast/_native*.so
+	rm -rf build dist $(VENV) $(DEMO) $(LINKS) *.egg-info astfast/_native*.so

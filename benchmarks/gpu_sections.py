@@ -1,4 +1,4 @@
-"""The sections of benchmarks/run_gpu.py: are the kernels right, and how fast are they? Each yields its rows."""
+"""Sections of benchmarks/run_gpu.py, accuracy and speed of kernels and models on a GPU. Each yields its rows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import astfast
 from astfast.backends.cuda import backend
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.cuda.target import has_float8
-from astfast.benchmarking.compare import transformers_model
+from astfast.benchmarking.peers import transformers_model
 from astfast.engines.eager import EagerEngine
-from astfast.engines.load import engine_on
+from astfast.engines.load import engine_for
 from astfast.front_end import KaldiFbank
 from astfast.kernels import launch, tuning
 from astfast.models import recognise as checkpoint
@@ -40,7 +40,7 @@ TOP_K = 5
 
 
 class Bench:
-    """Where things run and how they are timed: a GPU, or the CPU for a dry run."""
+    """Device and clock of a run: a GPU, or the CPU for a dry run."""
 
     def __init__(self, dry_run: bool, seconds: float, cache: Path) -> None:
         self.cache = cache
@@ -74,7 +74,7 @@ class Bench:
         loaded = self.loaded()
         heads = loaded.config.num_attention_heads
         ops = self.ops(heads, precision) if self.dry_run else backend.open(heads, precision, self.device)
-        return engine_on(ops, loaded)
+        return engine_for(ops, loaded)
 
     def folder(self) -> Path:
         return models.checkpoint(self.geometry, self.cache, outliers=True)
@@ -107,7 +107,7 @@ class Bench:
         return time.perf_counter() - start
 
     def attempt(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What ``work`` measured; what it raised where it failed; that there was no time left."""
+        """A row with what ``work`` returns, or with the exception that it raised, or skipped for lack of time."""
         if time.monotonic() > self._deadline:
             return {"name": name, "skipped": "no time left"}
         try:
@@ -162,7 +162,7 @@ def _cases(bench: Bench, precision: str) -> dict[str, Callable[[], gpu_cases.Cas
 
 
 def _float8_cases(bench: Bench, precision: str) -> dict[str, Callable[[], gpu_cases.Case]]:
-    """What float8 changes: the products, and attention's output."""
+    """Cases of the kernels that differ in float8: the matrix products, and the output of attention."""
     shape, m, d, where = (2, 1214, 768), 3072, 768, {"device": bench.device}
     tiles = tuning.tiles_for(bench.ops(12, precision).target.arch, 1)
     bf16, fp8 = torch.bfloat16, torch.float8_e4m3fn
@@ -181,14 +181,14 @@ def _float8_cases(bench: Bench, precision: str) -> dict[str, Callable[[], gpu_ca
 
 
 def gpu_tests(bench: Bench) -> Iterator[dict[str, Any]]:
-    """The tests that are marked gpu, where this Python has pytest; in a dry run they are only collected."""
+    """Tests marked gpu, if this Python has pytest; in a dry run they are only collected."""
     for path in sorted(TESTS.rglob("test_*.py")):
         if "@pytest.mark.gpu" not in path.read_text():
             continue
 
         def run(path: Path = path) -> dict[str, Any]:
             if importlib.util.find_spec("pytest") is None:
-                return {"ok": "not run: there is no pytest"}
+                return {"ok": "not run: pytest is not installed"}
             how = ["--collect-only"] if bench.dry_run else []
             command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *how, str(path)]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
@@ -267,7 +267,7 @@ def launch_times(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def model_times(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Clips per second on the device: ours from int16 waveforms, transformers from ready features."""
+    """Clips per second on the device: astfast from int16 waveforms, transformers from ready features."""
     batches = (1,) if bench.dry_run else BATCHES
     for precision in bench.precisions:
         for batch in batches:
@@ -294,7 +294,7 @@ def model_times(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def _peer(bench: Bench, peer: str, batch: int) -> Callable[[], Any]:
-    """A batch through transformers' model: its own forward, as torch.compile makes it, or with ours in its place."""
+    """A batch through the transformers model: eager, SDPA, torch.compile, or accelerated by astfast."""
     model = transformers_model(bench.folder(), bench.fastest).to(bench.device)
     model.set_attn_implementation("eager" if peer == "eager" else "sdpa")
     run = torch.compile(model, mode="max-autotune") if peer == "compiled" else model
@@ -310,8 +310,10 @@ def _peer(bench: Bench, peer: str, batch: int) -> Callable[[], Any]:
 
 
 def logits_errors(bench: Bench) -> Iterator[dict[str, Any]]:
-    """How far logits are from transformers' in float32, root mean square by the spread of those; random weights with
-    outlier channels."""
+    """Error of the logits against transformers in float32, root mean square relative to their standard deviation.
+
+    Random weights with outlier channels.
+    """
     features = bench.features(2 if bench.dry_run else 8)
 
     def logits(precision: str) -> torch.Tensor:
@@ -334,7 +336,7 @@ def logits_errors(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Waveforms in host memory to the best labels in host memory, through the product's engine, clips per second."""
+    """Clips per second from waveforms to top-k, both in host memory, with the engine that users get."""
     config = bench.loaded().config
     rng = np.random.default_rng(0)
     clips = [0.1 * rng.standard_normal(config.front_end.input_samples, np.float32) for _ in range(32)]

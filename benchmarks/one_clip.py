@@ -1,19 +1,26 @@
-"""A whole process for one clip: imports, loads a checkpoint, tags the clip, prints its tags and its peak memory.
+"""A whole process that tags one clip: imports, loads a checkpoint, prints the tags and its peak memory as JSON.
 
-python benchmarks/one_clip.py ENGINE PRECISION MODEL CLIP, where ENGINE is astfast, transformers or openvino and MODEL a
-checkpoint's folder, for openvino an exported model. run_process.py times it from outside.
+python -m benchmarks.one_clip ENGINE PRECISION MODEL CLIP
+
+ENGINE is astfast, transformers or openvino; MODEL the folder of a checkpoint, or an exported model for openvino.
+run_process.py times it from outside.
 """
 
+from __future__ import annotations
+
+import argparse
 import json
 import re
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+THREADS = 2
 
 
 def astfast_tags(precision: str, folder: str, clip: str) -> list[str]:
     import astfast
 
-    tagger = astfast.load(folder, device="cpu", precision=precision, threads=2)
+    tagger = astfast.load(folder, device="cpu", precision=precision, threads=THREADS)
     return [tag["label"] for tag in tagger.classify(clip)]
 
 
@@ -22,23 +29,22 @@ def transformers_tags(precision: str, folder: str, clip: str) -> list[str]:
     import torch
     from transformers import pipeline
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     samples, rate = soundfile.read(clip, dtype="float32")
     tagger = pipeline("audio-classification", model=folder, device="cpu", dtype=getattr(torch, precision))
     return [tag["label"] for tag in tagger({"raw": samples, "sampling_rate": rate})]
 
 
 def openvino_tags(precision: str, model: str, clip: str) -> list[str]:
-    """With the front end of transformers, which is what its users take."""
+    """With the front end of transformers: OpenVINO has none."""
     import openvino
     import soundfile
     from transformers import ASTFeatureExtractor
 
+    from astfast.benchmarking.peers import openvino_settings
+
     samples, rate = soundfile.read(clip, dtype="float32")
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 2}
-    if precision != "int8":
-        hints["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[precision]
-    compiled = openvino.Core().compile_model(model, "CPU", hints)
+    compiled = openvino.Core().compile_model(model, "CPU", openvino_settings(precision, THREADS, batch=1))
     frames = compiled.input(0).partial_shape[1].get_length()
     features = ASTFeatureExtractor(max_length=frames)(samples, sampling_rate=rate, return_tensors="np")
     logits = compiled(features["input_values"])[0][0]
@@ -48,9 +54,13 @@ def openvino_tags(precision: str, model: str, clip: str) -> list[str]:
 ENGINES = {"astfast": astfast_tags, "transformers": transformers_tags, "openvino": openvino_tags}
 
 
-def main() -> None:
-    engine, precision, folder, clip = sys.argv[1:]
-    tags = ENGINES[engine](precision, folder, clip)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("engine", choices=ENGINES)
+    for name in ("precision", "model", "clip"):
+        parser.add_argument(name)
+    options = parser.parse_args(argv)
+    tags = ENGINES[options.engine](options.precision, options.model, options.clip)
     peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert peak is not None
     print(json.dumps({"tags": tags, "peak_bytes": 1024 * int(peak[1])}), flush=True)

@@ -1,4 +1,4 @@
-"""The op cases of tests/op_cases.py made ready to be timed: weights packed, buffers there, results judged."""
+"""Op cases of tests/cases/op_cases.py prepared for timing: weights packed, buffers allocated, results checked."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from tests.cases import op_cases
 from tests.cases.op_cases import Geometry, OpCase
 
 GEOMETRIES = {"ast-base": op_cases.BASE, "speech-commands": op_cases.SPEECH_COMMANDS, "tiny": op_cases.TINY}
+PRECISIONS = ("float32", "bfloat16")  # in which PyTorch has every op, too
 
 
 class Prepared:
-    """An Ops backend that packs a weight, and makes a buffer, the first time only.
+    """An Ops backend that packs each weight, and allocates each buffer, only once.
 
-    ``put`` does the same for a case's inputs, so that after one call a case costs nothing but its op.
+    ``put`` does the same for the inputs of a case, so that after the first call a case costs nothing but its op.
     """
 
     def __init__(self, ops: Any, put: Callable[[np.ndarray, str], Any]) -> None:
@@ -44,7 +45,7 @@ class Prepared:
 
 
 def native_call(case: OpCase, ops: CpuOps) -> Callable[[], Any]:
-    """The case on the CPU engine. Residuals grow from call to call: only the first result is that of the case."""
+    """The case on the CPU backend. Residuals grow from call to call: only the first result is that of the case."""
     as_bits = ops.precision != "float32"
 
     def put(x: np.ndarray, kind: str) -> np.ndarray:
@@ -57,7 +58,7 @@ def native_call(case: OpCase, ops: CpuOps) -> Callable[[], Any]:
 
 
 def torch_call(case: OpCase, geometry: Geometry, precision: str) -> Callable[[], Any]:
-    """The case by torch's own ops in the same dtype."""
+    """The case by PyTorch's own ops in the same dtype."""
     dtype = getattr(torch, precision)
     prepared = Prepared(ReferenceOps(geometry.heads, dtype), op_cases.on_torch(dtype))
 

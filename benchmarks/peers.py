@@ -1,15 +1,14 @@
-"""The engines that astfast is measured against, each as its own makers would have it run on a CPU.
+"""Inference engines that astfast is compared with on a CPU, each set up as its own documentation recommends.
 
 transformers with fused attention (fp32, bf16); the same compiled by PyTorch's inductor with frozen weights (bf16); ONNX
 Runtime (fp32, int8 with dynamic activations, int8 calibrated, QDQ); OpenVINO (fp32, bf16, int8 calibrated by NNCF with
 its transformer preset), latency mode for single clips and throughput mode with two streams for batches. Exported models
-are kept in the cache folder. A peer that is not installed is left out, and said so.
+are kept in the cache folder. A peer that is not installed is left out, with a message.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import re
 import sys
@@ -20,14 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from astfast.benchmarking.compare import (
-    Contender,
-    FloatArray,
-    openvino_contender,
+from astfast.benchmarking.peers import (
+    EngineUnderTest,
+    missing_packages,
+    openvino_engine,
     openvino_model,
-    torch_contender,
+    torch_engine,
     transformers_model,
 )
+from astfast.engines.base import FloatArray
 from astfast.models.ast.config import AstConfig
 from benchmarks import models
 
@@ -36,7 +36,7 @@ CALIBRATION_CLIPS = 16  # for static quantisation; not those that are measured
 
 @dataclass(frozen=True)
 class Setup:
-    """What a peer is to run."""
+    """Checkpoint, batch size and threads for a peer to run."""
 
     folder: Path  # Hugging Face checkpoint
     config: AstConfig
@@ -70,30 +70,30 @@ class Setup:
         return models.features(CALIBRATION_CLIPS, self.config, seed=1)
 
 
-def transformers_float32(setup: Setup) -> Contender:
-    return torch_contender("transformers", transformers_model(setup.folder), "float32", setup.threads)
+def transformers_float32(setup: Setup) -> EngineUnderTest:
+    return torch_engine("transformers", transformers_model(setup.folder), "float32", setup.threads)
 
 
-def transformers_bfloat16(setup: Setup) -> Contender:
+def transformers_bfloat16(setup: Setup) -> EngineUnderTest:
     model = transformers_model(setup.folder, "bfloat16")
-    return torch_contender("transformers", model, "bfloat16", setup.threads)
+    return torch_engine("transformers", model, "bfloat16", setup.threads)
 
 
-def torch_compile_bfloat16(setup: Setup) -> Contender:
+def torch_compile_bfloat16(setup: Setup) -> EngineUnderTest:
     import torch
     from torch._inductor import config as inductor
 
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(setup.cache / "inductor")
     inductor.freezing = True  # lets it pack the weights
     model = torch.compile(transformers_model(setup.folder, "bfloat16"), dynamic=False)
-    return torch_contender("torch.compile", model, "bfloat16", setup.threads)
+    return torch_engine("torch.compile", model, "bfloat16", setup.threads)
 
 
-def onnxruntime_float32(setup: Setup) -> Contender:
+def onnxruntime_float32(setup: Setup) -> EngineUnderTest:
     return _onnxruntime(setup, "float32", "onnxruntime", _onnx(setup))
 
 
-def onnxruntime_int8_dynamic(setup: Setup) -> Contender:
+def onnxruntime_int8_dynamic(setup: Setup) -> EngineUnderTest:
     path = setup.exported("int8-dynamic.onnx")
     if not path.exists():
         from onnxruntime.quantization import quantize_dynamic
@@ -102,7 +102,7 @@ def onnxruntime_int8_dynamic(setup: Setup) -> Contender:
     return _onnxruntime(setup, "int8", "onnxruntime dynamic", path)
 
 
-def onnxruntime_int8_static(setup: Setup) -> Contender:
+def onnxruntime_int8_static(setup: Setup) -> EngineUnderTest:
     path = setup.exported("int8-static.onnx")
     if not path.exists():
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -128,15 +128,15 @@ def onnxruntime_int8_static(setup: Setup) -> Contender:
     return _onnxruntime(setup, "int8", "onnxruntime static", path)
 
 
-def openvino_float32(setup: Setup) -> Contender:
-    return openvino_contender(_openvino(setup), "float32", setup.threads, setup.batch)
+def openvino_float32(setup: Setup) -> EngineUnderTest:
+    return openvino_engine(_openvino(setup), "float32", setup.threads, setup.batch)
 
 
-def openvino_bfloat16(setup: Setup) -> Contender:
-    return openvino_contender(_openvino(setup), "bfloat16", setup.threads, setup.batch)
+def openvino_bfloat16(setup: Setup) -> EngineUnderTest:
+    return openvino_engine(_openvino(setup), "bfloat16", setup.threads, setup.batch)
 
 
-def openvino_int8(setup: Setup) -> Contender:
+def openvino_int8(setup: Setup) -> EngineUnderTest:
     import openvino
 
     path = setup.exported("int8.xml")
@@ -149,11 +149,11 @@ def openvino_int8(setup: Setup) -> Contender:
             _openvino(setup), clips, model_type=nncf.ModelType.TRANSFORMER, subset_size=CALIBRATION_CLIPS
         )
         openvino.save_model(quantised, path, compress_to_fp16=False)
-    return openvino_contender(openvino.Core().read_model(path), "int8", setup.threads, setup.batch)
+    return openvino_engine(openvino.Core().read_model(path), "int8", setup.threads, setup.batch)
 
 
 # name -> (packages that it needs, how to make it)
-PEERS: dict[str, tuple[tuple[str, ...], Callable[[Setup], Contender]]] = {
+PEERS: dict[str, tuple[tuple[str, ...], Callable[[Setup], EngineUnderTest]]] = {
     "transformers float32": (("transformers",), transformers_float32),
     "transformers bfloat16": (("transformers",), transformers_bfloat16),
     "torch.compile bfloat16": (("transformers",), torch_compile_bfloat16),
@@ -166,18 +166,18 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[[Setup], Contender]]] = {
 }
 
 
-def make(names: Sequence[str], setup: Setup) -> Iterator[Contender]:
-    """The peers of these names that are installed, loaded one after the other; says which are not."""
+def make(names: Sequence[str], setup: Setup) -> Iterator[EngineUnderTest]:
+    """Loads the named peers one after another; prints a message for each that is not installed."""
     for name in names:
         needed, peer = PEERS[name]
-        missing = [package for package in needed if importlib.util.find_spec(package) is None]
+        missing = missing_packages(*needed)
         if missing:
             print(f"{name} left out: {', '.join(missing)} is not installed", file=sys.stderr)
             continue
-        contender = peer(setup)
-        if contender.engine in ("transformers", "torch.compile"):
-            contender = replace(contender, isa=_torch_isa(contender, setup))
-        yield contender
+        engine = peer(setup)
+        if engine.engine in ("transformers", "torch.compile"):
+            engine = replace(engine, isa=_torch_isa(engine, setup))
+        yield engine
 
 
 def _openvino(setup: Setup) -> Any:
@@ -192,7 +192,7 @@ def _onnx(setup: Setup) -> Path:
     if not path.exists():
         import torch
 
-        with warnings.catch_warnings():  # of the tracer, about what is constant for one geometry anyway
+        with warnings.catch_warnings():  # the tracer's, about values that are constant for one geometry anyway
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 transformers_model(setup.folder),
@@ -217,43 +217,43 @@ def _prepared_onnx(setup: Setup) -> Path:
     return path
 
 
-def _onnxruntime(setup: Setup, precision: str, engine: str, path: Path) -> Contender:
+def _onnxruntime(setup: Setup, precision: str, engine: str, path: Path) -> EngineUnderTest:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = setup.threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # between calls, while others have their turn
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # no spinning while others are timed
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(features: FloatArray) -> FloatArray:
         logits: FloatArray = session.run(None, {"features": features})[0]
         return logits
 
-    return Contender(engine, precision, "MLAS (does not say)", onnxruntime.__version__, run)
+    return EngineUnderTest(engine, precision, "MLAS (does not say)", onnxruntime.__version__, run)
 
 
-def _torch_isa(contender: Contender, setup: Setup) -> str:
+def _torch_isa(engine: EngineUnderTest, setup: Setup) -> str:
     """The kernels that PyTorch's linear layers run on, as oneDNN and MKL report them while the model runs once."""
     import torch
 
     features = models.features(setup.batch, setup.config)
-    contender.run(features)  # compiles
+    engine.run(features)  # compiles
     with (
         _standard_output() as lines,
         torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON),
         torch.backends.mkl.verbose(torch.backends.mkl.VERBOSE_ON),
     ):
-        contender.run(features)
+        engine.run(features)
     text = "\n".join(lines)
     kernels = set(re.findall(r"(?:matmul|inner_product),([^,]+),", text))
-    kernels |= {f"MKL {product.lower()} {contender.isa}" for product in re.findall(r"MKL_VERBOSE (\w*GEMM\w*)", text)}
-    return ", ".join(sorted(kernels)) or contender.isa
+    kernels |= {f"MKL {product.lower()} {engine.isa}" for product in re.findall(r"MKL_VERBOSE (\w*GEMM\w*)", text)}
+    return ", ".join(sorted(kernels)) or engine.isa
 
 
 @contextlib.contextmanager
 def _standard_output() -> Iterator[list[str]]:
-    """What C code prints meanwhile, line by line, complete when the context ends."""
+    """Captures what C code prints in the context: a list of lines, complete when the context ends."""
     lines: list[str] = []
     sys.stdout.flush()
     kept = os.dup(1)

@@ -1,6 +1,6 @@
 """Writes the README's table, docs/benchmarks.md and the plots from the results; no figure in them is typed.
 
-python benchmarks/report.py [--machine SLUG] [--draft]
+python -m benchmarks.report [--machine SLUG] [--draft]
 
 Results measured beside other work are refused: with --draft they are shown all the same, and said to be just that.
 """

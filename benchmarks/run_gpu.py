@@ -1,13 +1,13 @@
-"""Everything that waits for a GPU, in one unattended run: are the kernels right, and how fast are they?
+"""GPU benchmark and checks in one unattended run: accuracy of the kernels, then speed of kernels and models.
 
-python benchmarks/run_gpu.py [--dry-run] [--seconds 400]
+python -m benchmarks.run_gpu [--dry-run] [--seconds 400]
 
-Every kernel in every type at real shapes against float64; waveform to best labels; each launch of the model against
-its roofline and its prediction; logits against transformers'; models by batch size against transformers (eager, SDPA,
-torch.compile, and with astfast.accelerate). Nothing stops the run: what fails is named in its row and in the last
-lines, and each section is a process of its own, so that a kernel that brings the GPU's context down, or hangs, takes no
-other section along. ``--dry-run`` goes through the whole script on a CPU, with a tiny model, in Triton's interpreter:
-its times mean nothing.
+Every kernel in every precision at real shapes against float64; waveforms to top-k; each launch of the model against its
+roofline and its prediction; logits against those of transformers; models by batch size against transformers (eager,
+SDPA, torch.compile, and with astfast.accelerate). A failure does not stop the run: it is named in its row and in the
+last lines, and each section is a process of its own, so that a kernel that corrupts the GPU's context, or hangs, does
+not affect other sections. ``--dry-run`` goes through the whole script on a CPU, with a tiny model, in Triton's
+interpreter: its times mean nothing.
 """
 
 from __future__ import annotations
@@ -25,28 +25,32 @@ from typing import Any
 import torch
 
 from benchmarks import gpu_sections
-from benchmarks.rows import Rows, slug
+from benchmarks.arguments import CACHE
+from benchmarks.rows import RESULTS, Rows, slug
 
-CACHE = Path.home() / ".cache" / "astfast-benchmarks"
-GRACE = 20.0  # seconds that what has begun may still take when the time is up
+GRACE = 20.0  # seconds that a section may still take when the time is up
 Section = Callable[[gpu_sections.Bench], Iterator[dict[str, Any]]]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     names = [section.__name__ for section in gpu_sections.SECTIONS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dry-run", action="store_true", help="the whole script on a CPU, tiny and untimed")
-    parser.add_argument("--seconds", type=float, default=400.0, help="what has not begun by then is left out")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where the random checkpoint is kept")
-    parser.add_argument("--out", type=Path, help="results file (default: benchmarks/results/gpu_<GPU>.jsonl)")
+    parser.add_argument("--dry-run", action="store_true", help="the whole script on a CPU, with a tiny model")
+    parser.add_argument(
+        "--seconds", type=float, default=400.0, help="time limit: what has not begun by then is skipped (default: 400)"
+    )
+    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"checkpoints (default: {CACHE})")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="results (default: benchmarks/results/gpu_<GPU>.jsonl)"
+    )
     parser.add_argument("--section", choices=names, help="only this one, in this process")
     parser.add_argument("--one-process", action="store_true", help="all sections in this process")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     if not options.dry_run and not torch.cuda.is_available():
         print("run_gpu: PyTorch sees no GPU here; --dry-run goes through the script on the CPU", file=sys.stderr)
         return 1
     gpu = "dry-run" if options.dry_run else torch.cuda.get_device_name()
-    out = options.out or Path(__file__).parent / "results" / f"gpu_{slug(gpu)}.jsonl"
+    out = options.out or RESULTS / f"gpu_{slug(gpu)}.jsonl"
     if options.section or options.one_process:
         sections = [s for s in gpu_sections.SECTIONS if options.section in (None, s.__name__)]
         bench = gpu_sections.Bench(options.dry_run, options.seconds, options.cache)
@@ -61,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def rows_of(section: Section, bench: gpu_sections.Bench) -> Iterator[dict[str, Any]]:
-    """A section's rows; a last one that says what it raised outside of them, if it did."""
+    """The rows of a section; an exception outside of them becomes a last row."""
     print(f"\n{(section.__doc__ or '').splitlines()[0]}", flush=True)
     try:
         yield from section(bench)
@@ -70,7 +74,7 @@ def rows_of(section: Section, bench: gpu_sections.Bench) -> Iterator[dict[str, A
 
 
 def in_processes(names: Sequence[str], gpu: str, out: Path, options: argparse.Namespace) -> None:
-    """Each section in a process of its own; the rows of all of them in ``out``."""
+    """Runs each section in a process of its own and writes the rows of all of them to ``out``."""
     deadline = time.monotonic() + options.seconds
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, out.open("w") as file:
@@ -96,7 +100,7 @@ def in_processes(names: Sequence[str], gpu: str, out: Path, options: argparse.Na
 
 
 def report(out: Path) -> int:
-    """Prints what failed or was left out of a results file; exit status 1 if anything did."""
+    """Prints the failed and skipped rows of a results file; returns exit status 1 if there are any."""
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     failures = [
         f"{row['section']}, {row['name']}: {_short(row.get('failed', row.get('skipped')))}"

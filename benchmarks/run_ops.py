@@ -1,48 +1,46 @@
-"""Every op of the CPU engine at real shapes: its result judged, then its rate, and its share of the instruction's peak.
+"""Every op of the CPU backend at real shapes: accuracy, then speed, and its share of the instruction peak.
 
-python benchmarks/run_ops.py [--geometry ast-base] [--precision bfloat16] [--op attention]
+python -m benchmarks.run_ops [--geometry ast-base] [--precision bfloat16] [--op attention]
 
-The op, torch's own op in the same dtype and the peak take turns. ASTFAST_CPU_TIER forces a tier.
+The op, PyTorch's own op in the same dtype and the peak are interleaved. ASTFAST_CPU_TIER forces a tier.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from astfast.backends.cpu.ops import CpuOps
-from astfast.benchmarking.compare import spread, take_turns
-from benchmarks import op_calls
+from astfast.benchmarking.timing import speedup, spread, time_interleaved
+from benchmarks import arguments, op_calls
 from benchmarks.op_calls import op_cases
 from benchmarks.peaks import INSTRUCTIONS, InstructionPeak, tier_of
 from benchmarks.rows import Rows
-from benchmarks.run_model import CACHE
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+def main(argv: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(argv)
     torch.set_num_threads(options.threads)
     with Rows("ops", options.out, threads=options.threads) as rows:
         for geometry in options.geometry or ("ast-base", "speech-commands"):
-            for precision in options.precision or ("float32", "bfloat16"):
+            for precision in options.precision or op_calls.PRECISIONS:
                 for case in op_cases.cases(op_calls.GEOMETRIES[geometry], precision):
                     if not options.op or case.name in options.op:
                         one_op(case, geometry, precision, options, rows)
 
 
 def one_op(case: op_cases.OpCase, geometry: str, precision: str, options: argparse.Namespace, rows: Rows) -> None:
-    """A row."""
+    """Writes a row for one op."""
     sizes = op_calls.GEOMETRIES[geometry]
     engine = CpuOps(sizes.heads, precision, options.threads)
     call = op_calls.native_call(case, engine)
     error, torch_error = op_calls.errors(case, sizes, precision, call)
     peak = InstructionPeak(INSTRUCTIONS[tier_of(engine.hardware), precision], options.threads, options.cache)
     runs = [call, op_calls.torch_call(case, sizes, precision), peak]
-    own, by_torch, _ = take_turns(runs, options.turns, options.seconds)
+    own, by_torch, _ = time_interleaved(runs, options.turns, options.seconds)
     row: dict[str, Any] = {
         "geometry": geometry,
         "op": case.name,
@@ -54,7 +52,7 @@ def one_op(case: op_cases.OpCase, geometry: str, precision: str, options: argpar
         "torch_max_error": torch_error,
         "seconds": spread(own),
         "torch_seconds": spread(by_torch),
-        "over_torch": spread([theirs / t for theirs, t in zip(by_torch, own, strict=True)]),
+        "over_torch": speedup(by_torch, own),
         "operations": case.flops,
     }
     share = ""
@@ -77,17 +75,10 @@ def one_op(case: op_cases.OpCase, geometry: str, precision: str, options: argpar
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__, turns=7, seconds=0.1)
     parser.add_argument("--geometry", action="append", choices=op_calls.GEOMETRIES, help="default: both published ones")
-    parser.add_argument("--precision", action="append", choices=("float32", "bfloat16"), help="default: both")
-    parser.add_argument("--op", action="append", metavar="NAME", help="of tests/op_cases.py (default: all)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="(default: 2)")
-    parser.add_argument("--turns", type=int, default=7, metavar="N", help="of every op (default: 7)")
-    parser.add_argument(
-        "--seconds", type=float, default=0.1, metavar="S", help="at least, of every turn (default: 0.1)"
-    )
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"(default: {CACHE})")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="results (default: one file a machine in results/)")
+    parser.add_argument("--precision", action="append", choices=op_calls.PRECISIONS, help="default: both")
+    parser.add_argument("--op", action="append", metavar="NAME", help="of tests/cases/op_cases.py (default: all)")
     return parser
 
 

@@ -1,16 +1,15 @@
-"""Files to tags, stage by stage, and everything together.
+"""Speed of the pipeline from audio files to tags, stage by stage and as a whole.
 
-python benchmarks/run_pipeline.py [--geometry ast-base] [--precision bfloat16] [--files 8]
+python -m benchmarks.run_pipeline [--geometry ast-base] [--precision bfloat16] [--files 8]
 
 Stages of one file: decode (and down-mix), resample, front end, model. Then `classify` of one file, and `stream` over
-many, which decodes while the model runs: its rate against the model's alone says what the rest costs. The transformers
-pipeline takes its turns on ready 16 kHz samples, the most favourable input that it accepts.
+many, which decodes while the model runs: its rate against the model's alone is the cost of the rest. The transformers
+pipeline gets decoded samples at the model's rate, the most favourable input that it accepts.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ import soundfile
 
 import astfast
 from astfast.audio.inputs import load_audio
-from astfast.benchmarking.compare import spread, take_turns
-from benchmarks import models
+from astfast.benchmarking.peers import missing_packages, quiet_transformers
+from astfast.benchmarking.timing import spread, time_interleaved
+from benchmarks import arguments, models
 from benchmarks.rows import Rows
-from benchmarks.run_model import CACHE
 
 # name -> (file extension, soundfile subtype, sampling rate, channels)
 FORMATS = {
@@ -34,8 +33,8 @@ FORMATS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+def main(argv: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(argv)
     folder = models.checkpoint(options.geometry, options.cache)
     tagger = astfast.load(folder, device="cpu", precision=options.precision, threads=options.threads)
     tagger.warmup()
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def one_format(name: str, tagger: astfast.Tagger, folder: Path, options: argparse.Namespace, rows: Rows) -> None:
-    """A row a stage."""
+    """Writes a row for each stage."""
     files = write_files(name, tagger, options)
     rate = tagger.config.front_end.sampling_rate
     _, _, file_rate, _ = FORMATS[name]
@@ -61,10 +60,10 @@ def one_format(name: str, tagger: astfast.Tagger, folder: Path, options: argpars
         "stream, a file": lambda: list(tagger.stream(files)),
     }
     labels = [tag["label"] for tag in tagger.classify(files[0])]
-    if importlib.util.find_spec("transformers"):
+    if not missing_packages("transformers"):
         stages["transformers pipeline"] = pipeline = _transformers_pipeline(folder, wave, rate, options.threads)
         agrees = pipeline()[0]["label"] == labels[0]
-    times = take_turns(list(stages.values()), options.turns, options.seconds)
+    times = time_interleaved(list(stages.values()), options.turns, options.seconds)
     for stage, seconds in zip(stages, times, strict=True):
         per_file = [t / len(files) for t in seconds] if stage.startswith("stream") else seconds
         row = rows.write(
@@ -82,7 +81,7 @@ def one_format(name: str, tagger: astfast.Tagger, folder: Path, options: argpars
 
 
 def write_files(name: str, tagger: astfast.Tagger, options: argparse.Namespace) -> list[Path]:
-    """Clips that fill the model's input, in one format."""
+    """Clips that fill the model's input, as files of one format."""
     extension, subtype, rate, channels = FORMATS[name]
     folder = options.cache / "clips" / options.geometry
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,27 +100,17 @@ def write_files(name: str, tagger: astfast.Tagger, options: argparse.Namespace) 
 
 def _transformers_pipeline(folder: Path, wave: Any, rate: int, threads: int) -> Callable[[], Any]:
     import torch
-    import transformers
 
     torch.set_num_threads(threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    tagger = transformers.pipeline("audio-classification", model=str(folder), device="cpu")
+    tagger = quiet_transformers().pipeline("audio-classification", model=str(folder), device="cpu")
     return lambda: tagger({"raw": wave.copy(), "sampling_rate": rate})
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__, turns=5, seconds=0.2)
     parser.add_argument("--geometry", default="ast-base", choices=models.GEOMETRIES)
     parser.add_argument("--precision", default="bfloat16", help="of astfast (default: bfloat16)")
     parser.add_argument("--files", type=int, default=8, metavar="N", help="for stream (default: 8)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="(default: 2)")
-    parser.add_argument("--turns", type=int, default=5, metavar="N", help="of every stage (default: 5)")
-    parser.add_argument(
-        "--seconds", type=float, default=0.2, metavar="S", help="at least, of every turn (default: 0.2)"
-    )
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"exported models (default: {CACHE})")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="results (default: one file a machine in results/)")
     return parser
 
 

@@ -1,14 +1,13 @@
-"""What a process costs: time from its start to the first tags, peak memory, and memory growth over many calls.
+"""Cold start and memory of a process: time to the first tags, peak memory, memory growth over many calls.
 
-python benchmarks/run_process.py [--geometry ast-base] [--turns 5] [--calls 1000]
+python -m benchmarks.run_process [--geometry ast-base] [--turns 5] [--calls 1000]
 
-Files are in the page cache (each engine runs once unmeasured); engines take turns. Linux only, for its /proc.
+Files are in the page cache (each engine runs once unmeasured); engines are interleaved. Linux only (/proc).
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -23,10 +22,10 @@ import numpy as np
 import soundfile
 
 import astfast
-from astfast.benchmarking.compare import spread
-from benchmarks import models, peers
+from astfast.benchmarking.peers import missing_packages
+from astfast.benchmarking.timing import spread
+from benchmarks import arguments, models, one_clip, peers
 from benchmarks.rows import Rows
-from benchmarks.run_model import CACHE
 
 ENGINES = {  # and the packages that they need
     "astfast": (),
@@ -35,33 +34,33 @@ ENGINES = {  # and the packages that they need
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
-    with Rows("process", options.out, threads=2) as rows:
+def main(argv: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(argv)
+    with Rows("process", options.out, threads=one_clip.THREADS) as rows:
         cold_start(options, rows)
         memory_growth(options, rows)
 
 
 def cold_start(options: argparse.Namespace, rows: Rows) -> None:
-    """A row an engine: seconds from spawning Python to the first tags, and that process's peak memory."""
+    """Writes a row for each engine: seconds from the start of Python to the first tags, and peak memory."""
     config = models.GEOMETRIES[options.geometry].model_config()
     folder = models.checkpoint(options.geometry, options.cache)
     clip = options.cache / f"{options.geometry}.wav"
     soundfile.write(clip, models.waves(1, config)[0], config.front_end.sampling_rate)
-    contenders: dict[tuple[str, str], Path] = {}
+    processes: dict[tuple[str, str], Path] = {}
     for engine in options.engine or ENGINES:
-        missing = [package for package in ENGINES[engine] if importlib.util.find_spec(package) is None]
+        missing = missing_packages(*ENGINES[engine])
         if missing:
             print(f"{engine} left out: {', '.join(missing)} is not installed", file=sys.stderr)
         for precision in () if missing else options.precision or ("float32", "bfloat16"):
-            setup = peers.Setup(folder, config, 1, 2, options.cache)
-            contenders[engine, precision] = setup.openvino_file() if engine == "openvino" else folder
+            setup = peers.Setup(folder, config, 1, one_clip.THREADS, options.cache)
+            processes[engine, precision] = setup.openvino_file() if engine == "openvino" else folder
 
-    seconds: dict[tuple[str, str], list[float]] = {contender: [] for contender in contenders}
-    peaks: dict[tuple[str, str], list[int]] = {contender: [] for contender in contenders}
+    seconds: dict[tuple[str, str], list[float]] = {process: [] for process in processes}
+    peaks: dict[tuple[str, str], list[int]] = {process: [] for process in processes}
     tags: dict[tuple[str, str], list[str]] = {}
     for turn in range(options.turns + 1):
-        for (engine, precision), model in contenders.items():
+        for (engine, precision), model in processes.items():
             took, answer = _process(["-m", "benchmarks.one_clip", engine, precision, str(model), str(clip)])
             tags[engine, precision] = answer["tags"]
             if turn > 0:
@@ -83,7 +82,7 @@ def cold_start(options: argparse.Namespace, rows: Rows) -> None:
 
 
 def _process(arguments: Sequence[str]) -> tuple[float, dict[str, Any]]:
-    """(seconds to the line that a Python process prints, that line's JSON)."""
+    """(seconds until a Python process prints a line, that line as JSON)."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     start = time.perf_counter()
     with subprocess.Popen(
@@ -100,9 +99,11 @@ def _process(arguments: Sequence[str]) -> tuple[float, dict[str, Any]]:
 
 
 def memory_growth(options: argparse.Namespace, rows: Rows) -> None:
-    """Resident memory after so many calls on clips of all lengths, against that after the first tenth of them."""
+    """Writes a row: growth of resident memory over calls on clips of all lengths, after the first tenth of them."""
     geometry = "tiny" if options.geometry == "tiny" else "speech-commands"
-    tagger = astfast.load(models.checkpoint(geometry, options.cache), device="cpu", precision="float32", threads=2)
+    tagger = astfast.load(
+        models.checkpoint(geometry, options.cache), device="cpu", precision="float32", threads=one_clip.THREADS
+    )
     rng = np.random.default_rng(0)
     longest = tagger.config.front_end.input_samples
     resident = []
@@ -132,14 +133,11 @@ def _resident_bytes() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__, turns=5)
     parser.add_argument("--geometry", default="ast-base", choices=models.GEOMETRIES)
     parser.add_argument("--engine", action="append", choices=ENGINES, help="default: all that are installed")
     parser.add_argument("--precision", action="append", help="default: float32 and bfloat16")
-    parser.add_argument("--turns", type=int, default=5, metavar="N", help="processes an engine (default: 5)")
     parser.add_argument("--calls", type=int, default=1000, metavar="N", help="for memory growth (default: 1,000)")
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"exported models (default: {CACHE})")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="results (default: one file a machine in results/)")
     return parser
 
 

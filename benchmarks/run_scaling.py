@@ -1,46 +1,46 @@
-"""How astfast's speed holds over threads and batch sizes, and its log-mel front end against torchaudio on one thread.
+"""Scaling of astfast over threads and batch sizes, and its log-mel front end against torchaudio on one thread.
 
-python benchmarks/run_scaling.py [--geometry ast-base] [--precision bfloat16] [--batch 1 --batch 64]
+python -m benchmarks.run_scaling [--geometry ast-base] [--precision bfloat16] [--batch 1 --batch 64]
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import astfast
 from astfast import backends
-from astfast.benchmarking.compare import spread, take_turns
+from astfast.benchmarking.compare import precisions_of
+from astfast.benchmarking.peers import missing_packages
+from astfast.benchmarking.timing import speedup, spread, time_interleaved
 from astfast.models.ast.config import AstConfig
-from benchmarks import models
+from benchmarks import arguments, models
 from benchmarks.rows import Rows
-from benchmarks.run_model import CACHE, PRECISIONS
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+def main(argv: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(argv)
     config = models.GEOMETRIES[options.geometry].model_config()
     with Rows("scaling", options.out, geometry=options.geometry) as rows:
         for precision in options.precision or ("float32", "bfloat16"):
             threads(precision, config, options, rows)
             batches(precision, config, options, rows)
-        if importlib.util.find_spec("torchaudio"):
+        if not missing_packages("torchaudio"):
             log_mel(config, options, rows)
 
 
 def threads(precision: str, config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
-    """One clip on 1 to so many threads, in turns."""
+    """Writes a row for each number of threads: one clip, interleaved."""
     counts = range(1, options.threads + 1)
     taggers = [_load(options, precision, count) for count in counts]
     features = models.features(1, config)
     if len({tagger.forward(features).tobytes() for tagger in taggers}) != 1:
         raise AssertionError(f"{precision} logits depend on the number of threads")
-    times = take_turns([lambda t=t: t.forward(features) for t in taggers], options.turns, options.seconds)  # type: ignore[misc]
+    times = time_interleaved([partial(tagger.forward, features) for tagger in taggers], options.turns, options.seconds)
     for count, tagger, own in zip(counts, taggers, times, strict=True):
         row = rows.write(
             measure="threads",
@@ -50,13 +50,13 @@ def threads(precision: str, config: AstConfig, options: argparse.Namespace, rows
             threads=count,
             shape=[*features.shape],
             clips_per_second=spread([1 / t for t in own]),
-            over_one_thread=spread([one / t for one, t in zip(times[0], own, strict=True)]),
+            over_one_thread=speedup(times[0], own),
         )
         print(f"{precision:<9} {count} threads: {row['over_one_thread'][1]:.2f}x one", flush=True)
 
 
 def batches(precision: str, config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
-    """Clips a second at every batch size against one clip a call, in turns."""
+    """Writes a row for each batch size: clips per second, against those of one clip per call, interleaved."""
     tagger = _load(options, precision, options.threads)
     sizes = sorted({1, *(options.batch or (1, 8, 64))})
     distinct = models.features(min(8, max(sizes)), config)
@@ -64,9 +64,8 @@ def batches(precision: str, config: AstConfig, options: argparse.Namespace, rows
     alone = tagger.forward(inputs[0])
     if any(tagger.forward(batch)[0].tobytes() != alone[0].tobytes() for batch in inputs):
         raise AssertionError(f"{precision} logits depend on the batch")
-    times = take_turns([lambda b=b: tagger.forward(b) for b in inputs], options.turns, options.seconds)  # type: ignore[misc]
-    rates = [[size / t for t in own] for size, own in zip(sizes, times, strict=True)]
-    for size, own in zip(sizes, rates, strict=True):
+    times = time_interleaved([partial(tagger.forward, batch) for batch in inputs], options.turns, options.seconds)
+    for size, own in zip(sizes, times, strict=True):
         row = rows.write(
             measure="batch",
             engine="astfast",
@@ -75,14 +74,14 @@ def batches(precision: str, config: AstConfig, options: argparse.Namespace, rows
             threads=options.threads,
             batch=size,
             shape=[size, *distinct.shape[1:]],
-            clips_per_second=spread(own),
-            over_batch_1=spread([rate / one for rate, one in zip(own, rates[0], strict=True)]),
+            clips_per_second=spread([size / t for t in own]),
+            over_batch_1=speedup([size * t for t in times[0]], own),
         )
         print(f"{precision:<9} batch {size}: {row['over_batch_1'][1]:.3f} of the rate at 1", flush=True)
 
 
 def log_mel(config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
-    """One clip, one thread, against torchaudio.compliance.kaldi.fbank."""
+    """Writes a row: one clip on one thread, against torchaudio.compliance.kaldi.fbank."""
     import torch
     import torchaudio
 
@@ -111,7 +110,7 @@ def log_mel(config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
     error = float(np.abs(ours()[0, : len(expected)] - expected).max())
     if error > 1e-3:
         raise AssertionError(f"log-mel is {error} from torchaudio's")
-    mine, theirs = take_turns([ours, fbank], options.turns, options.seconds)
+    mine, theirs = time_interleaved([ours, fbank], options.turns, options.seconds)
     row = rows.write(
         measure="log-mel",
         engine="astfast",
@@ -122,7 +121,7 @@ def log_mel(config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
         max_error=error,
         seconds=spread(mine),
         torchaudio_seconds=spread(theirs),
-        speedup=spread([t / m for m, t in zip(mine, theirs, strict=True)]),
+        speedup=speedup(theirs, mine),
     )
     print(f"log-mel {1e3 * row['seconds'][1]:.3f} ms, {row['speedup'][1]:.1f}x torchaudio", flush=True)
 
@@ -133,17 +132,12 @@ def _load(options: argparse.Namespace, precision: str, count: int) -> astfast.Ta
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments.parser(__doc__, turns=5, seconds=0.5)
     parser.add_argument("--geometry", default="ast-base", choices=models.GEOMETRIES)
-    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: float32 and bfloat16")
-    parser.add_argument("--batch", action="append", type=int, metavar="N", help="beside 1 (default: 8 and 64)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="at most (default: 2)")
-    parser.add_argument("--turns", type=int, default=5, metavar="N", help="(default: 5)")
     parser.add_argument(
-        "--seconds", type=float, default=0.5, metavar="S", help="at least, of every turn (default: 0.5)"
+        "--precision", action="append", choices=precisions_of("cpu"), help="default: float32 and bfloat16"
     )
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"exported models (default: {CACHE})")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="results (default: one file a machine in results/)")
+    parser.add_argument("--batch", action="append", type=int, metavar="N", help="beside 1 (default: 8 and 64)")
     return parser
 
 

@@ -11,7 +11,8 @@ from astfast.commands import arguments
 from astfast.commands.terminal import print_text, print_warning, table
 
 if TYPE_CHECKING:
-    from astfast.benchmarking.compare import Row, Spread
+    from astfast.benchmarking.compare import Row
+    from astfast.benchmarking.timing import Spread
 
 BATCHES = (1, 8)
 COLUMNS = ("batch", "engine", "precision", "clips/s", "ms/clip", "speed-up over this engine", "error", "kernel / ISA")

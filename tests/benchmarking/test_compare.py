@@ -1,61 +1,99 @@
-"""Taking turns, agreement, and `astfast bench` on a tiny model."""
+"""Errors of logits, agreement, and `astfast bench` on a tiny model."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import astfast
+from astfast import backends
 from astfast.benchmarking import compare as bench
+from astfast.benchmarking.peers import EngineUnderTest
 from astfast.commands.main import main
+from astfast.errors import BackendError
 
 
-def test_turns_go_through_everything_forwards_and_backwards() -> None:
-    calls: list[str] = []
-    times = bench.take_turns([lambda: calls.append("a"), lambda: calls.append("b")], turns=3, seconds=0.0)
-    assert "".join(calls) == "aabb" + "bbaa" + "aabb"  # one unmeasured call, one measured, a turn
-    assert [len(own) for own in times] == [3, 3]
+def engine(name: str, precision: str, run: Callable[[np.ndarray], np.ndarray]) -> EngineUnderTest:
+    return EngineUnderTest(name, precision, "an ISA", "1", run)
 
 
-def test_a_turn_lasts_as_long_as_asked_and_gives_its_median() -> None:
-    clock = iter(np.cumsum([0, 1, 0, 9, 0, 2, 0, 5]))  # calls of 1, 9, 2 and 5 seconds
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench.time, "perf_counter", lambda: float(next(clock)))
-        assert bench.take_turns([lambda: None], turns=1, seconds=11.0) == [[2.0]]
-        assert next(clock) == 12  # the fourth call was not made: 12 s are enough
+def test_errors_of_logits() -> None:
+    exact = np.float32([[3.0, -4.0]])
+    assert bench.logit_error(exact, exact) == (0.0, 0.0, 4.0)
+    assert bench.logit_error(np.float32([[3.0, -4.5]]), exact) == pytest.approx((0.1, 0.5, 4.0))
 
 
-def test_spread_is_in_order() -> None:
-    assert bench.spread([5.0, 1.0, 4.0, 2.0, 3.0, 0.0]) == (1.0, 2.5, 4.0)
-    assert bench.spread([7.0]) == (7.0, 7.0, 7.0)
+@pytest.mark.parametrize("backend", backends.BACKENDS)
+def test_every_precision_has_a_bar_of_agreement(backend: str) -> None:
+    precisions = bench.precisions_of(backend)
+    assert precisions
+    assert not set(precisions) - bench.AGREEMENT.keys()
 
 
-def test_relative_error() -> None:
-    exact = np.float32([[3.0, 4.0]])
-    assert bench.relative_error(exact, exact) == 0.0
-    assert bench.relative_error(np.float32([[3.0, 4.5]]), exact) == pytest.approx(0.1)
+def test_every_bar_of_agreement_is_of_a_precision() -> None:
+    known = {precision for backend in backends.BACKENDS for precision in bench.precisions_of(backend)}
+    assert bench.AGREEMENT.keys() == known
 
 
-def test_an_engine_that_does_not_agree_is_named_and_not_timed() -> None:
+@pytest.mark.parametrize("precision", bench.AGREEMENT)
+def test_agreement_at_the_bar_and_past_it(precision: str) -> None:
+    """float8, too, whose bar was missing once."""
+    exact, bar = np.ones((1, 4), np.float32), bench.AGREEMENT[precision]
+    offs = (0.99 * bar, 1.01 * bar, float("nan"))
+    checked = bench.check([engine("e", precision, lambda x, off=off: exact * (1 + off)) for off in offs], exact, exact)
+    assert [entry.agrees for entry in checked] == [True, False, False]
+
+
+def test_an_engine_that_does_not_agree_is_not_timed() -> None:
     exact = np.ones((1, 4), np.float32)
-    calls = {"right": 0, "wrong": 0}
+    calls = {"right": 0, "wrong": 0, "alongside": 0}
 
-    def contender(name: str, off: float) -> bench.Contender:
+    def counted(name: str, factor: float) -> EngineUnderTest:
         def run(features: np.ndarray) -> np.ndarray:
             calls[name] += 1
-            return exact * (1 + off)
+            return factor * features
 
-        return bench.Contender(name, "float32", "", "", run)
+        return engine(name, "float32", run)
 
-    said: list[str] = []
-    limit = bench.AGREEMENT["float32"]
-    both = [contender("right", 0.9 * limit), contender("wrong", 1.1 * limit)]
-    rows = list(bench._compare(both, exact, exact, 0.0, said.append))
-    assert [row.engine for row in rows] == ["right"]
-    assert calls["wrong"] == 1
-    assert len(said) == 1
-    assert "wrong float32" in said[0]
+    def alongside() -> None:
+        calls["alongside"] += 1
+
+    checked = bench.check([counted("wrong", 1.1), counted("right", 1.0)], exact, exact)
+    times = bench.time_engines(checked, exact, turns=3, seconds=0.0, alongside=[alongside])
+    assert times.keys() == {"right float32"}
+    assert len(times["right float32"]) == 3
+    assert calls == {
+        "right": 1 + 6,
+        "wrong": 1,
+        "alongside": 6,
+    }  # checked once; an unmeasured and a measured call a turn
+
+
+def test_measure_reports_an_engine_that_does_not_agree(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> list[EngineUnderTest]:
+        return [engine("broken", "float32", lambda features: np.ones((len(features), 7), np.float32))]
+
+    monkeypatch.setattr(bench, "missing_packages", lambda *_: ["openvino"])
+    monkeypatch.setattr(bench, "transformers_engines", broken)
+    monkeypatch.setattr(bench, "convert", lambda *_, **__: None)
+    reports: list[str] = []
+    rows = list(bench.measure(tiny_model, ["float32"], [1], 1, 0.0, reports.append))
+    assert [row.engine for row in rows] == ["astfast"]
+    assert len(reports) == 2
+    assert "need openvino: not installed" in reports[0]
+    assert "broken float32 left out: its logits are off by" in reports[1]
+
+
+def test_a_precision_that_can_not_run_is_reported_or_raises(tiny_model: Path) -> None:
+    reports: list[str] = []
+    found = list(bench.astfast_engines(tiny_model, ["float8", "float32"], 1, reports.append))
+    assert [entry.name for entry in found] == ["astfast float32"]
+    assert len(reports) == 1
+    assert reports[0].startswith("astfast float8 left out: ")
+    with pytest.raises(BackendError):
+        list(bench.astfast_engines(tiny_model, ["float8"], 1))
 
 
 def test_command_line(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

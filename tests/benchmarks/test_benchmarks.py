@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from astfast.backends.cpu.ops import CpuOps
 from astfast.backends.cpu.tiers import choose_tier
 from astfast.backends.reference import ReferenceOps
-from astfast.benchmarking.compare import Contender
+from astfast.benchmarking.peers import EngineUnderTest
 from astfast.models import recognise as checkpoint
 from astfast.models.ast import forward as ast
 from benchmarks import (
     models,
+    one_clip,
     op_calls,
     pages,
     peaks,
     peers,
     report,
     rows,
+    run_gpu,
     run_model,
     run_ops,
     run_pipeline,
@@ -33,6 +36,7 @@ from benchmarks import (
 from benchmarks.op_calls import op_cases
 
 COMMON = {"benchmark", "commit", "date", "machine", "cpu", "versions", "threads", "background", "stolen"}
+SCRIPTS = (one_clip, report, run_gpu, run_model, run_ops, run_pipeline, run_process, run_scaling)
 QUICK = ["--turns", "1", "--seconds", "0"]
 ALONE = ["--threads", "1", *QUICK]  # other tests may run beside
 
@@ -51,6 +55,14 @@ def run(script: Any, cache: Path, out: Path, *arguments: str) -> list[dict[str, 
         assert 0 <= row["background"] <= 1
         assert 0 <= row["stolen"] <= 1
     return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_start(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        script.main(["--help"])
+    assert not stopped.value.code
+    assert f"python -m {script.__name__} " in capsys.readouterr().out
 
 
 def test_operations_are_those_that_torch_counts(cache: Path) -> None:
@@ -124,8 +136,8 @@ def test_model_rows(cache: Path, tmp_path: Path) -> None:
 def test_a_peer_that_disagrees_is_reported_and_not_timed(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(setup: peers.Setup) -> Contender:
-        return Contender("broken", "float32", "", "", lambda features: np.zeros((len(features), 10), np.float32))
+    def broken(setup: peers.Setup) -> EngineUnderTest:
+        return EngineUnderTest("broken", "float32", "", "", lambda features: np.zeros((len(features), 10), np.float32))
 
     monkeypatch.setitem(peers.PEERS, "broken float32", ((), broken))
     arguments = ["--batch", "1", "--peer", "broken float32", "--precision", "float32", *ALONE]
@@ -159,10 +171,10 @@ def test_peers_agree(name: str, package: str, batch: int, cache: Path) -> None:
     setup = peers.Setup(models.checkpoint("tiny", cache), config, batch, 2, cache)
     features = models.features(batch, config)
     [exact] = [c.run(features) for c in peers.make(["transformers float32"], setup)]
-    [contender] = peers.make([name], setup)
-    limit = {"float32": 1e-5, "bfloat16": 0.02, "int8": 0.1}[contender.precision]
-    assert np.linalg.norm(contender.run(features) - exact) <= limit * np.linalg.norm(exact)
-    assert contender.isa
+    [engine] = peers.make([name], setup)
+    limit = {"float32": 1e-5, "bfloat16": 0.02, "int8": 0.1}[engine.precision]
+    assert np.linalg.norm(engine.run(features) - exact) <= limit * np.linalg.norm(exact)
+    assert engine.isa
 
 
 def test_op_rows(cache: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """benchmarks/run_gpu.py from end to end on a CPU: every section writes its rows, a failing part stops none."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,17 +90,10 @@ def test_a_section_that_takes_its_process_along_or_hangs_stops_no_other(tmp_path
 
 
 @pytest.mark.slow
-def test_the_command_as_make_gpu_runs_it(tmp_path: Path) -> None:
-    """No installation: links to the checkout; each section a process of its own."""
-    links = tmp_path / "links"
-    links.mkdir()
-    subprocess.run(["cp", "-rs", ROOT / "astfast", links], check=True)
-    (links / "astfast" / "kernels").symlink_to(ROOT / "kernels")
-    for folder in ("benchmarks", "tests", "samples"):
-        (links / folder).symlink_to(ROOT / folder)
-    command = [sys.executable, "-m", "benchmarks.run_gpu", "--dry-run", "--cache", tmp_path]
-    command += ["--out", tmp_path / "rows.jsonl"]
-    environment = {**os.environ, "PYTHONPATH": "."}
-    done = subprocess.run(command, cwd=links, env=environment, capture_output=True, text=True, check=False)
+def test_make_gpu(tmp_path: Path) -> None:
+    """Without an installation, from links to the checkout; each section a process of its own."""
+    options = f"--dry-run --cache {tmp_path} --out {tmp_path / 'rows.jsonl'}"
+    command = ["make", "gpu", f"PYTHON={sys.executable}", f"LINKS={tmp_path / 'links'}", f"GPU_OPTIONS={options}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "0 failures" in done.stdout
