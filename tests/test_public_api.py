@@ -70,7 +70,7 @@ def command_line() -> Iterator[str]:
 
     statuses = {value for name, value in vars(main).items() if name.isupper() and isinstance(value, int)}
     yield f"astfast, exit status {', '.join(map(str, sorted(statuses)))}"
-    yield from options(main._parser(), "astfast")
+    yield from options(main.parser(), "astfast")
 
 
 def options(parser: argparse.ArgumentParser, command: str) -> Iterator[str]:

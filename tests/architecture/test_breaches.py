@@ -142,7 +142,7 @@ INSIDE = [
         "import astfast.labels\nx = astfast.labels._read",
         "private name of another file: astf",
     ),
-    ("of a class", TAGGER, "x = AudioError._planted", "private name of another file: AudioError._planted"),
+    ("of a class", TAGGER, "x = TagOptions._planted", "private name of another file: TagOptions._planted"),
     ("a registry", MODELS, "from astfast.models import base\nbase.REGISTRY['planted'] = 1", "an effect of importing"),
     ("a registration", MODELS, "base.register(1)", "an effect of importing: base.register(1)"),
     (

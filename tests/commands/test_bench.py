@@ -3,7 +3,8 @@
 import pytest
 
 from astfast.backends import module_of
-from astfast.benchmarking.compare import Row, Spread
+from astfast.benchmarking.compare import Row
+from astfast.benchmarking.timing import Spread
 from astfast.commands import bench
 from astfast.commands.main import main
 
