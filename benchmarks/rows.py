@@ -1,4 +1,4 @@
-"""Results: one JSON line a measurement, each with everything that is needed to judge it and to make it again."""
+"""Benchmark results: one JSON line per measurement, with machine, versions, commit and CPU steal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+BENCHMARKS = ("model", "ops", "pipeline", "process", "scaling")  # that the report shows
 PACKAGES = ("numpy", "torch", "torchaudio", "transformers", "onnxruntime", "openvino", "nncf")
+
+Row = dict[str, Any]
+Results = dict[str, list[Row]]  # benchmark -> rows
 
 
 class Rows:
@@ -54,18 +58,18 @@ class Rows:
 
 
 class Background:
-    """How much of the machine's CPU time was not this process's, since this was made."""
+    """CPU time of the machine that other programs and the host of a virtual machine took, since construction."""
 
     def __init__(self) -> None:
         self._machine, self._own = _machine_seconds(), _own_seconds()
 
     def share(self) -> float:
-        """What other processes used, 0 to 1."""
+        """Share of other processes, 0 to 1."""
         busy, _, total = (now - then for now, then in zip(_machine_seconds(), self._machine, strict=True))
         return max(0.0, busy - (_own_seconds() - self._own)) / total if total > 0 else 0.0
 
     def stolen(self) -> float:
-        """What a virtual machine's host gave to others, 0 to 1: nothing that is done here changes it."""
+        """CPU steal: share that the host of a virtual machine gave to others, 0 to 1."""
         _, stolen, total = (now - then for now, then in zip(_machine_seconds(), self._machine, strict=True))
         return stolen / total if total > 0 else 0.0
 
@@ -125,7 +129,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of every package that has a part in a benchmark and is installed."""
+    """Versions of Python and of the installed packages that take part in benchmarks."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -136,10 +140,26 @@ def versions() -> dict[str, str]:
 
 
 def slug(text: str) -> str:
-    """For a file name."""
+    """Text as part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower().split(" (")[0]).strip("-")
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Row]:
     """The rows of a results file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def load(folder: Path, machine: str | None) -> dict[str, Results]:
+    """Machine -> results, those with the newest model benchmark first.
+
+    ``machine``: the only one to load, by its name in those of the files.
+    """
+    files = {tuple(path.stem.split("_", 1)): path for path in sorted(folder.glob("*_*.jsonl"))}
+    files = {key: path for key, path in files.items() if key[0] in BENCHMARKS and path.stat().st_size}
+    dates = {key: (key[0] == "model", read(path)[0]["date"]) for key, path in files.items()}
+    newest_first = dict.fromkeys(key[1] for key in sorted(files, key=dates.__getitem__, reverse=True))
+    return {
+        name: {benchmark: read(files[benchmark, name]) for benchmark in BENCHMARKS if (benchmark, name) in files}
+        for name in newest_first
+        if machine in (None, name)
+    }

@@ -1,6 +1,5 @@
 """The benchmarks' own machinery, on a tiny geometry and with one repetition."""
 
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +20,6 @@ from benchmarks import (
     models,
     one_clip,
     op_calls,
-    pages,
     peaks,
     peers,
     report,
@@ -226,63 +224,3 @@ def test_pipeline_rows(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert stages.keys() >= {"decode", "resample", "front end", "model", "classify, one file", "stream, a file"}
     assert stages["transformers pipeline"]["first_tag_agrees"]
     assert all(row["seconds"][1] > 0 for row in found)
-
-
-def fake_results(folder: Path, background: float) -> None:
-    common = {
-        "commit": "abc",
-        "date": "2026-01-01T00:00:00+00:00",
-        "machine": "2 cores",
-        "cpu": "Some CPU",
-        "versions": {"python": "3.11"},
-        "threads": 2,
-        "background": background,
-        "stolen": 0.25,
-        "geometry": "ast-base",
-        "weights": "plain",
-        "relative_error": 0.004,
-        "isa": "amx",
-        "clips_per_second": [3.0, 4.0, 5.0],
-    }
-    ours = {"engine": "astfast", "dtype": "bfloat16", "speedup": {"openvino bfloat16": [1.1, 1.25, 1.3]}}
-    written = [
-        {**common, "benchmark": "model", "batch": batch, **engine}
-        for batch in (1, 8)
-        for engine in (ours, {"engine": "openvino", "dtype": "bfloat16"})
-    ]
-    folder.mkdir(exist_ok=True)
-    (folder / "model_some-cpu.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
-
-
-def test_report_writes_between_the_markers(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the plots need matplotlib")
-    fake_results(tmp_path / "results", background=report.BUSY)
-    other = (tmp_path / "results" / "model_some-cpu.jsonl").read_text().replace("Some CPU", "Older CPU")
-    (tmp_path / "results" / "model_older-cpu.jsonl").write_text(other.replace("2026-", "2025-"))
-    readme = tmp_path / "README.md"
-    begin, end = pages.markers("benchmarks")
-    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    places = ["--results", str(tmp_path / "results"), "--readme", str(readme), "--docs", str(tmp_path / "docs")]
-    report.main(places)
-    text = readme.read_text()
-    assert text.startswith(f"before\n{begin}\n")
-    assert text.endswith(f"{end}\nafter\n")
-    assert "old\n" not in text
-    assert text.index("**Some CPU, ") < text.index("**Older CPU, ")
-    assert "| openvino | bfloat16 | 4 (3 to 5) | 4 (3 to 5) | 1.25x (1.10 to 1.30) | 1.25x (1.10 to 1.30) |" in text
-    assert "Its host gave up to 25% of its time to others meanwhile." in text
-    assert (tmp_path / "docs" / "clips_per_second_ast_base_some-cpu.svg").stat().st_size > 1000
-    report.main(places)
-    assert readme.read_text() == text
-
-
-def test_report_refuses_results_measured_beside_other_work(tmp_path: Path) -> None:
-    fake_results(tmp_path / "results", background=report.BUSY + 0.001)
-    with pytest.raises(SystemExit, match=r"model \(5%\)"):
-        report.main(["--results", str(tmp_path / "results")])
-
-
-def test_report_refuses_a_file_without_markers(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(" ".join(reversed(pages.markers("benchmarks"))))
-    with pytest.raises(ValueError, match=r"README\.md has no"):
-        pages.write_section(tmp_path / "README.md", "benchmarks", "text")
