@@ -12,7 +12,8 @@ from astfast.backends.cuda import packing as cuda_packing
 from astfast.kernels import attention, linear
 from astfast.kernels.tuning import Tile
 from tests.cases import gpu_cases
-from tests.cases.gpu_cases import Case, normal, stream, sums_of_squares, unwritten
+from tests.cases.gpu_cases import Case, any_order, normal, of_squares, stream, sums_of_squares, unwritten
+from tests.cases.plain_torch import PlainTorch
 
 FLOAT8 = torch.float8_e4m3fn
 gpu_cases.EPSILON[FLOAT8] = 2.0**-4
@@ -55,8 +56,10 @@ def norm_linear(
         weight_scale=weight_scale.to(device),
         gain=gain,
     )
-    peer = product(dtype).to(out.dtype)
-    return Case(launch, {"out": out}, {"out": product(torch.float64)}, {"out": peer})
+    with PlainTorch():
+        peer = product(dtype).to(out.dtype)
+    summation = gain * any_order(quantised.double() * left, weight.double() * weight_scale[:, None])
+    return Case(launch, {"out": out}, {"out": product(torch.float64)}, {"out": peer}, {"out": summation})
 
 
 def linear_residual(
@@ -76,8 +79,10 @@ def linear_residual(
     product = x.double() @ weight.double().T * weight_scale
     exact = residual[:, :rows].double() + scale * product + bias.double()
     wide = torch.float32 if dtype == torch.float16 else dtype
-    coarse = F.linear(x.to(wide), weight.to(wide)).float() * weight_scale
-    peer = residual[:, :rows] + (scale * coarse + bias).to(dtype)
+    with PlainTorch():
+        coarse = F.linear(x.to(wide), weight.to(wide)).float() * weight_scale
+        peer = residual[:, :rows] + (scale * coarse + bias).to(dtype)
+    summation = any_order(x.double(), weight.double() * weight_scale[:, None], scale)
     new = residual.to(device).clone()
     sumsq = unwritten((clips, tokens, linear.statistics_parts(n)), torch.float32, device)
     launch = linear.linear_residual(
@@ -96,6 +101,7 @@ def linear_residual(
         {"stream": new[:, :rows], "sumsq": sumsq[:, :rows]},
         {"stream": exact, "sumsq": sums_of_squares(exact)},
         {"stream": peer, "sumsq": sums_of_squares(peer)},
+        {"stream": summation, "sumsq": of_squares(exact, summation)},
     )
 
 
@@ -108,4 +114,4 @@ def attention_(
     launch = attention.attention(
         case.launch.args["q_ptr"], case.launch.args["kv_ptr"], out, heads=heads, precision="ieee", tile=tile
     )
-    return Case(launch, {"out": out}, case.exact, {"out": case.peer["out"].to(FLOAT8)})
+    return Case(launch, {"out": out}, case.exact, {"out": case.peer["out"].to(FLOAT8)}, case.summation)
