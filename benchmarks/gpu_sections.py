@@ -22,19 +22,18 @@ from astfast.backends.cuda import backend
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.cuda.target import has_float8
 from astfast.benchmarking.peers import transformers_model
-from astfast.engines.eager import EagerEngine
+from astfast.engines.base import Engine
 from astfast.engines.load import engine_for
 from astfast.front_end import KaldiFbank
 from astfast.kernels import launch, tuning
-from astfast.models import recognise as checkpoint
-from astfast.models.ast import forward as ast
+from astfast.models import recognise
+from astfast.models.base import Checkpoint
 from benchmarks import gpu_model, models
 from benchmarks.rows import ROOT
 from tests import launchers
 from tests.cases import float8_cases, gpu_cases
 
 TESTS = ROOT / "tests"
-PRECISIONS = ("bfloat16", "float16", "float32")
 BATCHES = (1, 8, 32, 64)
 TOP_K = 5
 
@@ -55,22 +54,25 @@ class Bench:
 
     @property
     def precisions(self) -> tuple[str, ...]:
+        """What the backend computes in on this GPU, the fastest 16-bit one first, while there is time."""
         if self.dry_run:
             return ("float32",)
-        return (*PRECISIONS, "float8") if has_float8(self.ops(1, "bfloat16").target.arch) else PRECISIONS
+        float8 = has_float8(self.ops(1, self.fastest).target.arch)
+        found = [name for name in backend.precisions() if name != "float8" or float8]
+        return tuple(sorted(found, key=lambda name: name != self.fastest))
 
     @property
     def fastest(self) -> str:
-        """The type that GPUs are compared in; what the interpreter computes, in a dry run."""
-        return self.precisions[0]
+        """The precision that engines are compared in; in a dry run, the one that the interpreter computes."""
+        return "float32" if self.dry_run else backend.fastest_precision()
 
     def ops(self, heads: int, precision: str) -> CudaOps:
         """The backend with its own kernels only, unchecked."""
         where = {"launcher": self.launcher, "target": self.target, "tiles": self.tiles}
         return CudaOps(heads, precision, self.device, **where)
 
-    def engine(self, precision: str) -> EagerEngine:
-        """What a user gets: graphs, and torch's own op for a kernel that is wrong or slower."""
+    def engine(self, precision: str) -> Engine:
+        """The engine that users get: CUDA graphs, and PyTorch's own op for a kernel that is wrong or slower."""
         loaded = self.loaded()
         heads = loaded.config.num_attention_heads
         ops = self.ops(heads, precision) if self.dry_run else backend.open(heads, precision, self.device)
@@ -79,8 +81,8 @@ class Bench:
     def folder(self) -> Path:
         return models.checkpoint(self.geometry, self.cache, outliers=True)
 
-    def loaded(self) -> checkpoint.Checkpoint:
-        return checkpoint.load(self.folder())
+    def loaded(self) -> Checkpoint:
+        return recognise.load(self.folder())
 
     def features(self, batch: int) -> torch.Tensor:
         """Noise, as loud as normalised spectrograms are, [batch, frames, mels] float32."""
@@ -203,17 +205,17 @@ def gpu_tests(bench: Bench) -> Iterator[dict[str, Any]]:
 def _forward(bench: Bench, precision: str, batch: int) -> tuple[CudaOps, Callable[[], Any]]:
     """(backend, one batch of int16 waveforms on the device to logits on the device)."""
     loaded = bench.loaded()
-    config = loaded.config
+    config, family = loaded.config, loaded.family
     ops = bench.ops(config.num_attention_heads, precision)
-    weights = ast.pack(ops, loaded.weights)
-    ws = {name: ops.empty((batch, *shape), kind) for name, (shape, kind) in ast.workspace(config).items()}
+    weights = family.pack(ops, loaded.weights)
+    ws = {name: ops.empty((batch, *shape), kind) for name, (shape, kind) in family.workspace(config).items()}
     samples = config.front_end.input_samples
     waves = torch.randint(-3000, 3000, (batch, samples), dtype=torch.int16, device=bench.device)
     lengths = torch.full((batch,), samples, dtype=torch.int32, device=bench.device)
 
     def forward() -> Any:
         spectrogram = ops.log_mel_on_device(waves, lengths, config.front_end, ws["spectrogram"])
-        return ast.forward(ops, weights, spectrogram, ws)
+        return family.forward(ops, weights, spectrogram, ws)
 
     return ops, forward
 
@@ -348,7 +350,7 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
                 if samples == "int16":
                     waves = [(32767 * wave).astype(np.int16) for wave in waves]
 
-                def measure(engine: EagerEngine = engine, waves: list[Any] = waves) -> dict[str, Any]:
+                def measure(engine: Engine = engine, waves: list[Any] = waves) -> dict[str, Any]:
                     seconds = bench.seconds_on_the_host(lambda: engine.top_k(waves, TOP_K, "sigmoid"))
                     scores, labels = engine.top_k(waves[:1], TOP_K, "sigmoid")
                     assert np.isfinite(scores).all(), "scores are not finite"

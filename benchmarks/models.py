@@ -1,7 +1,7 @@
-"""What is measured: published geometries with random weights that are hard enough, their inputs, their work.
+"""Benchmark models and inputs: published geometries with random weights, synthetic clips, operation counts.
 
-No weights can be downloaded where benchmarks run, and speed does not depend on them; whether results agree does, so the
-weights are neither zero-mean toys nor small: attention is peaked, norms differ by channel, biases matter.
+No weights can be downloaded where benchmarks run, and speed does not depend on them. Agreement between engines does, so
+the weights are as hard as trained ones: attention is peaked, norms differ by channel, biases matter.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from astfast.engines.base import FloatArray
 from astfast.front_end import KaldiFbank
-from astfast.models.ast.config import AstConfig
-
-FloatArray = NDArray[np.float32]
+from astfast.models.ast.config import PREFIX, AstConfig
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What sets a published model apart from the others, under the names of its Hugging Face config."""
+    """Sizes of a published model, under the names of its Hugging Face config."""
 
     num_labels: int
     max_length: int  # frames
@@ -33,7 +31,7 @@ class Geometry:
     intermediate_size: int = 3072
 
     def model_config(self) -> AstConfig:
-        """The same as astfast's config."""
+        """The config of the same sizes in astfast."""
         return AstConfig(
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
@@ -61,7 +59,7 @@ GEOMETRIES = {
 
 
 def checkpoint(geometry: str, cache: Path, outliers: bool = False) -> Path:
-    """A Hugging Face folder with random weights of this geometry, made once and kept in ``cache``.
+    """Folder of a random Hugging Face checkpoint of this geometry, written once and kept in ``cache``.
 
     With ``outliers`` some channels are many times larger than the others, as in trained transformers, which is what
     makes int8 hard.
@@ -104,7 +102,7 @@ def _normal(like: Any) -> Any:
 
 
 def waves(count: int, config: AstConfig, seed: int = 0) -> list[FloatArray]:
-    """Clips that fill the model's input: harmonics that glide, bursts of noise, some hum; no two alike."""
+    """Synthetic clips that fill the model's input: gliding harmonics, bursts of noise, hum; no two alike."""
     rng = np.random.default_rng(seed)
     rate = config.front_end.sampling_rate
     t = np.arange(config.front_end.input_samples) / rate  # seconds
@@ -127,13 +125,13 @@ def features(count: int, config: AstConfig, seed: int = 0) -> FloatArray:
 
 
 def operations(config: AstConfig) -> float:
-    """Multiplications and additions of one clip's matrix products, with what the last layer need not compute left out.
+    """Multiplications and additions in the matrix products of one clip, without those that the last layer can skip.
 
     242e9 for AST-base; 261e9 if the last layer is computed in full.
     """
     t, d, m = config.num_tokens, config.hidden_size, config.intermediate_size
-    rows = 2  # cls and dist
-    patches = 2 * (t - 2) * config.patch_size**2 * d
+    rows = len(PREFIX)
+    patches = 2 * (t - rows) * config.patch_size**2 * d
     layer = 2 * t * (4 * d * d + 2 * d * m) + 4 * t * t * d
     last = 2 * t * 2 * d * d + 2 * rows * (2 * d * d + 2 * d * m) + 4 * rows * t * d
     return float(patches + (config.num_hidden_layers - 1) * layer + last + 2 * d * config.num_labels)
