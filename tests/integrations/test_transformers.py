@@ -17,6 +17,7 @@ import astfast
 from astfast.errors import AstfastError, AudioError, BackendError, CheckpointError
 from tests import ROOT
 from tests.cases import checkpoints
+from tests.cases.plain_torch import PlainTorch
 
 SAMPLES = ROOT / "samples"
 
@@ -59,11 +60,13 @@ def test_logits_are_the_models_own(config: dict) -> None:
 
 
 def test_bfloat16_model(model: torch.nn.Module) -> None:
-    """Its error against float64 is at most twice that of the model's own forward in bfloat16."""
-    x = features(model)
+    """Its error against float64 is at most twice that of the model's own forward in bfloat16, by ops that round alike
+    on any machine, over enough clips for chance not to matter."""
+    x = features(model, clips=8)
     exact = own(copy.deepcopy(model).double(), x.double()).logits
     model.bfloat16()
-    error = (own(model, x.bfloat16()).logits.double() - exact).abs().max()
+    with PlainTorch():
+        error = (own(model, x.bfloat16()).logits.double() - exact).abs().max()
     output = astfast.accelerate(model)(x.bfloat16()).logits
     assert output.dtype == torch.bfloat16
     assert model.forward.engine().ops.precision == "bfloat16"

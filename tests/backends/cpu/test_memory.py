@@ -13,6 +13,7 @@ import astfast
 from astfast import backends
 from tests.cases import checkpoints
 
+LEAK = 2**20  # bytes
 PRECISIONS = backends.module_of("cpu").precisions()
 
 
@@ -23,23 +24,31 @@ def resident_bytes() -> int:
 
 
 def growth(folder: Path, precision: str, calls: int) -> int:
-    """Bytes by which resident memory grows over so many calls on batches of all sizes, after a tenth more of them."""
+    """Bytes by which resident memory grows over so many calls on batches of all sizes, after a tenth more of them: the
+    least of three times, if the first is not below LEAK. What is lost is lost each time; a larger page (2 MiB where the
+    system gives them unasked) or another thread's arena comes once."""
     tagger = astfast.load(folder, device="cpu", precision=precision, threads=2)
     longest = tagger.config.front_end.input_samples
     rng = np.random.default_rng(0)
-    before = 0
-    for call in range(calls + calls // 10):
-        if call == calls // 10:
-            before = resident_bytes()
-        sizes = rng.integers(1, longest, 4 if call < calls // 10 else rng.integers(1, 5))
-        tagger.classify([0.1 * rng.standard_normal(n).astype(np.float32) for n in sizes], sampling_rate=16_000)
-    return resident_bytes() - before
+
+    def run(count: int, clips: int | None = None) -> None:
+        for _ in range(count):
+            sizes = rng.integers(1, longest, clips or rng.integers(1, 5))
+            tagger.classify([0.1 * rng.standard_normal(n).astype(np.float32) for n in sizes], sampling_rate=16_000)
+
+    run(calls // 10, clips=4)
+    grown = []
+    while len(grown) < 3 and min(grown, default=LEAK) >= LEAK:
+        before = resident_bytes()
+        run(calls)
+        grown.append(resident_bytes() - before)
+    return min(grown)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_memory_does_not_grow(tmp_path: Path, precision: str) -> None:
     folder = checkpoints.write_v4(checkpoints.random_model(), tmp_path)
-    assert growth(folder, precision, 200) < 2**20
+    assert growth(folder, precision, 200) < LEAK
 
 
 @pytest.mark.slow
@@ -48,7 +57,7 @@ def test_memory_does_not_grow_over_a_thousand_calls(tmp_path: Path, precision: s
     sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_hidden_layers": 4}
     model = checkpoints.random_model(**sizes, max_length=128, num_mel_bins=128, num_labels=35)
     folder = checkpoints.write_v4(model, tmp_path)
-    assert growth(folder, precision, 1000) < 2**20
+    assert growth(folder, precision, 1000) < LEAK
 
 
 LOAD = """
