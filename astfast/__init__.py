@@ -53,20 +53,22 @@ def load(
 ) -> Tagger:
     """Loads a checkpoint and returns the tagger that runs it.
 
-    ``model``: hub id, local folder (Hugging Face layout), .safetensors or .pth file, a list of any of these (an
-    ensemble: the mean of the members' probabilities), or None for the built-in model (50 everyday sounds).
-    ``device``: "auto", "cpu", "cuda", "cuda:N", or a list of GPUs that share every batch. ``backend``: "auto", "cpu",
-    "cuda", "reference".
-    ``precision``: "float32", "bfloat16", "float16" (GPU), "int8" (CPU), "float8" (GPU of compute capability 8.9 or
-    newer), or "auto": the fastest 16-bit type that the hardware has if scores stay within 0.01 of float32's on check
-    inputs. The 8-bit ones are coarser and never taken unasked.
-    ``threads``: of the CPU engine (default: all cores). ``batch_size``: clips that go through the model together.
-    ``deterministic``: on a GPU, nothing is chosen by how fast it was, and the batch size changes no bit of a score.
-    ``revision``, ``cache_dir``, ``local_files_only``: as in huggingface_hub. ``labels``: names for the outputs, in
-    order, or a file of them. ``config``: overrides under the names of the Hugging Face config and preprocessor config,
-    such as ``time_stride``, ``max_length``, ``mean``, ``std``.
+    - ``model``: hub id, local folder in Hugging Face layout, .safetensors or .pth file, or a list of these (an
+      ensemble: the mean of the members' probabilities). None, the default, is the built-in model (50 everyday sounds).
+    - ``device``: "auto" (default), "cpu", "cuda", "cuda:N", or a list of GPUs that share every batch.
+    - ``precision``: "float32", "bfloat16", "float16" (GPU), "int8" (CPU), "float8" (GPU of compute capability 8.9 or
+      newer), or "auto" (default): the fastest 16-bit type of the hardware if scores stay within 0.01 of float32's on
+      check inputs, else float32. 8-bit types are coarser and must be asked for.
+    - ``backend``: "auto" (default), "cpu", "cuda" or "reference".
+    - ``threads``: of the CPU backend; default: ASTFAST_NUM_THREADS, else all physical cores.
+    - ``batch_size``: clips that go through the model together; "auto" (default) is the backend's choice.
+    - ``deterministic``: on a GPU, no kernel is chosen by its time, and the batch size changes no bit of a score.
+    - ``revision``, ``cache_dir``, ``local_files_only``: as in huggingface_hub.
+    - ``labels``: names of the outputs in order, or a file of them; default: those of the checkpoint.
+    - ``config``: overrides under the names of the Hugging Face config and preprocessor config, such as
+      ``time_stride``, ``max_length`` (frames), ``mean``, ``std``.
 
-    Raises CheckpointError, BackendError, or TypeError for an unknown keyword.
+    Raises CheckpointError, BackendError, ValueError for an impossible value, TypeError for an unknown keyword.
     """
     from astfast.engines.load import LoadArguments
     from astfast.tagging.tagger import Tagger
@@ -94,31 +96,31 @@ def load(
 def accelerate(
     model: Any, *, precision: str = "auto", threads: int | None = None, batch_size: int | None = None
 ) -> Any:
-    """Gives a transformers ``ASTForAudioClassification`` astfast's forward, in place, and returns it.
+    """Gives a transformers ``ASTForAudioClassification`` astfast's forward, in place, and returns the model.
 
-    Inputs and outputs stay those of the model: ``input_values`` [B, max_length, num_mel_bins] on its device, ``labels``
-    and the loss, ``return_dict``; logits in its dtype. It runs on the native engine on a CPU, on the GPU backend on
-    CUDA, with the weights, geometry and epsilons of the live model; weights that change later are packed anew at the
-    next call (but for writes through ``parameter.data``, which nobody can see). In training mode the model runs its
-    own forward, with one warning. Hooks on its inner modules are not called.
+    - ``model``: on one CPU or GPU. Inputs and outputs stay those of transformers: ``input_values`` [B, max_length,
+      num_mel_bins] on its device, ``labels`` and the loss, ``return_dict``; logits [B, L] in its dtype.
+    - ``precision``: as in ``load``; "auto" (default) is the model's own dtype, or float32 if the backend lacks it.
+    - ``threads``, ``batch_size``: as in ``load``; None (default) is the backend's choice.
 
-    ``precision``: "auto" is the model's own dtype, or float32 where the backend has no such; else as in ``load``, as
-    are ``threads`` and ``batch_size``. ``restore`` undoes it.
+    Weights, geometry and epsilons are those of the live model; weights that change later are packed anew at the next
+    call (except for writes through ``parameter.data``, which torch does not count). In training mode the model runs its
+    own forward, with one warning. Hooks on its inner modules are not called. ``restore`` undoes it.
 
     Raises TypeError for another kind of model, CheckpointError for one with other weights than an AST's (an adapter's,
     quantised ones), BackendError for a device or precision that can't run; a call raises AstfastError for what only
     the model's own forward can do: output_hidden_states, output_attentions, an attention_mask, gradients.
     """
-    from astfast.integrations import transformers as drop_in
+    from astfast.integrations import transformers
 
-    return drop_in.accelerate(model, precision, threads, batch_size)
+    return transformers.accelerate(model, precision, threads, batch_size)
 
 
 def restore(model: Any) -> Any:
     """Gives a model its own forward back and returns it; AstfastError for one that is not accelerated."""
-    from astfast.integrations import transformers as drop_in
+    from astfast.integrations import transformers
 
-    return drop_in.restore(model)
+    return transformers.restore(model)
 
 
 def convert(

@@ -1,5 +1,5 @@
 // Power spectra of frames of 400 samples every 160 by transforms of 512 points: those of 16 kHz, which all published
-// checkpoints hear. In float32 but for the mean. Any other size is spectrum-inl.h's.
+// checkpoints expect. In float32 but for the mean. Any other size is spectrum-inl.h's.
 //
 // The points are 32 rows of 16. With n = 16 a + b, k = c + 32 d and W(x) = exp(-2 pi i x),
 //   X[k] = sum over b of W(b d / 16) W(b c / 512) Z[b, c],  Z[b, c] = sum over a of x[n] W(a c / 32),

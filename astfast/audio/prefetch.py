@@ -53,11 +53,11 @@ def iter_windows(inputs: Iterable[Any], options: ReadOptions) -> Iterator[tuple[
         yield index, window
 
 
-def truncated(name: str, duration: float | None, heard: float) -> Note:
-    """The note on an input of ``duration`` seconds (None: unknown) of which only the first ``heard`` are read."""
+def truncated(name: str, duration: float | None, used: float) -> Note:
+    """The note on an input of ``duration`` seconds (None: unknown) of which only the first ``used`` are read."""
     length = "longer" if duration is None else f"{duration:.1f} s long"
     return Note(
-        f"{name} is {length} and only its first {heard:.2f} s are heard: pass window= (in seconds) to "
+        f"{name} is {length} and only its first {used:.2f} s are used: pass window= (in seconds) to "
         "tag all of it (shown once per call)"
     )
 

@@ -65,7 +65,7 @@ class Tagger:
         - ``sampling_rate``: of bare arrays, Hz; the model's own is assumed, with a warning, where it is missing.
         - ``top_k``: tags a clip (default 5), None for all labels; ``threshold``: only scores of at least this.
         - ``activation``: "auto" (what the checkpoint was trained with), "sigmoid", "softmax" or "none".
-        - ``window``, ``hop``: seconds. Without a window only as much of each clip is heard as the model reads at a
+        - ``window``, ``hop``: seconds. Without a window only as much of each clip is used as the model reads at a
           time, and a longer clip warns; with it, windows every ``hop`` seconds (default: the window) are scored.
         - ``aggregate``: "mean" or "max" of the windows' scores.
         - ``on_error``: "raise", or "return" ``{"error": message}`` for a bad input and the tags of all others.

@@ -67,7 +67,7 @@ def test_int16_arrays_go_up_as_they_are(tagger: astfast.Tagger, engine: CudaGrap
     assert bad[0] == tagger.classify(exact[0], sampling_rate=16000)
     assert "no samples" in bad[1]["error"]
     long = np.concatenate([samples[0]] * 2)
-    with pytest.warns(UserWarning, match=r"<array> is 1\.4 s long and only its first 0\.78 s are heard"):
+    with pytest.warns(UserWarning, match=r"<array> is 1\.4 s long and only its first 0\.78 s are used"):
         assert tagger.classify(long, sampling_rate=16000) == tagger.classify(
             long[: tagger.config.front_end.input_samples], sampling_rate=16000
         )
@@ -84,7 +84,7 @@ def test_tensors_on_the_gpu_are_tagged_there(tagger: astfast.Tagger, runtime: Re
     expected = tagger.classify(here, sampling_rate=44100, top_k=2)
     assert [[tag["label"] for tag in clip] for clip in tags] == [[tag["label"] for tag in clip] for clip in expected]
     assert "upload" in runtime.log
-    with pytest.warns(UserWarning, match=r"<tensor> is 0\.8 s long and only its first 0\.78 s are heard"):
+    with pytest.warns(UserWarning, match=r"<tensor> is 0\.8 s long and only its first 0\.78 s are used"):
         tagger.classify(torch.zeros(2, 12800), sampling_rate=16000)
     clips[3, 7] = float("nan")
     with pytest.raises(AudioError, match="input 3, <tensor>: not finite"):
@@ -224,7 +224,7 @@ def test_only_the_beginning_of_a_long_array_is_read(tagger: astfast.Tagger, read
         messages.append([str(warning.message) for warning in caught])
     assert messages[0] == messages[1]
     assert len(read_on_the_host) == 3  # of the list
-    with pytest.warns(UserWarning, match="are heard"):
+    with pytest.warns(UserWarning, match="are used"):
         there = tagger.logits(torch.from_numpy(clips), sampling_rate=8000)
     with pytest.warns(UserWarning, match=r"<array> is 2\.0 s long and only its first"):
         np.testing.assert_array_equal(tagger.logits(clips, sampling_rate=8000), there)

@@ -40,8 +40,8 @@ def log_mel(
     power = ((late + early) @ cosines).square() + ((late - early) @ sines).square()  # [B, frames, bins]
     energy = power @ mel[:, :mels]  # [B, frames, mels]
     full = 1 + (lengths - frame_length).clamp(min=0) // frame_shift  # frames that hold sound, [B]
-    heard = torch.arange(frames, device=waves.device) < full[:, None]  # [B, frames]
-    y = torch.where(heard[..., None], energy.clamp(min=floor).log(), 0)
+    covered = torch.arange(frames, device=waves.device) < full[:, None]  # [B, frames]
+    y = torch.where(covered[..., None], energy.clamp(min=floor).log(), 0)
     return torch.mul(y - shift, scale, out=out)
 
 
