@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import os
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from astfast import notes
 from astfast.backends.cuda.ops import CudaOps
 from astfast.backends.cuda.resample import Resampler, can_resample
 from astfast.backends.cuda.runtime import Event
@@ -27,6 +27,7 @@ from astfast.engines.captured_graph import SLOTS, CapturedGraph, HostClips, Inpu
 from astfast.engines.postprocess import Postprocess, identity, top_k_postprocess
 from astfast.errors import BackendError
 from astfast.models.base import Model
+from astfast.notes import Note
 
 MAX_BUCKET = 64
 BATCHES_PER_CALL = 4  # so that uploads overlap with computing
@@ -206,12 +207,11 @@ class CudaGraphEngine(ModelEngine):
         self.buckets = tuple(b for b in self.buckets if b < bucket)
         if not self._warned:
             self._warned = True
-            warnings.warn(
+            message = (
                 f"{self.hardware}: not enough memory for {bucket} clips at a time, going on with {self.buckets[-1]}: "
-                "free some, or pass batch_size=",
-                RuntimeWarning,
-                stacklevel=2,
+                "free some, or pass batch_size="
             )
+            notes.show(Note(message), RuntimeWarning)
         return None
 
     def _graph(self, bucket: int, kind: InputKind, output: Output) -> CapturedGraph:
@@ -241,12 +241,11 @@ class CudaGraphEngine(ModelEngine):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            warnings.warn(
+            message = (
                 f"{self.hardware}: the model can't be captured in a CUDA graph, so that every kernel is launched from "
-                f"the host: {error}",
-                RuntimeWarning,
-                stacklevel=2,
+                f"the host: {error}"
             )
+            notes.show(Note(message), RuntimeWarning)
             replay = compute
         return CapturedGraph(self._runtime, inputs, ws[BUFFERS[output]], replay)
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "checkpoints": "errors",
     "models": "errors labels front_end ops checkpoints",
     "backends.cpu": "errors environment front_end ops _native",
-    "backends.cuda": "errors pcm cache front_end ops kernels",
+    "backends.cuda": "errors pcm notes cache front_end ops kernels",
     "backends.reference": "front_end ops",
     "backends": "errors notes ops",
     # what it does

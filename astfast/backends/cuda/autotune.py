@@ -9,17 +9,18 @@ may sum in a luckier order). Then both are timed on all clips. Results are kept 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from pathlib import Path
 
 import torch
 
+from astfast import notes
 from astfast.backends.cuda import autotune_cache
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.runtime import Runtime
 from astfast.errors import BackendError
 from astfast.kernels import launch
+from astfast.notes import Note
 
 CHECKED_CLIPS = 2
 ROUNDINGS = 10  # of a float32 sum: the square root of 96 blocks, in which 3,072 products are summed 32 at a time
@@ -108,7 +109,7 @@ class Autotuner:
     def _warn(self, about: str, message: str) -> None:
         if about not in self._warned:
             self._warned.add(about)
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            notes.show(Note(message), RuntimeWarning)
 
 
 def check(call: OpCall, launcher: launch.Launcher) -> str | None:
