@@ -57,6 +57,7 @@ IMPORTS = [
     ),
     ("the protocol, a backend", OPS, "from astfast.backends.cuda.ops import open_gpu", "ops is below backends.cuda"),
     ("checkpoints, an engine", SOURCES, "import astfast.engines.eager", "an import runs up: checkpoints is below eng"),
+    ("an engine, audio", EAGER, "from astfast.audio import windows", "engines may not import audio"),
     (
         "checkpoints, models",
         SOURCES,
