@@ -271,9 +271,13 @@ def log_mel_(
     window = torch.from_numpy(analysis_window(front_end.frame_length))
     mel = torch.from_numpy(mel_filters(front_end)[:, :-1].T.copy())
 
-    def spectrogram(dtype: torch.dtype) -> torch.Tensor:
+    def spectrogram(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """And what any order of summation may cost it: an amplitude, whose square is the energy, sqrt(K) roundings of
+        what a folded frame's K products sum to with random signs; a filter adds up bins whose errors are independent.
+        """
         out = torch.zeros(len(lengths), front_end.max_length, front_end.num_mel_bins, dtype=dtype)
-        for row, wave, length in zip(out, waves, lengths, strict=True):
+        cost = torch.zeros_like(out)
+        for row, order, wave, length in zip(out, cost, waves, lengths, strict=True):
             samples = wave[:length].to(dtype) / (32768 if integers else 1)
             samples = F.pad(samples, (0, max(0, front_end.frame_length - length)))
             frames = samples.unfold(0, front_end.frame_length, front_end.frame_shift)[: front_end.max_length]
@@ -282,9 +286,12 @@ def log_mel_(
             phase = 2 * torch.pi * torch.outer(torch.arange(front_end.frame_length), torch.arange(bins)).double()
             phase /= front_end.fft_length
             parts = frames @ phase.cos().to(dtype), frames @ phase.sin().to(dtype)
-            energy = (parts[0] ** 2 + parts[1] ** 2) @ mel.to(dtype)
-            row[: len(frames)] = energy.clamp(min=LOG_FLOOR).log()
-        return (out - front_end.shift) * front_end.scale
+            power = parts[0] ** 2 + parts[1] ** 2
+            energy = (power @ mel.to(dtype)).clamp(min=LOG_FLOOR)
+            row[: len(frames)] = energy.log()
+            amplitude = len(spectral) ** 0.5 * EPSILON[torch.float32] * frames.norm(dim=1, keepdim=True)
+            order[: len(frames)] = 2 * amplitude * (power @ mel.to(dtype) ** 2).sqrt() / energy
+        return (out - front_end.shift) * front_end.scale, cost * front_end.scale
 
     padded = F.pad(mel, (0, (1 << (front_end.num_mel_bins - 1).bit_length()) - front_end.num_mel_bins))
     out = unwritten((len(lengths), front_end.max_length, front_end.num_mel_bins), torch.float32, device)
@@ -304,11 +311,9 @@ def log_mel_(
         precision="ieee",
         tile=tile,
     )
-    # sqrt(K) roundings of an amplitude, twice that of its energy, hence of the logarithm, which is scaled.
-    summation = 2 * front_end.frame_length**0.5 * EPSILON[torch.float32] * front_end.scale
-    exact = spectrogram(torch.float64)
+    exact, summation = spectrogram(torch.float64)
     with PlainTorch():
-        peer = spectrogram(torch.float32)
+        peer, _ = spectrogram(torch.float32)
     return Case(launch, {"out": out}, {"out": exact}, {"out": peer}, {"out": summation})
 
 
