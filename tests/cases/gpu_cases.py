@@ -2,7 +2,8 @@
 
 A case is a launch, its outputs (NaN before it runs), the exact results in float64 and those of torch's ops in the same
 type, rounded alike on any machine (``PlainTorch``). A kernel passes if its error is at most twice theirs, plus one
-rounding of the largest result, plus what any order of summation may cost: theirs is the error of a few numbers.
+rounding of the largest result. Only sums of squares, pooling and the logarithms of almost empty mel bins, where theirs
+is the error of a few numbers, are allowed what any order of summation may cost, too.
 """
 
 import math
@@ -115,7 +116,7 @@ def norm_linear(
         precision=precision,
         tile=tile,
     )
-    return Case(launch, {"out": out}, {"out": exact}, {"out": peer}, {"out": any_order(normed, weight)})
+    return Case(launch, {"out": out}, {"out": exact}, {"out": peer})
 
 
 def linear_residual(
@@ -154,17 +155,8 @@ def linear_residual(
         {"stream": new[:, :rows], "sumsq": sumsq[:, :rows]},
         {"stream": exact, "sumsq": sums_of_squares(exact)},
         {"stream": peer, "sumsq": sums_of_squares(peer)},
-        {"stream": summation, "sumsq": of_squares(exact, summation)},
+        {"sumsq": of_squares(exact, summation)},
     )
-
-
-def attention_order(q: torch.Tensor, kv: torch.Tensor, heads: int) -> torch.Tensor:
-    """What any order of summation of weighted values may cost: [B, T, D]."""
-    parts = (q, *kv.chunk(2, -1))
-    q, k, v = (x.cpu().double().unflatten(-1, (heads, -1)).transpose(1, 2) for x in parts)  # [B, H, T, head_dim]
-    p = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1)
-    weighted = (p**2 @ v**2).sqrt().transpose(1, 2).flatten(2)
-    return k.shape[2] ** 0.5 * EPSILON[torch.float32] * weighted
 
 
 def attention_(
@@ -191,7 +183,7 @@ def attention_(
     with PlainTorch():
         peer = product(q.cpu(), kv.cpu())
     launch = attention.attention(q, kv, out, heads=heads, precision=precision, tile=tile)
-    return Case(launch, {"out": out}, {"out": exact}, {"out": peer}, {"out": attention_order(q, kv, heads)})
+    return Case(launch, {"out": out}, {"out": exact}, {"out": peer})
 
 
 def patch_embed_(
@@ -246,7 +238,7 @@ def patch_embed_(
         {"stream": out, "sumsq": sumsq},
         {"stream": exact, "sumsq": sums_of_squares(exact)},
         {"stream": peer, "sumsq": sums_of_squares(peer)},
-        {"stream": summation, "sumsq": of_squares(exact, summation)},
+        {"sumsq": of_squares(exact, summation)},
     )
 
 
@@ -344,7 +336,7 @@ def head_(clips: int, d: int, labels: int, tile: Tile, device: str = "cpu") -> C
 
     out = unwritten((clips, labels), torch.float32, device)
     launch = head.head(x.to(device), weight.to(device), bias.to(device), 1e-6, out, precision="ieee", tile=tile)
-    exact, normed = logits(x.double()), F.layer_norm(x.double(), (d,), eps=1e-6)
+    exact = logits(x.double())
     with PlainTorch():
         peer = logits(x)
-    return Case(launch, {"out": out}, {"out": exact}, {"out": peer}, {"out": any_order(normed, weight)})
+    return Case(launch, {"out": out}, {"out": exact}, {"out": peer})
