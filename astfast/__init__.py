@@ -73,7 +73,7 @@ def load(
     from astfast.engines.load import LoadArguments
     from astfast.tagging.tagger import Tagger
 
-    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+    if batch_size != "auto" and (type(batch_size) is not int or batch_size < 1):
         raise ValueError(f"batch_size is {batch_size!r}: it must be a whole number of at least 1, or 'auto'")
     sources = tuple(model) if isinstance(model, (list, tuple)) else (model,)
     if not sources:

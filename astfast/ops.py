@@ -107,7 +107,7 @@ class Ops(Protocol):
 
     @property
     def precision(self) -> str:
-        """ "float32", "bfloat16" or "float16"."""
+        """Name of the precision, one of the backend's ``precisions()``."""
         ...
 
     @property

@@ -108,9 +108,10 @@ def open_audio(
     Raises AudioError for anything that is no audio, and for more than ``max_duration`` seconds of it: at once when
     ``decode_all`` says that everything will be decoded and the header tells the length, else on reaching them.
     """
+    checked_rate(target_rate, "target_rate")
     notes: list[Note] = []
     source, name = _open(x, sampling_rate, target_rate, notes)
-    rate = _checked_rate(source.rate, name)
+    rate = checked_rate(source.rate, name)
     if decode_all and source.duration is not None and source.duration > max_duration:
         raise _too_long(name, source.duration, max_duration)
     mono = _mono(source.blocks, rate, name, max_duration, notes)
@@ -133,12 +134,13 @@ def expand_batch(x: Any) -> tuple[list[Any], bool]:
                 f"of clips: pass {{'array': x.T, 'sampling_rate': ...}} for one clip of {columns} channels"
             )
         return list(x), False
-    if _is_one(x) or not isinstance(x, Iterable):
+    if is_one(x) or not isinstance(x, Iterable):
         return [x], True
     return list(x), False
 
 
-def _is_one(x: Any) -> bool:
+def is_one(x: Any) -> bool:
+    """Whether this is one input by its kind: a path, bytes, a dict, a file object or a decoder. Arrays are either."""
     kinds = (str, bytes, bytearray, memoryview, os.PathLike, Mapping)
     return isinstance(x, kinds) or hasattr(x, "read") or hasattr(x, "get_all_samples")
 
@@ -215,7 +217,7 @@ def _open_array(samples: NDArray[Any], rate: Any, name: str) -> DecodedAudio:
         raise AudioError(
             f"{name}: samples of type {samples.dtype}: convert them to float32 in [-1, 1], or to int16 or int32 PCM"
         )
-    checked = _checked_rate(rate, name)
+    checked = checked_rate(rate, name)
     frames = np.atleast_2d(samples).T  # [samples, channels]
     size = max(1, VALUES_PER_BLOCK // frames.shape[1])
     starts = range(0, len(frames), size)
@@ -245,7 +247,7 @@ def _scaled(block: NDArray[Any]) -> FloatArray:
 def rate_of_array(sampling_rate: float | None, assumed: int, name: str) -> tuple[int, tuple[Note, ...]]:
     """Rate in Hz of a bare array that came with this ``sampling_rate``; without one ``assumed``, and a note."""
     if sampling_rate is not None:
-        return _checked_rate(sampling_rate, name), ()
+        return checked_rate(sampling_rate, name), ()
     note = Note(
         f"an array came without sampling_rate and is taken as {assumed} Hz: pass sampling_rate=, or a dict "
         "{'array', 'sampling_rate'}",
@@ -254,8 +256,8 @@ def rate_of_array(sampling_rate: float | None, assumed: int, name: str) -> tuple
     return assumed, (note,)
 
 
-def _checked_rate(rate: Any, name: str) -> int:
-    """A sampling rate in Hz as an int."""
+def checked_rate(rate: Any, name: str) -> int:
+    """A sampling rate in Hz as an int. Raises AudioError naming ``name`` for an impossible one."""
     try:
         if isinstance(rate, bool | str | bytes):
             raise TypeError

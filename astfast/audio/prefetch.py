@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from astfast import notes
-from astfast.audio.inputs import Clip, load_audio, open_audio
+from astfast.audio.inputs import Clip, checked_rate, load_audio, open_audio
 from astfast.audio.windows import Window, window_samples, windows
 from astfast.errors import AudioError
 from astfast.notes import Note
@@ -24,7 +24,8 @@ PREFETCH = 32  # inputs at most that are being decoded or wait for the model
 class ReadOptions:
     """What of each input is read: its beginning, or all of it in windows.
 
-    Raises ValueError for a window or hop that is not a positive number of seconds.
+    Raises ValueError for a window or hop that is not a positive number of seconds, AudioError (a ValueError) for an
+    impossible sampling rate.
     """
 
     rate: int  # Hz, of the model
@@ -35,6 +36,8 @@ class ReadOptions:
     int16: bool = False  # whether the model takes such samples as they are
 
     def __post_init__(self) -> None:
+        if self.sampling_rate is not None:
+            checked_rate(self.sampling_rate, "sampling_rate")
         if self.window is not None:
             window_samples(self.rate, self.window, self.hop)
         elif self.hop is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def windows(blocks: Iterable[FloatArray], rate: int, window: float, hop: float |
 
     Windows start at 0, hop, 2 hop, ... The first one that the clip's end would cut off is moved back to end with the
     clip, unless the window before it got that far already; so every window of a clip that is long enough is full, and
-    no tail goes unheard. A clip shorter than a window is one window, as short as it is. At most one window and one
+    no tail is left out. A clip shorter than a window is one window, as short as it is. At most one window and one
     block are held at a time.
 
     Raises ValueError for a window or hop that is not a positive number of seconds.
@@ -41,10 +42,15 @@ def windows(blocks: Iterable[FloatArray], rate: int, window: float, hop: float |
     return _windows(blocks, rate, size, step)
 
 
+def is_number(x: Any) -> bool:
+    """Whether an option is a finite real number."""
+    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+
+
 def window_samples(rate: int, window: float, hop: float | None = None) -> tuple[int, int]:
     """(window, hop) in samples, each at least 1; raises ValueError for one that is not positive and finite."""
     for what, seconds in (("window", window), ("hop", window if hop is None else hop)):
-        if isinstance(seconds, bool) or not (math.isfinite(seconds) and seconds > 0):
+        if not (is_number(seconds) and seconds > 0):
             raise ValueError(f"{what} is {seconds!r}: it must be a positive number of seconds")
     size = max(1, round(window * rate))
     return size, size if hop is None else max(1, round(hop * rate))

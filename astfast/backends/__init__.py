@@ -25,6 +25,7 @@ MODULES = {
 }
 NEEDED = {"cpu": {}, "cuda": {"torch": "PyTorch", "triton": "Triton"}, "reference": {"torch": "PyTorch"}}
 BACKENDS = tuple(MODULES)
+MAX_THREADS = 4096
 
 
 class Backend(Protocol):
@@ -111,19 +112,23 @@ def choose(backend: str = "auto", device: str | list[str] = "auto", threads: int
     "auto" takes the GPU when there is one that can be used, else the native CPU engine, else (with a warning) the
     reference. Raises BackendError, with the reasons, for one asked for by name that can't run.
     """
-    names = [device] if isinstance(device, str) else list(device)
+    names = list(device) if isinstance(device, (list, tuple)) else [device]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise BackendError(f"device is {device!r}: use auto, cpu, cuda, cuda:N, or a list of cuda devices")
     for name in names:
         if not re.fullmatch(r"cuda(:\d+)?" if len(names) > 1 else r"auto|cpu|cuda(:\d+)?", name):
             raise BackendError(f"device {name!r} is unknown: use auto, cpu, cuda, cuda:N, or a list of cuda devices")
-    device_type = names[0].split(":")[0] if names else "auto"
+    device_type = names[0].split(":")[0]
     if backend not in ("auto", *BACKENDS):
         raise BackendError(f"backend {backend!r} is unknown: use auto, {', '.join(BACKENDS)}")
     if {"cpu": "cuda", "cuda": "cpu"}.get(backend) == device_type:
         raise BackendError(f"the {backend} backend does not run on device {device!r}: leave one of the two at auto")
     if len(names) > 1 and backend not in ("auto", "cuda"):
         raise BackendError(f"the {backend} backend runs on one device, not on {len(names)}: only cuda shares a batch")
-    if threads is not None and threads < 1:
-        raise BackendError(f"threads is {threads}: it must be at least 1, or None for all cores")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise BackendError(
+            f"threads is {threads!r}: it must be a whole number from 1 to {MAX_THREADS}, or None for all cores"
+        )
 
     if backend == "auto":
         backend = _automatic(device_type)

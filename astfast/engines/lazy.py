@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from typing import Any
 
 from astfast.engines.base import Engine
 from astfast.engines.load import LoadArguments, load_engine
 from astfast.errors import AstfastError
+
+_all: weakref.WeakSet[LazyEngine] = weakref.WeakSet()
 
 
 class LazyEngine:
@@ -18,6 +22,7 @@ class LazyEngine:
         self._closed = False
         self._lock = threading.Lock()
         self._engine: Engine | None = None
+        _all.add(self)
 
     def load(self) -> LazyEngine:
         """Loads the engine now; returns itself."""
@@ -26,9 +31,9 @@ class LazyEngine:
 
     def get(self) -> Engine:
         """The engine, loaded by the first call. Raises AstfastError once closed, and what loading raises."""
-        if self._closed:
-            raise AstfastError("this tagger is closed: load it again with astfast.load()")
         with self._lock:
+            if self._closed:
+                raise AstfastError("this tagger is closed: load it again with astfast.load()")
             if self._engine is None:
                 self._engine = load_engine(self.arguments)
             return self._engine
@@ -37,12 +42,15 @@ class LazyEngine:
         """The engine, for a call that needs a classifier. Raises AstfastError for a model without one."""
         engine = self.get()
         if not engine.labels:
-            raise AstfastError(f"{self} has no classifier (a bare encoder): only embed() and features() work")
+            raise AstfastError(
+                f"{self} has no classifier (a bare encoder): single models can still embed() and make features()"
+            )
         return engine
 
     def close(self) -> None:
         """Drops the engine; ``get`` raises from now on."""
-        self._engine, self._closed = None, True
+        with self._lock:
+            self._engine, self._closed = None, True
 
     def __str__(self) -> str:
         names = ", ".join(str(source or "built-in") for source in self.arguments.sources)
@@ -54,3 +62,12 @@ class LazyEngine:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["arguments"])  # type: ignore[misc]
         self._closed = state["_closed"]
+
+
+def _unlock_after_fork() -> None:
+    """A fork copies locks as they are: a child gets fresh ones."""
+    for lazy in _all:
+        lazy._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock_after_fork)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from astfast.checkpoints.safetensors import Dtype, write_safetensors
+from astfast.checkpoints.safetensors import WRITTEN, Dtype, write_safetensors
 from astfast.checkpoints.sources import CONFIG, PREPROCESSOR
 from astfast.errors import CheckpointError
 from astfast.models.base import Model
@@ -35,6 +35,8 @@ def convert(
     Raises CheckpointError for a source that can't be loaded or has no such layout, and for a folder that isn't empty
     unless ``force``.
     """
+    if dtype not in WRITTEN:
+        raise ValueError(f"dtype is {dtype!r}: use one of {', '.join(WRITTEN)}")
     checkpoint = load(source, **options)
     notes = write_folder(checkpoint, folder, dtype=dtype, force=force)
     return notes if checkpoint.approximate is None else (checkpoint.approximate, *notes)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast import notes
-from astfast.audio.inputs import expand_batch
+from astfast.audio.inputs import expand_batch, is_one
 from astfast.audio.prefetch import ReadOptions, iter_windows
 from astfast.audio.windows import Window
 from astfast.engines.base import Batch, Engine
@@ -56,6 +56,15 @@ def inputs_of(engine: Engine, batch: Any, options: ReadOptions) -> tuple[Iterabl
     """The inputs that a caller passed, for ``run``, and whether they were one input and not a batch."""
     on_device = device_clips(engine, batch, options)
     return (on_device, False) if on_device is not None else expand_batch(batch)
+
+
+def check_stream(inputs: Any) -> Iterable[Any]:
+    """What is to be streamed, if it is an iterable of inputs. Raises TypeError for one input."""
+    if is_one(inputs) or not isinstance(inputs, Iterable) or getattr(inputs, "ndim", 2) < 2:
+        raise TypeError(
+            f"stream takes an iterable of inputs, not one {type(inputs).__name__}: pass [x], or classify(x)"
+        )
+    return inputs
 
 
 def run(

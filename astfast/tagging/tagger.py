@@ -94,7 +94,8 @@ class Tagger:
         """``classify`` of any number of inputs, in order, in bounded memory, decoded ahead while the model runs."""
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
-        return pipeline.tags(engine, inputs, read_options(engine, sampling_rate, window, hop), options)
+        read = read_options(engine, sampling_rate, window, hop)
+        return pipeline.tags(engine, pipeline.check_stream(inputs), read, options)
 
     @overload
     def segments(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[SegmentArgs]) -> list[Segment]: ...
@@ -122,8 +123,7 @@ class Tagger:
     ) -> Any:
         """The tags of every window of one input, ``[{"start", "end", "tags"}, ...]``, or a list of those for a batch.
 
-        ``window`` and ``hop`` in seconds; by default windows of the model's own length, side by side. The other
-        arguments and the errors are those of ``classify``.
+        ``window``, ``hop``: seconds; by default the model's own length, side by side. The rest is as in ``classify``.
         """
         options = TagOptions(top_k, threshold, activation, on_error=on_error)
         engine = self._lazy.with_labels()

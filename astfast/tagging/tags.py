@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.audio.windows import is_number
 from astfast.scores import ACTIVATIONS, top_k
 
 Aggregate = Literal["mean", "max"]
@@ -67,11 +68,13 @@ class TagOptions:
     on_error: str = "raise"
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and (isinstance(self.top_k, bool) or int(self.top_k) != self.top_k or self.top_k < 1):
+        if self.top_k is not None and (
+            not isinstance(self.top_k, Integral) or isinstance(self.top_k, bool) or self.top_k < 1
+        ):
             raise ValueError(
                 f"top_k is {self.top_k!r}: it must be a whole number of at least 1, or None for all labels"
             )
-        if self.threshold is not None and not math.isfinite(self.threshold):
+        if self.threshold is not None and not is_number(self.threshold):
             raise ValueError(f"threshold is {self.threshold!r}: it must be a finite number, or None for no threshold")
         for name, value, known in (
             ("activation", self.activation, ACTIVATIONS),

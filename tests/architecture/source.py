@@ -135,11 +135,12 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 def dynamically_imported(node: ast.AST) -> str | None:
     """The name that a call of ``import_module`` or ``__import__`` imports, "?" for one that is computed."""
-    if not isinstance(node, ast.Call) or not node.args:
+    if not isinstance(node, ast.Call):
         return None
     if ast.unparse(node.func).split(".")[-1] not in ("import_module", "__import__"):
         return None
-    name = node.args[0]
+    given = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "name")]
+    name = given[0] if given else None
     return name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else "?"
 
 

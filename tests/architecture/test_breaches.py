@@ -81,6 +81,15 @@ IMPORTS = [
         FUNCTION.format('importlib.import_module(f"astfast.{x}")'),
         "an import of a computed na",
     ),
+    (
+        "by keyword",
+        TAGGER,
+        FUNCTION.format('importlib.import_module(name="astfast._native")'),
+        "tagging may not import _native",
+    ),
+    ("data", "data/__init__.py", "from astfast.tagging import tagger", "data may not import tagging"),
+    ("a print", TAGGER, FUNCTION.format("print(1)"), "only commands may print"),
+    ("a warning", EAGER, FUNCTION.format("warnings.warn('planted')"), "only notes may warn"),
     ("a new package", "hearing.py", "x = 1", "no line in MAY_IMPORT for astfast.hearing"),
     ("commands from below", TAGGER, FUNCTION.format("from astfast.commands import main"), "an import runs up: tagging"),
     (
@@ -248,7 +257,7 @@ def test_what_is_allowed_is_not_reported(copy: Path) -> None:
     """Torch on demand or for types, a script's part, a child of the anonymous namespace, a string with a brace."""
     more = "if TYPE_CHECKING:\n    import torch\n\n\ndef planted(f=lambda: 1):\n    import torch, os\n    return 1\n"
     file = copy / "astfast" / WINDOWS
-    file.write_text(file.read_text() + more + 'if __name__ == "__main__":\n    print(planted())\n')
+    file.write_text(file.read_text() + more + 'if __name__ == "__main__":\n    planted()\n')
     code = 'namespace astfast {\nnamespace {\nconst char* planted() { return "}}} // {"; }  // }}}\n}\n}\n'
     (copy / INLINE).write_text((copy / INLINE).read_text() + code)
     assert list(breaches(copy)) == []

@@ -1,6 +1,8 @@
 """What a call refuses, what it warns of and at which line, and inputs at the edge of what it takes."""
 
 import itertools
+import os
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +87,12 @@ def test_a_checkpoint_without_a_classifier_embeds_and_says_what_it_can_not(tmp_p
         ("stream", {"top_k": 0}),
         ("stream", {"hop": 1.0}),
         ("classify", {"threshold": float("nan")}),
+        ("classify", {"threshold": "0.5"}),
+        ("classify", {"top_k": 2.0}),
+        ("classify", {"top_k": [1]}),
+        ("classify", {"window": "2"}),
+        ("stream", {"sampling_rate": -1}),
+        ("segments", {"sampling_rate": "16000"}),
         ("scores", {"activation": "tanh"}),
     ],
 )
@@ -122,3 +130,37 @@ def test_a_bare_array_is_taken_at_the_rate_of_the_model_with_one_warning(tagger:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tagger.classify(clip)
+
+
+@pytest.mark.parametrize("one", ["dog.wav", b"RIFF", {"array": [0.0], "sampling_rate": RATE}, np.zeros(10), None, 3])
+def test_stream_refuses_what_is_one_input(tagger: astfast.Tagger, one: Any) -> None:
+    with pytest.raises(TypeError, match="iterable of inputs"):
+        tagger.stream(one)
+
+
+def test_impossible_arguments_of_load_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    for bad in (
+        {"threads": 2.5},
+        {"threads": "2"},
+        {"threads": True},
+        {"threads": 10**9},
+        {"device": []},
+        {"device": 3},
+    ):
+        with pytest.raises(astfast.BackendError, match=next(iter(bad))):
+            astfast.load(tiny_model, **bad)
+    with pytest.raises(ValueError, match="batch_size"):
+        astfast.load(tiny_model, batch_size=True)
+    with pytest.raises(ValueError, match="dtype"):
+        astfast.convert(tiny_model, tmp_path / "out", dtype="bfloat16")
+    with pytest.raises(astfast.AudioError, match="target_rate"):
+        astfast.load_audio(np.zeros(10, np.float32), sampling_rate=RATE, target_rate=0)
+
+
+def test_a_child_of_a_fork_does_not_wait_for_a_thread_of_its_parent(tagger: astfast.Tagger) -> None:
+    with tagger._lazy._lock:  # as if another thread were loading
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # a child that hangs dies of it
+            os._exit(0 if tagger.labels else 1)
+        assert os.waitpid(child, 0)[1] == 0

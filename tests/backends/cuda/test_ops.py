@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from astfast import backends
+from astfast.backends.cuda import backend
 from astfast.backends.cuda import backend as cuda
 from astfast.backends.cuda.ops import CudaOps, Target
-from astfast.backends.cuda.packing import DTYPES, Stream
+from astfast.backends.cuda.packing import DTYPES, STREAM_SCALE, Stream
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.eager import EagerEngine
 from astfast.errors import BackendError
@@ -149,3 +150,7 @@ def test_a_report_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "['ops autotuned on a GPU', '  pool float32  torch   (kernel: too slow)']" in done.stdout
+
+
+def test_every_precision_of_the_backend_has_its_types() -> None:
+    assert set(backend.precisions()) == set(DTYPES) == set(STREAM_SCALE)
