@@ -15,18 +15,7 @@ import torch
 import astfast
 from astfast import notes
 from tests.cases import checkpoints
-
-RATE = 16_000
-
-
-@pytest.fixture(scope="module")
-def tagger(tiny_model: Path) -> astfast.Tagger:
-    return astfast.load(tiny_model, device="cpu", precision="float32")
-
-
-def clips(count: int, seconds: float = 0.7) -> list[np.ndarray]:
-    rng = np.random.default_rng(count)
-    return [0.1 * rng.standard_normal(int(RATE * seconds)).astype(np.float32) for _ in range(count)]
+from tests.cases.recordings import RATE, clips
 
 
 def test_forward_names_what_is_wrong(tagger: astfast.Tagger) -> None:

@@ -16,18 +16,7 @@ import soundfile
 import astfast
 from astfast.scores import activate
 from astfast.tagging.tags import TagOptions
-
-RATE = 16_000
-
-
-@pytest.fixture(scope="module")
-def tagger(tiny_model: Path) -> astfast.Tagger:
-    return astfast.load(tiny_model, device="cpu", precision="float32")
-
-
-def clips(count: int, seconds: float = 0.7) -> list[np.ndarray]:
-    rng = np.random.default_rng(count)
-    return [0.1 * rng.standard_normal(int(RATE * seconds)).astype(np.float32) for _ in range(count)]
+from tests.cases.recordings import RATE, clips
 
 
 def test_one_input_gives_its_tags_and_a_list_gives_a_list(tagger: astfast.Tagger) -> None:
