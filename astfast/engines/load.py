@@ -12,8 +12,6 @@ from astfast.backends import Choice
 from astfast.engines import auto_precision
 from astfast.engines.base import Engine
 from astfast.engines.eager import EagerEngine
-from astfast.engines.ensemble import Ensemble
-from astfast.engines.replicas import Replicas
 from astfast.errors import CheckpointError
 from astfast.models import recognise
 from astfast.models.base import Checkpoint, Model
@@ -48,7 +46,11 @@ def load_engine(arguments: LoadArguments) -> Engine:
             notes.show(Note(checkpoint.approximate))
         members.append(_engine(checkpoint, choice, arguments))
         _check_agreement(members[0], members[-1], arguments.sources[0], source)
-    return members[0] if len(members) == 1 else Ensemble(members)
+    if len(members) == 1:
+        return members[0]
+    from astfast.engines.ensemble import Ensemble  # imported where needed: most processes tag with one model
+
+    return Ensemble(members)
 
 
 def _engine(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -> Engine:
@@ -77,7 +79,11 @@ def _on_devices(model: Model, choice: Choice, precision: str, arguments: LoadArg
         engine_for(choice.open(heads, precision, device, arguments.deterministic), model, arguments.batch_size)
         for device in choice.devices
     ]
-    return engines[0] if len(engines) == 1 else Replicas(engines)
+    if len(engines) == 1:
+        return engines[0]
+    from astfast.engines.replicas import Replicas
+
+    return Replicas(engines)
 
 
 def engine_for(ops: Ops, model: Model, batch_size: int | None = None) -> Engine:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from astfast.checkpoints.sources import CheckpointFiles
-from astfast.models.ast import export, forward, hugging_face, key_layouts
+from astfast.models.ast import forward, hugging_face, key_layouts
 from astfast.models.ast.config import AstConfig
 from astfast.models.ast.forward import AstWeights
 from astfast.models.ast.geometry import resolve
@@ -67,6 +67,8 @@ class AstFamily:
         return forward.embed(ops, w, spectrogram, ws)
 
     def export(self, config: AstConfig, weights: AstWeights) -> Exported:
+        from astfast.models.ast import export  # for convert only
+
         return export.exported(config, weights)
 
 
