@@ -25,13 +25,18 @@ LOGITS = {
 ACTIVATIONS = [name for name in scores.ACTIVATIONS if name != "auto"]
 
 
-@pytest.mark.parametrize("case", LOGITS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("case", "activation"),
+    [  # a softmax over no labels has no maximum
+        (case, activation)
+        for case, logits in LOGITS.items()
+        for activation in ACTIVATIONS
+        if np.shape(logits)[1] or activation != "softmax"
+    ],
+)
 @pytest.mark.parametrize("k", [1, 3, 5, 1000])
 def test_the_best_scores_are_those_of_the_host(case: str, activation: str, k: int) -> None:
     logits = np.asarray(LOGITS[case], np.float32)
-    if logits.shape[1] == 0 and activation == "softmax":
-        pytest.skip("a softmax over nothing has no maximum")
     expected = scores.activate(logits, activation)
     best, labels = scores.top_k(expected, k)
     on_device = torch.from_numpy(logits)
