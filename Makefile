@@ -38,7 +38,7 @@ lint: setup ## ruff and clang-format
 typecheck: setup ## mypy --strict on the package
 	$(BIN)/mypy
 
-test: lint typecheck ## the tests of every day, under 15 minutes with the installation
+test: lint typecheck ## the tests of every day, under 12 minutes with the installation
 	$(BIN)/python -m pytest -q --durations=15
 
 test-slow: setup ## the rest: every kernel and configuration, real sizes, soak
