@@ -5,18 +5,17 @@ soundfile is imported when the first file is opened, torchcodec (and with it tor
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import io
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.audio.descriptors import OpenFile, taken
 from astfast.errors import AudioError
 
 VALUES_PER_BLOCK = 1 << 18  # samples times channels that are decoded at a time: 1 MiB of float32
@@ -33,17 +32,19 @@ class DecodedAudio:
 
 
 def open_file(source: str | os.PathLike[str] | bytes | Any, name: str) -> DecodedAudio:
-    """Opens a path, the bytes of a file, or a binary file object (read from its beginning; never closed).
+    """Opens a path, the bytes of a file, a binary file object (read from its beginning; never closed), or what
+    ``descriptors.taken`` made of one.
 
     A file that ends early is read as far as it decodes; damage that the decoder reports raises AudioError when it is
     reached. Raises AudioError for what is no audio file, naming it by ``name``.
     """
     soundfile = _import_soundfile(name)
-    stream = _regular_file(source, name) if isinstance(source, str | os.PathLike) else _byte_stream(source, name)
+    opened = taken(source, name)
+    os.lseek(opened.fd, 0, os.SEEK_SET)
     try:
-        file = soundfile.SoundFile(stream)
-    except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:  # TypeError: headerless (.raw)
-        return _decode_with_torchcodec(stream, name, _reason(error))
+        file = soundfile.SoundFile(opened.fd, closefd=False)
+    except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:
+        return _decode_with_torchcodec(opened, name, _reason(error))
     if file.channels < 1 or file.samplerate < 1:
         file.close()
         raise AudioError(f"{name}: its header says {file.channels} channels at {file.samplerate} Hz: no audio in it")
@@ -51,14 +52,16 @@ def open_file(source: str | os.PathLike[str] | bytes | Any, name: str) -> Decode
     return DecodedAudio(
         rate=int(file.samplerate),
         duration=None if declared is None else declared / file.samplerate,
-        blocks=_soundfile_blocks(file, soundfile.SoundFileError, name),
+        blocks=_soundfile_blocks(opened, file, soundfile.SoundFileError, name),
     )
 
 
-def _soundfile_blocks(file: Any, decoding_error: type[Exception], name: str) -> Iterator[NDArray[np.float32]]:
+def _soundfile_blocks(
+    opened: OpenFile, file: Any, decoding_error: type[Exception], name: str
+) -> Iterator[NDArray[np.float32]]:
     size = max(1, VALUES_PER_BLOCK // file.channels)
     done = 0
-    with file:
+    with contextlib.closing(opened), file:
         while True:
             try:
                 block = file.read(size, dtype="float32", always_2d=True)
@@ -80,46 +83,7 @@ def _import_soundfile(name: str) -> Any:
     return soundfile
 
 
-def _regular_file(path: str | os.PathLike[str], name: str) -> str:
-    """The path, once it is known to lead to a file with something in it."""
-    try:
-        status = Path(path).stat()
-    except FileNotFoundError:
-        raise AudioError(f"{name}: there is no such file: check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a null character
-        raise AudioError(f"{name}: can't be opened ({error})") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise AudioError(f"{name}: is a folder: give the audio files in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise AudioError(f"{name}: is not a regular file: give its bytes")
-    if status.st_size == 0:
-        raise AudioError(f"{name}: the file is empty (0 bytes)")
-    if not os.access(path, os.R_OK):
-        raise AudioError(f"{name}: no permission to read it")
-    return os.fspath(path)
-
-
-def _byte_stream(source: Any, name: str) -> Any:
-    """Bytes or a file object as a binary file object that can seek."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        stream: Any = io.BytesIO(source)
-    else:
-        try:
-            if isinstance(source.read(0), str):
-                raise AudioError(f"{name}: a text file object: open it in binary mode, open(path, 'rb')")
-            seekable = source.seekable() if hasattr(source, "seekable") else hasattr(source, "seek")
-            stream = source if seekable else io.BytesIO(source.read())
-        except (OSError, ValueError, TypeError) as error:
-            if isinstance(error, AudioError):
-                raise
-            raise AudioError(f"{name}: can't be read ({error})") from error
-    if stream.seek(0, io.SEEK_END) == 0:
-        raise AudioError(f"{name}: empty (0 bytes)")
-    stream.seek(0)
-    return stream
-
-
-def _decode_with_torchcodec(stream: Any, name: str, refusal: str) -> DecodedAudio:
+def _decode_with_torchcodec(opened: OpenFile, name: str, refusal: str) -> DecodedAudio:
     """What libsndfile refused, decoded whole by torchcodec."""
     if importlib.util.find_spec("torchcodec") is None:
         raise AudioError(
@@ -129,10 +93,7 @@ def _decode_with_torchcodec(stream: Any, name: str, refusal: str) -> DecodedAudi
     try:
         from torchcodec.decoders import AudioDecoder
 
-        if not isinstance(stream, str):
-            stream.seek(0)
-        decoder = AudioDecoder(stream if isinstance(stream, str) else stream.read())
-        return open_decoder(decoder, name)
+        return open_decoder(AudioDecoder(os.pread(opened.fd, opened.size, 0)), name)
     except AudioError:
         raise
     except Exception as error:  # torchcodec's import and its decoders raise whatever FFmpeg led to

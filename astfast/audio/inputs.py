@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.audio.descriptors import name_of_file
 from astfast.audio.files import VALUES_PER_BLOCK, DecodedAudio, open_decoder, open_file
 from astfast.errors import AudioError
 from astfast.notes import Note
@@ -152,24 +152,13 @@ def _is_array(x: Any) -> bool:
 
 def _open(x: Any, sampling_rate: float | None, target_rate: int, notes: list[Note]) -> tuple[DecodedAudio, str]:
     """The input with its native rate and channels, and its name."""
-    if isinstance(x, str | os.PathLike):
-        name = os.fspath(x)
-        if not isinstance(name, str):
-            name = os.fsdecode(name)
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
-            raise AudioError(f"{name}: URLs are not fetched: download it and pass the file or its bytes")
-        return open_file(name, name), name
-    if isinstance(x, bytes | bytearray | memoryview):
-        name = f"<{x.nbytes if isinstance(x, memoryview) else len(x)} bytes>"
+    name = name_of_file(x)
+    if name is not None:
         return open_file(x, name), name
     if hasattr(x, "get_all_samples"):
         return open_decoder(x, "<audio decoder>"), "<audio decoder>"
     if isinstance(x, Mapping):
         return _open_dict(x)
-    if hasattr(x, "read"):
-        label = getattr(x, "name", None)
-        name = label if isinstance(label, str) else "<file object>"
-        return open_file(x, name), name
     if _is_array(x):
         name = "<array>"
         samples = to_numpy(x, name)
@@ -280,8 +269,8 @@ def _mono(
     done = 0
     suspicious = False
     for block in blocks:
-        wave = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-        peak = float(np.abs(wave).max())
+        wave = mean_of_channels(block)
+        peak = max(float(wave.max()), -float(wave.min()))
         if not peak <= MAX_ABS_SAMPLE:
             where = (done + int(np.argmin(np.abs(wave) <= MAX_ABS_SAMPLE))) / rate
             raise not_finite(name, f"at {where:.3f} s")
@@ -299,6 +288,18 @@ def _mono(
         yield wave
     if not done:
         raise AudioError(f"{name}: no samples in it")
+
+
+def mean_of_channels(block: FloatArray) -> FloatArray:
+    """[samples, channels] -> [samples]. Added column by column in float32: a fraction of the time of ``block.mean``."""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    wave = block[:, 0].copy()
+    with np.errstate(all="ignore"):  # what overflows is refused as not finite
+        for channel in range(1, block.shape[1]):
+            wave += block[:, channel]
+        wave /= np.float32(block.shape[1])
+    return wave
 
 
 def _resampled(

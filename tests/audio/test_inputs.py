@@ -86,6 +86,19 @@ def test_channels_of_a_file_are_averaged(wave: np.ndarray, channels: int) -> Non
     np.testing.assert_allclose(clip.wave, wave / 2, atol=1e-7)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 7, 40])
+@pytest.mark.filterwarnings("error")
+def test_channels_are_added_as_the_mean_of_float32_would_be(channels: int) -> None:
+    block = np.random.default_rng(channels).standard_normal((5000, channels)).astype(np.float32)
+    mean = audio.mean_of_channels(block)
+    if channels < 8:  # numpy's mean adds more than 8 in another order
+        np.testing.assert_array_equal(mean, block.mean(axis=1, dtype=np.float32))
+    np.testing.assert_allclose(mean, block.mean(axis=1, dtype=np.float64), atol=channels * 2**-23)
+    block[:] = [3e38] * channels
+    with np.errstate(all="raise"):
+        assert np.isinf(audio.mean_of_channels(block)).all() == (channels > 1)
+
+
 @pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 44_100, 48_000, 192_000])
 def test_other_rates_are_resampled_as_soxr_resamples_the_whole_clip(rate: int) -> None:
     samples = np.random.default_rng(rate).standard_normal(3 * rate + 1).astype(np.float32) / 8
