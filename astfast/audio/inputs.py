@@ -294,7 +294,7 @@ def mean_of_channels(block: FloatArray) -> FloatArray:
     """[samples, channels] -> [samples]. Added column by column in float32: a fraction of the time of ``block.mean``."""
     if block.shape[1] == 1:
         return block[:, 0]
-    wave = block[:, 0].copy()
+    wave: FloatArray = block[:, 0].copy()
     with np.errstate(all="ignore"):  # what overflows is refused as not finite
         for channel in range(1, block.shape[1]):
             wave += block[:, channel]
