@@ -1,4 +1,4 @@
-"""Logits to scores, and the best of them: activation and top-k, each defined once."""
+"""Logits to scores, and the best of them: activation, aggregation and top-k, each defined once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ACTIVATIONS = ("auto", "sigmoid", "softmax", "none")
+AGGREGATES = ("mean", "max")
 AUDIOSET_LABELS = 527
 
 
@@ -33,6 +34,12 @@ def activate(logits: NDArray[np.float32], activation: str) -> NDArray[np.float32
         x = np.exp(x - x.max(axis=-1, keepdims=True))
         x /= x.sum(axis=-1, keepdims=True)
     return x.astype(np.float32)
+
+
+def aggregated(scores: NDArray[np.float32], how: str) -> NDArray[np.float32]:
+    """Scores of the parts of a clip [parts, L] -> of the clip [L]: their "mean" or "max"; one part's, bit for bit."""
+    found = scores.max(axis=0) if how == "max" else scores.mean(axis=0, dtype=np.float64)
+    return np.asarray(found, np.float32)
 
 
 def top_k(scores: NDArray[np.float32], k: int | None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from astfast.models.ast.config import AstConfig
-from astfast.scores import activate, activation_of, top_k
+from astfast.scores import activate, activation_of, aggregated, top_k
 
 
 def labelled(count: int, problem_type: str | None = None) -> AstConfig:
@@ -60,3 +60,10 @@ def test_top_k_is_best_first_and_ties_keep_their_order() -> None:
         best, indices = top_k(scores, k)
         np.testing.assert_array_equal(indices, expected)
         np.testing.assert_array_equal(best, np.take_along_axis(scores, indices, 1))
+
+
+def test_aggregation() -> None:
+    windows = np.float32([[0.1, 0.9, 0.3], [0.5, 0.1, 0.3]])
+    np.testing.assert_array_equal(aggregated(windows, "max"), np.float32([0.5, 0.9, 0.3]))
+    np.testing.assert_allclose(aggregated(windows, "mean"), [0.3, 0.5, 0.3], rtol=1e-6)
+    np.testing.assert_array_equal(aggregated(windows[:1], "mean"), windows[0])

@@ -21,6 +21,7 @@ from astfast.audio.files import VALUES_PER_BLOCK, DecodedAudio, open_decoder, op
 from astfast.errors import AudioError
 from astfast.notes import Note
 from astfast.pcm import INT16_FULL_SCALE
+from astfast.spans import ignored_tail
 
 FloatArray = NDArray[np.float32]
 One: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Mapping[str, Any]"
@@ -40,7 +41,7 @@ class Clip:
     """The beginning of an input, or all of it."""
 
     wave: NDArray[Any]  # [samples], mono, at the rate that was asked for; float32, or int16 where that may stay
-    truncated: bool  # whether the input goes on
+    truncated: bool  # whether the input goes on, by more than an ignored tail
     duration: float | None  # seconds of the whole input; None when it is truncated and its header doesn't say
     name: str  # what messages call the input
     notes: tuple[Note, ...] = ()  # what its caller should be warned of
@@ -74,7 +75,8 @@ def load_audio(
         rate, notes = rate_of_array(sampling_rate, target_rate, "<array>")
         if rate == target_rate and len(x) <= max_duration * rate:
             wave = x[:max_samples]
-            return Clip(wave, len(wave) < len(x), len(x) / rate, "<array>", tuple(notes))
+            truncated = len(x) - len(wave) > ignored_tail(rate)
+            return Clip(wave, truncated, len(x) / rate, "<array>", tuple(notes))
     stream = open_audio(x, sampling_rate, target_rate, max_duration, decode_all=max_samples is None)
     parts: list[FloatArray] = []
     length = 0
@@ -83,7 +85,7 @@ def load_audio(
         for block in stream.blocks:
             parts.append(block)
             length += len(block)
-            if max_samples is not None and length > max_samples:
+            if max_samples is not None and length > max_samples + ignored_tail(target_rate):
                 truncated = True
                 break
     wave = np.concatenate(parts)[:max_samples]

@@ -24,8 +24,8 @@ PREFETCH = 32  # inputs at most that are being decoded or wait for the model
 class ReadOptions:
     """What of each input is read: its beginning, or all of it in windows.
 
-    Raises ValueError for a window or hop that is not a positive number of seconds, AudioError (a ValueError) for an
-    impossible sampling rate.
+    Raises ValueError for a window or hop that is not a number of seconds or shorter than a frame, AudioError (a
+    ValueError) for an impossible sampling rate.
     """
 
     rate: int  # Hz, of the model

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.spans import SHORTEST_WINDOW, ignored_tail
+
 FloatArray = NDArray[np.float32]
+LONGEST = 1e9  # seconds: as good as any longer window, which is all of a clip
 
 
 @dataclass(frozen=True)
@@ -32,31 +35,36 @@ def windows(blocks: Iterable[FloatArray], rate: int, window: float, hop: float |
     """Blocks of a clip at ``rate`` Hz -> its windows of ``window`` seconds, one every ``hop`` (default: ``window``).
 
     Windows start at 0, hop, 2 hop, ... The first one that the clip's end would cut off is moved back to end with the
-    clip, unless the window before it got that far already; so every window of a clip that is long enough is full, and
-    no tail is left out. A clip shorter than a window is one window, as short as it is. At most one window and one
-    block are held at a time.
+    clip, unless the window before it got that far already, to within a frame (10 ms); so every window of a clip that
+    is long enough is full, and no longer tail is left out. A clip shorter than a window is one window, as short as it
+    is. At most one window and one block are held at a time.
 
-    Raises ValueError for a window or hop that is not a positive number of seconds.
+    Raises ValueError for a window or hop that is not a number of seconds, or shorter than a frame (25 ms).
     """
     size, step = window_samples(rate, window, hop)
-    return _windows(blocks, rate, size, step)
+    return _windows(blocks, size, step, rate)
 
 
 def is_number(x: Any) -> bool:
     """Whether an option is a finite real number."""
-    return isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+    if not isinstance(x, Real) or isinstance(x, bool):
+        return False
+    try:
+        return math.isfinite(x)
+    except OverflowError:  # an integer beyond any float
+        return False
 
 
 def window_samples(rate: int, window: float, hop: float | None = None) -> tuple[int, int]:
-    """(window, hop) in samples, each at least 1; raises ValueError for one that is not positive and finite."""
-    for what, seconds in (("window", window), ("hop", window if hop is None else hop)):
-        if not (is_number(seconds) and seconds > 0):
-            raise ValueError(f"{what} is {seconds!r}: it must be a positive number of seconds")
-    size = max(1, round(window * rate))
-    return size, size if hop is None else max(1, round(hop * rate))
+    """(window, hop) in samples; raises ValueError for one that is not finite, or shorter than a frame."""
+    hop = window if hop is None else hop
+    for what, seconds in (("window", window), ("hop", hop)):
+        if not (is_number(seconds) and seconds >= SHORTEST_WINDOW):
+            raise ValueError(f"{what} is {seconds!r}: it must be a number of seconds, {SHORTEST_WINDOW} or more")
+    return round(min(window, LONGEST) * rate), round(min(hop, LONGEST) * rate)
 
 
-def _windows(blocks: Iterable[FloatArray], rate: int, size: int, step: int) -> Iterator[Window]:
+def _windows(blocks: Iterable[FloatArray], size: int, step: int, rate: int) -> Iterator[Window]:
     parts: list[FloatArray] = []  # samples [first, end) of the clip
     first = end = 0
     start = reached = 0  # where the next window starts, where the last one ended
@@ -72,6 +80,6 @@ def _windows(blocks: Iterable[FloatArray], rate: int, size: int, step: int) -> I
             start += step
         keep = min(start, end - size)  # a last window that is moved back may begin this early
         parts, first = [held[keep - first :].copy()], keep
-    if start < end and reached < end:
+    if not reached or max(start, reached) < end - ignored_tail(rate):
         begin = max(0, end - size)
         yield Window(begin / rate, end / rate, np.concatenate(parts)[begin - first :])

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.engines.parts import scores_in_parts
 from astfast.models.base import Model, ModelConfig
 from astfast.ops import Ops
 from astfast.scores import activate, activation_of, top_k
@@ -109,6 +110,11 @@ class Engine(Protocol):
         """Waveforms or spectrograms -> scores [B, L]; ``activation`` as in ``scores.activation_of``."""
         ...
 
+    def window_scores(self, waves: Batch, activation: str = "auto", aggregate: str = "mean") -> FloatArray:
+        """Waveforms of any length -> scores [B, L]; one that is longer than a model's input is scored in parts, and
+        the ``aggregate`` is taken over them. In every other output the beginning counts."""
+        ...
+
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
         """The k best scores [B, k], best first, and the indices of their labels; ties by index."""
         ...
@@ -176,6 +182,11 @@ class ModelEngine(ABC):
 
     def scores(self, batch: Batch, activation: str = "auto") -> FloatArray:
         return activate(self.logits(batch), self._activation(activation))
+
+    def window_scores(self, waves: Batch, activation: str = "auto", aggregate: str = "mean") -> FloatArray:
+        return scores_in_parts(
+            lambda parts: self.scores(parts, activation), waves, self.input_samples, self.sampling_rate, aggregate
+        )
 
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
         return top_k(self.scores(batch, activation), k)

@@ -74,13 +74,22 @@ class Ensemble:
         self._refuse("forward pass")
 
     def scores(self, batch: Batch, activation: str = "auto") -> FloatArray:
-        """Features are computed once for members with the same front end."""
+        """Each member hears all that the longest one does."""
+        assert not isinstance(batch, np.ndarray | DeviceBatch)  # refused by ``forward`` and ``accepts_on_device``
+        return self.window_scores([wave[: self.input_samples] for wave in batch], activation)
+
+    def window_scores(self, waves: Batch, activation: str = "auto", aggregate: str = "mean") -> FloatArray:
+        """Features are computed once for members with the same front end that need no parts."""
         features: dict[FrontEnd, FloatArray] = {}
-        total = np.zeros((len(batch), len(self.labels)), np.float64)
+        longest = max(map(len, waves), default=0)
+        total = np.zeros((len(waves), len(self.labels)), np.float64)
         for member in self.members:
             front_end = member.config.front_end
+            if longest > member.input_samples:
+                total += member.window_scores(waves, activation, aggregate)
+                continue
             if front_end not in features:
-                features[front_end] = member.features(batch)
+                features[front_end] = member.features(waves)
             total += member.scores(features[front_end], activation)
         return (total / len(self.members)).astype(np.float32)
 

@@ -72,6 +72,9 @@ class Replicas:
     def scores(self, batch: Batch, activation: str = "auto") -> FloatArray:
         return self._split(batch, lambda engine, part: (engine.scores(part, activation),))[0]
 
+    def window_scores(self, waves: Batch, activation: str = "auto", aggregate: str = "mean") -> FloatArray:
+        return self._split(waves, lambda engine, part: (engine.window_scores(part, activation, aggregate),))[0]
+
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
         scores, labels = self._split(batch, lambda engine, part: engine.top_k(part, k, activation))
         return scores, labels

@@ -16,6 +16,7 @@ from astfast.audio.windows import Window
 from astfast.engines.base import DeviceBatch, Engine
 from astfast.errors import AudioError
 from astfast.notes import Note
+from astfast.spans import ignored_tail
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def device_clips(engine: Engine, batch: Any, options: ReadOptions) -> DeviceClip
         return None
     seconds = options.samples / options.rate
     duration = batch.shape[1] / rate
-    if duration >= seconds + 0.5 / options.rate:  # it ends after what is read, resampled
+    if batch.shape[1] * options.rate > (options.samples + ignored_tail(options.rate)) * rate:
         notes = (*notes, truncated(name, duration, seconds))
     return DeviceClips(batch, rate, Window.of_times(0.0, min(seconds, duration)), notes, name)
 

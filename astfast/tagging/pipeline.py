@@ -20,6 +20,7 @@ from astfast.audio.prefetch import ReadOptions, iter_windows
 from astfast.audio.windows import Window
 from astfast.engines.base import Batch, Engine
 from astfast.errors import AudioError
+from astfast.scores import aggregated
 from astfast.tagging.gpu_batches import DeviceClips, device_clips
 from astfast.tagging.tags import ErrorRecord, Segment, Tag, TagOptions
 
@@ -132,7 +133,8 @@ def tags(
         if isinstance(windows, AudioError):
             yield ErrorRecord(error=str(windows))
         else:
-            yield options.tags(options.aggregated([scores for _, scores in windows]), engine.labels)
+            scores = aggregated(np.stack([scores for _, scores in windows]), options.aggregate)
+            yield options.tags(scores, engine.labels)
 
 
 def segments(
@@ -147,7 +149,7 @@ def segments(
 
 
 def _scores(engine: Engine, options: TagOptions) -> EngineCall[NDArray[np.float32]]:
-    return lambda batch: engine.scores(batch, options.activation)
+    return lambda batch: engine.window_scores(batch, options.activation, options.aggregate)
 
 
 def rows(

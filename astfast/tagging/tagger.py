@@ -18,7 +18,7 @@ from astfast.tagging.tags import Aggregate, ErrorRecord, OnError, Raise, Return,
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from astfast.tagging.tags import ClassifyArgs, SegmentArgs
+    from astfast.tagging.tags import TagArgs
 
 
 class Tagger:
@@ -36,17 +36,15 @@ class Tagger:
         self._lazy = LazyEngine(arguments).load()
 
     @overload
-    def classify(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[ClassifyArgs]) -> list[Tag]: ...
+    def classify(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[Tag]: ...
     @overload
-    def classify(self, batch: One, *, on_error: Return, **kw: Unpack[ClassifyArgs]) -> list[Tag] | ErrorRecord: ...
+    def classify(self, batch: One, *, on_error: Return, **kw: Unpack[TagArgs]) -> list[Tag] | ErrorRecord: ...
     @overload
-    def classify(self, batch: Many, *, on_error: Raise = ..., **kw: Unpack[ClassifyArgs]) -> list[list[Tag]]: ...
+    def classify(self, batch: Many, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[list[Tag]]: ...
     @overload
-    def classify(
-        self, batch: Many, *, on_error: Return, **kw: Unpack[ClassifyArgs]
-    ) -> list[list[Tag] | ErrorRecord]: ...
+    def classify(self, batch: Many, *, on_error: Return, **kw: Unpack[TagArgs]) -> list[list[Tag] | ErrorRecord]: ...
     @overload
-    def classify(self, batch: Any, *, on_error: OnError = ..., **kw: Unpack[ClassifyArgs]) -> Any: ...
+    def classify(self, batch: Any, *, on_error: OnError = ..., **kw: Unpack[TagArgs]) -> Any: ...
     def classify(
         self,
         batch: Any,
@@ -65,9 +63,10 @@ class Tagger:
         - ``sampling_rate``: of bare arrays, Hz; the model's own is assumed, with a warning, where it is missing.
         - ``top_k``: tags a clip (default 5), None for all labels; ``threshold``: only scores of at least this.
         - ``activation``: "auto" (what the checkpoint was trained with), "sigmoid", "softmax" or "none".
-        - ``window``, ``hop``: seconds. Without a window only as much of each clip is used as the model reads at a
-          time, and a longer clip warns; with it, windows every ``hop`` seconds (default: the window) are scored.
-        - ``aggregate``: "mean" or "max" of the windows' scores.
+        - ``window``, ``hop``: seconds, 0.025 or more. Without a window only as much of each clip is used as the model
+          reads at a time, and a longer clip warns; with it, windows every ``hop`` seconds (default: the window) are
+          scored, and a window that is longer than the model's input in parts of that length.
+        - ``aggregate``: "mean" or "max" of the windows' scores, and of the scores of a window's parts.
         - ``on_error``: "raise", or "return" ``{"error": message}`` for a bad input and the tags of all others.
 
         Raises AudioError for a bad input, ValueError for an impossible option.
@@ -98,17 +97,17 @@ class Tagger:
         return pipeline.tags(engine, pipeline.check_stream(inputs), read, options)
 
     @overload
-    def segments(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[SegmentArgs]) -> list[Segment]: ...
+    def segments(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[Segment]: ...
     @overload
-    def segments(self, batch: One, *, on_error: Return, **kw: Unpack[SegmentArgs]) -> list[Segment] | ErrorRecord: ...
+    def segments(self, batch: One, *, on_error: Return, **kw: Unpack[TagArgs]) -> list[Segment] | ErrorRecord: ...
     @overload
-    def segments(self, batch: Many, *, on_error: Raise = ..., **kw: Unpack[SegmentArgs]) -> list[list[Segment]]: ...
+    def segments(self, batch: Many, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[list[Segment]]: ...
     @overload
     def segments(
-        self, batch: Many, *, on_error: Return, **kw: Unpack[SegmentArgs]
+        self, batch: Many, *, on_error: Return, **kw: Unpack[TagArgs]
     ) -> list[list[Segment] | ErrorRecord]: ...
     @overload
-    def segments(self, batch: Any, *, on_error: OnError = ..., **kw: Unpack[SegmentArgs]) -> Any: ...
+    def segments(self, batch: Any, *, on_error: OnError = ..., **kw: Unpack[TagArgs]) -> Any: ...
     def segments(
         self,
         batch: Any,
@@ -119,13 +118,15 @@ class Tagger:
         activation: str = "auto",
         window: float | None = None,
         hop: float | None = None,
+        aggregate: Aggregate = "mean",
         on_error: OnError = "raise",
     ) -> Any:
         """The tags of every window of one input, ``[{"start", "end", "tags"}, ...]``, or a list of those for a batch.
 
-        ``window``, ``hop``: seconds; by default the model's own length, side by side. The rest is as in ``classify``.
+        ``window``, ``hop``: seconds; by default the model's own length, side by side. ``aggregate``: of the parts of a
+        window that is longer than that. The rest is as in ``classify``.
         """
-        options = TagOptions(top_k, threshold, activation, on_error=on_error)
+        options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
         window = engine.input_samples / engine.sampling_rate if window is None else window
         inputs, single = pipeline.inputs_of(engine, batch, read := read_options(engine, sampling_rate, window, hop))
@@ -133,7 +134,10 @@ class Tagger:
         return next(segments) if single else list(segments)
 
     def scores(self, batch: Any, *, sampling_rate: float | None = None, activation: str = "auto") -> FloatArray:
-        """Scores of every label, [B, L] float32 (B = 1 for one input); an ensemble's are its members' mean."""
+        """Scores of every label, [B, L] float32 (B = 1 for one input); an ensemble's are its members' mean.
+
+        Of each input as much is scored as the model reads at a time; in an ensemble, as its longest member does.
+        """
         engine, how = self._lazy.with_labels(), TagOptions(activation=activation).activation
         return pipeline.rows(engine, batch, sampling_rate, lambda clips: engine.scores(clips, how))
 

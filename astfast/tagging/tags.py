@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast.audio.windows import is_number
-from astfast.scores import ACTIVATIONS, top_k
+from astfast.scores import ACTIVATIONS, AGGREGATES, top_k
 
 Aggregate = Literal["mean", "max"]
 OnError = Literal["raise", "return"]
@@ -34,8 +34,8 @@ class Segment(TypedDict):
     tags: list[Tag]
 
 
-class SegmentArgs(TypedDict, total=False):
-    """Types of the keywords of ``Tagger.segments`` beside ``on_error``."""
+class TagArgs(TypedDict, total=False):
+    """Types of the keywords of ``Tagger.classify`` and ``segments`` beside ``on_error``."""
 
     sampling_rate: float | None
     top_k: int | None
@@ -43,11 +43,6 @@ class SegmentArgs(TypedDict, total=False):
     activation: str
     window: float | None
     hop: float | None
-
-
-class ClassifyArgs(SegmentArgs, total=False):
-    """Types of the keywords of ``Tagger.classify`` beside ``on_error``."""
-
     aggregate: Aggregate
 
 
@@ -78,17 +73,11 @@ class TagOptions:
             raise ValueError(f"threshold is {self.threshold!r}: it must be a finite number, or None for no threshold")
         for name, value, known in (
             ("activation", self.activation, ACTIVATIONS),
-            ("aggregate", self.aggregate, ("mean", "max")),
+            ("aggregate", self.aggregate, AGGREGATES),
             ("on_error", self.on_error, ("raise", "return")),
         ):
             if value not in known:
                 raise ValueError(f"{name} {value!r} is unknown: use one of {', '.join(map(repr, known))}")
-
-    def aggregated(self, windows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Scores of a clip's windows, each [L] -> of the clip [L]; one window's are kept bit for bit."""
-        stacked = np.stack(windows)  # [windows, L]
-        scores = stacked.max(axis=0) if self.aggregate == "max" else stacked.mean(axis=0, dtype=np.float64)
-        return np.asarray(scores, np.float32)
 
     def tags(self, scores: NDArray[np.float32], labels: Sequence[str]) -> list[Tag]:
         """Scores [L] -> the ``top_k`` best labels that reach the threshold, best first, ties by index."""

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "version": "",
     "errors": "",
     "pcm": "",
+    "spans": "",
     "notes": "",
     "environment": "errors",
     "cache": "environment",
@@ -26,7 +27,7 @@ MAY_IMPORT = {
     # what it is made of
     "kernels": "",
     "_native": "",
-    "audio": "errors pcm notes",
+    "audio": "errors pcm spans notes",
     "checkpoints": "errors",
     "models": "errors labels front_end ops checkpoints",
     "backends.cpu": "errors environment front_end ops _native",
@@ -34,8 +35,8 @@ MAY_IMPORT = {
     "backends.reference": "front_end ops",
     "backends": "errors notes ops",
     # what it does
-    "engines": "version errors pcm notes cache front_end ops scores models backends backends.cuda",
-    "tagging": "errors notes scores audio models engines",
+    "engines": "version errors pcm spans notes cache front_end ops scores models backends backends.cuda",
+    "tagging": "errors spans notes scores audio models engines",
     # what people call
     "integrations": "errors pcm notes front_end ops checkpoints models backends backends.cpu backends.cuda engines",
     "astfast": "version errors notes audio models engines tagging integrations",  # its __init__.py

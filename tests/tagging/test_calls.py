@@ -67,6 +67,9 @@ def test_a_checkpoint_without_a_classifier_embeds_and_says_what_it_can_not(tmp_p
     ("method", "bad"),
     [
         ("segments", {"window": 0}),
+        ("segments", {"window": 1e-9}),
+        ("classify", {"window": 0.02}),
+        ("segments", {"aggregate": "median"}),
         ("segments", {"window": 0.0}),
         ("segments", {"hop": -1.0}),
         ("segments", {"on_error": "ignore"}),

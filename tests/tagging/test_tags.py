@@ -37,10 +37,3 @@ def test_threshold_is_inclusive() -> None:
 def test_bad_arguments_are_named(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
         TagOptions(**bad)
-
-
-def test_aggregation() -> None:
-    windows = [np.array([0.1, 0.9, 0.3], np.float32), np.array([0.5, 0.1, 0.3], np.float32)]
-    np.testing.assert_array_equal(TagOptions(aggregate="max").aggregated(windows), np.float32([0.5, 0.9, 0.3]))
-    np.testing.assert_allclose(TagOptions().aggregated(windows), [0.3, 0.5, 0.3], rtol=1e-6)
-    np.testing.assert_array_equal(TagOptions().aggregated(windows[:1]), windows[0])
