@@ -75,11 +75,12 @@ class Ensemble:
 
     def scores(self, batch: Batch, activation: str = "auto") -> FloatArray:
         """Each member hears all that the longest one does."""
-        assert not isinstance(batch, np.ndarray | DeviceBatch)  # refused by ``forward`` and ``accepts_on_device``
+        assert not isinstance(batch, DeviceBatch)  # see ``accepts_on_device``
         return self.window_scores([wave[: self.input_samples] for wave in batch], activation)
 
     def window_scores(self, waves: Batch, activation: str = "auto", aggregate: str = "mean") -> FloatArray:
         """Features are computed once for members with the same front end that need no parts."""
+        assert not isinstance(waves, DeviceBatch)
         features: dict[FrontEnd, FloatArray] = {}
         longest = max(map(len, waves), default=0)
         total = np.zeros((len(waves), len(self.labels)), np.float64)
