@@ -21,6 +21,9 @@ class Tile:
     warps: int
     stages: int
 
+    def __str__(self) -> str:
+        return f"{self.m}x{self.n}x{self.k}/{self.warps}w{self.stages}s"
+
 
 @dataclass(frozen=True)
 class Tiles:

@@ -44,7 +44,7 @@ class Backend(Protocol):
         ...
 
     def describe(self) -> list[str]:
-        """Lines for ``astfast doctor``."""
+        """Lines of a report on how it runs here; called only where it is available."""
         ...
 
     def open(self, num_heads: int, precision: str, device: str, threads: int | None, deterministic: bool) -> Ops:
@@ -55,6 +55,12 @@ class Backend(Protocol):
 def module_of(backend: str) -> Backend:
     """The module of a backend. Raises ImportError where its packages are missing, see ``unavailable``."""
     return cast(Backend, importlib.import_module(MODULES[backend]))
+
+
+def autotuning_results() -> list[str]:
+    """Lines of a report on which GPU ops run on kernels, found by earlier runs; no GPU and no torch is needed."""
+    lines: list[str] = importlib.import_module(MODULES["cuda"]).results()
+    return lines
 
 
 @dataclass(frozen=True)

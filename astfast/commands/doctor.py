@@ -55,17 +55,17 @@ def _lines(reasons: dict[str, str | None]) -> Iterator[str]:
     """``reasons``: backend -> why it can't run here, or None."""
     import platform
 
-    from astfast.backends import module_of
+    from astfast.backends import autotuning_results, module_of
 
     yield f"astfast {__version__}, Python {platform.python_version()}, {platform.platform()}"
     yield ""
     yield "backends"
     for name, reason in reasons.items():
         yield f"  {name:<10} {'ok: ' + ', '.join(module_of(name).precisions()) if reason is None else 'no: ' + reason}"
-        if name == "cpu" and reason is None:
+        if reason is None:
             yield from (f"  {'':<10} {line}" for line in module_of(name).describe())
     yield f"  {'auto':<10} {_automatic() if None in reasons.values() else 'no backend can run'}"
-    for line in module_of("cuda").describe():  # of earlier runs, whether or not it can run now
+    for line in autotuning_results():
         yield from (line,) if line.startswith(" ") else ("", line)
     yield ""
     yield "packages"

@@ -68,6 +68,11 @@ class CudaGraphEngine(ModelEngine):
     def accepts_int16(self) -> bool:
         return True
 
+    @property
+    def hardware(self) -> str:
+        failure = self._runtime.graphs_failure
+        return self.ops.hardware if failure is None else f"{self.ops.hardware}, without CUDA graphs ({failure})"
+
     def accepts_on_device(self, batch: DeviceBatch) -> bool:
         """Whether the waves are a 2-D tensor on this GPU, or a NumPy array, of float32 or int16 samples, one or more,
         at a rate that this engine resamples."""

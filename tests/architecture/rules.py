@@ -54,6 +54,7 @@ HEAVY = {"torch", "triton", "numpy"}
 MAY_BE_HEAVY = {
     "backends.reference",
     "backends.cuda.autotune",
+    "backends.cuda.capture",
     "backends.cuda.fallback_ops",
     "backends.cuda.op_call",
     "backends.cuda.ops",

@@ -197,11 +197,14 @@ def test_without_graphs_every_kernel_is_launched_from_the_host(
     engine._graphs.clear()
 
     def fails(_: object) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing")
+        runtime.graphs_failure = "operation not permitted when stream is capturing"
+        raise RuntimeError(runtime.graphs_failure)
 
     monkeypatch.setattr(runtime, "capture", fails)
+    assert engine.hardware == GPU.name
     with pytest.warns(RuntimeWarning, match="can't be captured in a CUDA graph"):
         np.testing.assert_array_equal(engine.logits(waves(3)), expected)
+    assert engine.hardware == f"{GPU.name}, without CUDA graphs (operation not permitted when stream is capturing)"
 
 
 def test_spectrograms_on_the_device_give_logits_there(

@@ -3,18 +3,24 @@
 A call is checked when it is met for the first time in an environment, on the first two clips of its own tensors. The
 kernel's error against float64 may be twice that of PyTorch's ops in the same type, plus one rounding of the largest
 result in the coarsest type of the results (ten in float32, where sums round as coarsely as their result, and PyTorch
-may sum in a luckier order). Then both are timed on all clips. Results are kept in the user's cache folder.
+may sum in a luckier order). Then both are timed in turns on all clips.
+
+What was found is kept in the user's cache folder if it says something of the kernel in this environment: a check on
+finite numbers, a kernel that doesn't compile or asks for more than the GPU has, and times. Any other error (of a kernel
+that ran before, say) is believed for this process only, and a batch that leads to NaN says nothing at all.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
+from triton.errors import TritonError
 
 from astfast import notes
-from astfast.backends.cuda import autotune_cache
+from astfast.backends.cuda import autotune_cache, fallback_ops
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.runtime import Runtime
@@ -25,6 +31,11 @@ from astfast.notes import Note
 CHECKED_CLIPS = 2
 ROUNDINGS = 10  # of a float32 sum: the square root of 96 blocks, in which 3,072 products are summed 32 at a time
 NO_COMPILER = "Failed to find C compiler"  # in the message of Triton's error
+PASS_FAILED = "PassManager::run failed"  # in that of MLIR, which Triton hands on as a RuntimeError
+
+
+class NotFinite(Exception):
+    """Numbers on which a kernel can't be judged: they lead to infinity or NaN in float64 too."""
 
 
 class Autotuner:
@@ -65,7 +76,10 @@ class Autotuner:
     def _prefers_kernel(self, call: OpCall) -> bool:
         result = self._results.get(call.key)
         if result is None or not (result.failure or result.timed or self.deterministic):
-            result = self._results[call.key] = self._tune(call)
+            try:
+                result = self._results[call.key] = self._tune(call)
+            except NotFinite:
+                return False  # this time
         if result.failure is not None:
             self._warn_of_failure(call, result)
             return False
@@ -74,18 +88,19 @@ class Autotuner:
     def _tune(self, call: OpCall) -> KernelResult:
         if self.runtime.capturing:
             raise BackendError(f"{call.key} is new inside a graph capture: run the model once before it")
+        self.runtime.synchronize()  # an error of earlier work is raised here, and blamed on no kernel
         try:
             result = KernelResult(check(call, self._launcher))
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, NotFinite):
             raise
         except Exception as error:  # whatever a compiler or a launch may raise
             result = self._failed(call, error)
-            if self.compiler_missing:
-                return result  # not stored: a compiler may be installed by the next time
+            if not of_the_kernel(error):
+                return result
         if result.failure is None and not self.deterministic:
             own = call.with_own_outputs()
-            kernel_seconds = self.runtime.benchmark(lambda: self._launcher(own.launch()))
-            result = KernelResult(None, kernel_seconds, self.runtime.benchmark(own.run_torch))
+            times = self.runtime.compare(lambda: self._launcher(own.launch()), own.run_torch)
+            result = KernelResult(None, *times)
         autotune_cache.store(self.environment, call.key, result)
         return result
 
@@ -115,7 +130,7 @@ class Autotuner:
 def check(call: OpCall, launcher: launch.Launcher) -> str | None:
     """Compares the kernel's results on the first clips of a call with float64: None if they are correct, else why not.
 
-    The bound is that of the module's docstring.
+    The bound is that of the module's docstring. Raises NotFinite for numbers on which it says nothing.
     """
     kernel_call, torch_call = call.of_first(CHECKED_CLIPS), call.of_first(CHECKED_CLIPS)
     launcher(kernel_call.launch())
@@ -127,7 +142,7 @@ def check(call: OpCall, launcher: launch.Launcher) -> str | None:
     rounding = (ROUNDINGS if coarsest == torch.float32 else 1) * torch.finfo(coarsest).eps / 2
     for name, x in exact.items():
         if not bool(x.isfinite().all()):
-            return f"its input leads to {name} that is not finite, in float64 too"
+            raise NotFinite(f"{call.op}: its input leads to {name} that is not finite, in float64 too")
         error = float((of_kernel[name].double() - x).abs().max())
         allowed = 2 * float((of_torch[name].double() - x).abs().max()) + rounding * float(x.abs().max())
         if not error <= allowed:  # also if it is NaN
@@ -135,10 +150,30 @@ def check(call: OpCall, launcher: launch.Launcher) -> str | None:
     return None
 
 
+def of_the_kernel(error: Exception) -> bool:
+    """Whether an error says that the kernel doesn't compile or fit here, and not that something else went wrong."""
+    return isinstance(error, TritonError) or PASS_FAILED in str(error)
+
+
 def environment_key(gpu: str, driver: str) -> str:
-    """Key of autotuning results: the GPU, its driver, PyTorch, Triton and a hash of the kernels' sources."""
+    """Key of autotuning results: GPU, driver, PyTorch and its switches, Triton, and a hash of both sides' sources."""
     import triton
 
-    sources = b"".join(path.read_bytes() for path in sorted(Path(launch.__file__).parent.glob("*.py")))
-    kernels = hashlib.sha256(sources).hexdigest()[:12]
-    return f"{gpu}, driver {driver}, torch {torch.__version__}, triton {triton.__version__}, kernels {kernels}"
+    ours = [*sorted(Path(launch.__file__).parent.glob("*.py")), Path(fallback_ops.__file__)]
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in ours)).hexdigest()[:12]
+    cudnn: Any = torch.backends.cudnn
+    versions = f"torch {torch.__version__}, cuDNN {cudnn.version()}, triton {triton.__version__}"
+    return f"{gpu}, driver {driver}, {versions}, {torch_switches()}, sources {sources}"
+
+
+def torch_switches() -> str:
+    """Switches of PyTorch that decide which of its own kernels run: TF32 products, backends of attention."""
+    cuda: Any = torch.backends.cuda
+    enabled = {
+        "cudnn": cuda.cudnn_sdp_enabled(),
+        "flash": cuda.flash_sdp_enabled(),
+        "efficient": cuda.mem_efficient_sdp_enabled(),
+        "math": cuda.math_sdp_enabled(),
+    }
+    attention = "+".join(name for name, on in enabled.items() if on) or "none"
+    return f"products {torch.get_float32_matmul_precision()}, attention {attention}"

@@ -13,6 +13,7 @@ from typing import Any
 from astfast import cache
 
 FILE = "kernels.json"
+MARGIN = 1.03  # by which PyTorch must be faster before a kernel gives way: less is noise
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class KernelResult:
 
     @property
     def kernel_is_faster(self) -> bool:
-        """Whether a kernel without failure is the one to use: no slower than PyTorch, or not timed."""
+        """Whether a kernel without failure is the one to use: as fast as PyTorch within ``MARGIN``, or not timed."""
         if self.kernel_seconds is None or self.torch_seconds is None:
             return True
-        return self.kernel_seconds <= self.torch_seconds
+        return self.kernel_seconds <= MARGIN * self.torch_seconds
 
 
 def load() -> dict[str, dict[str, KernelResult]]:

@@ -1,6 +1,6 @@
 """GPU backend for NVIDIA CUDA and AMD ROCm: availability, precisions, a report for ``astfast doctor``, and opening it.
 
-Importing this module imports no torch; every function but ``precisions``, ``fastest_precision`` and ``describe`` does.
+Importing this module imports no torch; every function but ``precisions``, ``fastest_precision`` and ``results`` does.
 """
 
 from __future__ import annotations
@@ -34,6 +34,21 @@ def fastest_precision() -> str:
 
 
 def describe() -> list[str]:
+    """A line of a report: whether the current GPU runs CUDA graphs, found by capturing a small product."""
+    import torch
+
+    from astfast.backends.cuda.runtime import CudaRuntime
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    x = torch.ones(16, 16, device=device)
+    try:
+        CudaRuntime(device).capture(lambda: x @ x)
+    except RuntimeError as error:
+        return [f"no CUDA graphs: {str(error).strip().splitlines()[0]}"]
+    return ["CUDA graphs in use"]
+
+
+def results() -> list[str]:
     """Lines of a report: which ops a Triton kernel computes and which PyTorch, by environment, from the cache.
 
     An environment is a GPU with its driver, PyTorch, Triton and kernel sources. No lines if nothing was autotuned yet.

@@ -31,8 +31,10 @@ class OpCall:
 
     @property
     def key(self) -> str:
-        """Key of the cache: op, types, shapes (result, input, weights), and the settings that are words or integers."""
+        """Key of the cache: op, types, shapes (result, input, weights), the settings that are words or integers, and
+        the kernel's tile and precision."""
         words = [f"{name}={value}" for name, value in self.settings.items() if isinstance(value, str | int)]
+        words += [f"{name}={value}" for name, value in self.tuning.items()]
         source = next(iter(self.clips.values()))
         matrices = [x for x in self.weights.values() if x.dim() > 1 and x.element_size() == 1]
         typed = (source, *matrices, self.clips[self.result])

@@ -7,7 +7,7 @@ emulator; tests put a recording one in its place.
 from __future__ import annotations
 
 import contextlib
-import threading
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,12 +16,11 @@ from typing import Any, Protocol
 
 import torch
 
-WARMUP_RUNS = (
-    2  # before a capture: the first compiles and autotunes, the second allocates workspaces of what was chosen
-)
-TIMED_REPLAYS, CALLS_PER_GRAPH = 10, 10  # of a benchmark
+from astfast.backends.cuda import capture as graphs
 
-_capture_lock = threading.Lock()  # one capture at a time in a process, on whichever device: a capture empties caches
+WARMUP_RUNS = 2  # before a capture: the first compiles and autotunes, the second allocates what was chosen
+SPIN_SECONDS = 0.05  # of work before anything is timed: an idle GPU runs at a sixth of its clock
+TIMED_TURNS, CALLS_PER_GRAPH = 11, 10  # of a comparison
 
 
 class Event(Protocol):
@@ -36,6 +35,11 @@ class Runtime(Protocol):
     """One device and the streams of one engine."""
 
     capturing: bool  # whether a graph is being captured: nothing may be allocated, compiled or timed
+
+    @property
+    def graphs_failure(self) -> str | None:
+        """Why work is launched from the host instead of from CUDA graphs; None if graphs are in use."""
+        ...
 
     def device_guard(self) -> AbstractContextManager[Any]:
         """Context in which the device is PyTorch's current one."""
@@ -62,8 +66,9 @@ class Runtime(Protocol):
         stream. Raises RuntimeError for work that can't be captured."""
         ...
 
-    def benchmark(self, work: Callable[[], Any]) -> float:
-        """Median time of a call on the device in seconds, launched from a graph if possible. May block the host."""
+    def compare(self, *works: Callable[[], Any]) -> list[float]:
+        """Median time of a call of each on the device in seconds, measured in turns after the device has been busy for
+        a while; all launched from graphs, or none. May block the host."""
         ...
 
     def synchronize(self) -> None:
@@ -81,10 +86,12 @@ class CudaRuntime:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.capturing = False
-        with self.device_guard():
-            self._upload_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            self._capture_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            self._pool = torch.cuda.graph_pool_handle()
+        self._upload_stream = graphs.stream_of(device, "upload")
+        self._pool = graphs.GraphPool()
+
+    @property
+    def graphs_failure(self) -> str | None:
+        return graphs.failure(self.device)
 
     def device_guard(self) -> AbstractContextManager[Any]:
         return torch.cuda.device(self.device)
@@ -105,39 +112,36 @@ class CudaRuntime:
         torch.cuda.current_stream().wait_event(event)
 
     def capture(self, work: Callable[[], Any]) -> Callable[[], None]:
-        for _ in range(WARMUP_RUNS):
-            work()
-        graph = torch.cuda.CUDAGraph()
-        # Memory that PyTorch's ops allocate inside lies in one pool for all graphs of the engine: the graphs never run
-        # at the same time, and nothing in it is read after its graph.
-        options: dict[str, Any] = {
-            "pool": self._pool,
-            "stream": self._capture_stream,
-            "capture_error_mode": "thread_local",
-        }
-        with _capture_lock:
-            self.capturing = True
-            try:
-                with torch.cuda.graph(graph, **options):
-                    work()
-            finally:
-                self.capturing = False
-        replay: Callable[[], None] = graph.replay
+        replay: Callable[[], None] = self._captured(work, self._pool).replay
         return replay
 
-    def benchmark(self, work: Callable[[], Any]) -> float:
-        def calls() -> None:
-            for _ in range(CALLS_PER_GRAPH):
-                work()
-
+    def _captured(self, work: Callable[[], Any], pool: graphs.GraphPool | None) -> torch.cuda.CUDAGraph:
+        for _ in range(WARMUP_RUNS):
+            work()
+        self.capturing = True
         try:
-            replay = self.capture(calls)
+            return graphs.capture(self.device, work, pool)
+        finally:
+            self.capturing = False
+
+    def compare(self, *works: Callable[[], Any]) -> list[float]:
+        repeated = [functools.partial(_repeat, work, CALLS_PER_GRAPH) for work in works]
+        captured: list[torch.cuda.CUDAGraph] = []
+        try:
+            for calls in repeated:
+                captured.append(self._captured(calls, None))
+            runs: list[Callable[[], Any]] = [graph.replay for graph in captured]
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # can't be captured: timed with its launches, which it needs in use too
-            replay = calls
-        replay()
-        return median(self._milliseconds(replay) for _ in range(TIMED_REPLAYS)) * 1e-3 / CALLS_PER_GRAPH
+        except RuntimeError:  # graphs_failure says why: both are timed with their launches, which they need in use too
+            runs = list(repeated)
+        busy_until = time.perf_counter() + SPIN_SECONDS
+        while time.perf_counter() < busy_until:
+            for run in runs:
+                run()
+            self.synchronize()
+        turns = [[self._milliseconds(run) for run in runs] for _ in range(TIMED_TURNS)]
+        return [median(times) * 1e-3 / CALLS_PER_GRAPH for times in zip(*turns, strict=True)]
 
     @staticmethod
     def _milliseconds(work: Callable[[], Any]) -> float:
@@ -153,11 +157,13 @@ class CudaRuntime:
         torch.cuda.synchronize(self.device)
 
     def empty_cache(self) -> None:
-        torch.cuda.empty_cache()
+        graphs.empty_cache(self.device)
 
 
 class HostRuntime:
     """Synchronous runtime on the CPU: each piece of work is done before the next is submitted."""
+
+    graphs_failure: str | None = None
 
     def __init__(self) -> None:
         self.capturing = False
@@ -180,10 +186,13 @@ class HostRuntime:
     def capture(self, work: Callable[[], Any]) -> Callable[[], None]:
         return work
 
-    def benchmark(self, work: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
+    def compare(self, *works: Callable[[], Any]) -> list[float]:
+        times = []
+        for work in works:
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        return times
 
     def synchronize(self) -> None:
         """Does nothing: all work is done already."""
@@ -197,6 +206,11 @@ class CompletedEvent:
 
     def synchronize(self) -> None:
         """Does nothing."""
+
+
+def _repeat(work: Callable[[], Any], times: int) -> None:
+    for _ in range(times):
+        work()
 
 
 def runtime_for(device: torch.device) -> Runtime:

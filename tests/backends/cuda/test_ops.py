@@ -146,7 +146,7 @@ def test_a_report_needs_no_torch() -> None:
         "import sys; sys.modules['torch'] = sys.modules['triton'] = None\n"
         "from astfast.backends.cuda import autotune_cache, backend\n"
         "autotune_cache.store('a GPU', 'pool float32', autotune_cache.KernelResult('too slow'))\n"
-        "print(backend.describe(), backend.precisions(), backend.fastest_precision())"
+        "print(backend.results(), backend.precisions(), backend.fastest_precision())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "['ops autotuned on a GPU', '  pool float32  torch   (kernel: too slow)']" in done.stdout
