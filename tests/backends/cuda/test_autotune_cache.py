@@ -1,0 +1,87 @@
+"""The cache file of autotuning results, the report of it, and the key of an environment."""
+
+import json
+import re
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from astfast import cache as cache_file
+from astfast.backends.cuda import autotune_cache
+from astfast.backends.cuda.autotune import environment_key
+from astfast.backends.cuda.autotune_cache import KernelResult
+
+
+def test_the_file_survives_what_others_leave_in_it(tmp_path: Path) -> None:
+    entry = {"failure": None, "kernel_seconds": 1e-6, "torch_seconds": 2e-6}
+    path = tmp_path / "cache" / autotune_cache.FILE
+    path.parent.mkdir()
+    for text in ("", "[1, 2]", "{not json"):
+        path.write_text(text)
+        assert autotune_cache.load() == {}
+    odd = {**entry, "kernel_seconds": "fast"}
+    path.write_text(json.dumps({"m": {"a": entry, "b": 3, "c": {"failure": None}, "d": odd}, "n": 4}))
+    assert autotune_cache.load() == {"m": {"a": KernelResult(None, 1e-6, 2e-6)}, "n": {}}
+    autotune_cache.store("n", "e", KernelResult("broken"))
+    assert autotune_cache.load()["m"] == {"a": KernelResult(None, 1e-6, 2e-6)}
+    assert autotune_cache.load()["n"] == {"e": KernelResult("broken")}
+
+
+def test_a_cache_that_cant_be_written_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ASTFAST_CACHE", str(tmp_path / "file" / "cache"))
+    autotune_cache.store("m", "a", KernelResult())
+    assert autotune_cache.load() == {}
+
+
+def test_no_update_of_the_cache_is_lost(tmp_path: Path) -> None:
+    def add(name: str) -> None:
+        for i in range(20):
+            cache_file.update("file.json", partial(dict.update, **{f"{name}{i}": True}))
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(cache_file.read("file.json")) == 80
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"file.json", "file.lock"}
+
+
+def test_a_table_is_readable() -> None:
+    table = {
+        "norm_linear bfloat16 32x9x64": KernelResult(None, 21.5e-6, 30e-6),
+        "attention bfloat16": KernelResult(None, 3e-5, 2e-5),
+        "head float32": KernelResult("out is off by 1"),
+        "pool float32": KernelResult(),
+    }
+    said = [re.sub(r"\s+", " ", line) for line in autotune_cache.describe(table)]
+    assert said == [
+        "attention bfloat16 torch kernel 30.0 us torch 20.0 us",
+        "head float32 torch (kernel: out is off by 1)",
+        "norm_linear bfloat16 32x9x64 kernel kernel 21.5 us torch 30.0 us",
+        "pool float32 kernel (not timed)",
+    ]
+
+
+def test_an_environment_is_what_compiles_and_runs() -> None:
+    key = environment_key("NVIDIA H200", "580.1")
+    assert key == environment_key("NVIDIA H200", "580.1")
+    assert key.startswith(f"NVIDIA H200, driver 580.1, torch {torch.__version__}, cuDNN ")
+    assert key != environment_key("NVIDIA H200", "580.2")
+
+
+def test_switches_of_pytorch_are_part_of_the_environment() -> None:
+    key = environment_key("NVIDIA H200", "580.1")
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high" if before == "highest" else "highest")
+        assert environment_key("NVIDIA H200", "580.1") != key
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert environment_key("NVIDIA H200", "580.1") == key
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert environment_key("NVIDIA H200", "580.1") != key
