@@ -23,6 +23,15 @@ def num_threads() -> int | None:
     return int(value)
 
 
+def without_blas_threads() -> None:
+    """Has NumPy, if it is imported after this, multiply on one thread, unless the environment says how many.
+
+    OpenBLAS starts a thread a core when it is loaded, and they spin for 50 ms of processor time that the engine, which
+    does not use them, and other processes could have had.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def cache_folder() -> Path:
     """ASTFAST_CACHE: where verdicts of checks are kept between runs (default: ~/.cache/astfast, by XDG)."""
     if folder := os.environ.get("ASTFAST_CACHE"):

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PACKAGE = __name__.split(".")[0]
 
 _shown: set[Note] = set()
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """A warning that is to be shown. ``once``: only once a process, whatever the warning filters."""
 
     message: str

@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from astfast import notes
 from astfast.errors import BackendError
@@ -63,8 +62,7 @@ def autotuning_results() -> list[str]:
     return lines
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The backend and devices that ``choose`` decided on: enough to open it for any model and precision."""
 
     backend: str

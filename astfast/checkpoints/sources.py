@@ -6,23 +6,29 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from astfast.checkpoints.lazy_tensor import LazyTensor
 from astfast.checkpoints.safetensors import read_safetensors
-from astfast.checkpoints.torch_pickle import read_torch_file
 from astfast.errors import CheckpointError
 
 BUILTIN = Path(__file__).parent.parent / "data" / "builtin"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def _read_torch_file(path: Path) -> dict[str, LazyTensor]:
+    from astfast.checkpoints.torch_pickle import read_torch_file  # 6 ms with zipfile, and most files are safetensors
+
+    return read_torch_file(path)
+
+
 READERS: dict[str, Callable[[Path], dict[str, LazyTensor]]] = {
     ".safetensors": read_safetensors,
-    ".pth": read_torch_file,
-    ".pt": read_torch_file,
-    ".bin": read_torch_file,
+    ".pth": _read_torch_file,
+    ".pt": _read_torch_file,
+    ".bin": _read_torch_file,
 }
 HUB_WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
@@ -33,8 +39,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LOOKED_FOR = f"looked for {', '.join(WEIGHTS)}. Pass the weights' file itself if it has another name."
 
 
-@dataclass(frozen=True)
-class CheckpointFiles:
+class CheckpointFiles(NamedTuple):
     """A checkpoint as found: its tensors by their names in the file, and the contents of its JSON files."""
 
     source: str  # for messages: a path, or a hub id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from astfast.commands import arguments
 from astfast.commands.terminal import print_text, print_warning, table
@@ -18,14 +18,11 @@ BATCHES = (1, 8)
 COLUMNS = ("batch", "engine", "precision", "clips/s", "ms/clip", "speed-up over this engine", "error", "kernel / ISA")
 
 
-def add_parser(commands: Any) -> None:
-    """Adds ``bench`` to the commands (argparse's sub-parsers)."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure a model's speed on this CPU, beside transformers and OpenVINO if they are installed",
-        description="Measure clips per second on this CPU, from spectrograms to logits. Engines take turns, after "
-        "their logits have been compared with those of astfast in float32.",
-        allow_abbrev=False,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's description and arguments."""
+    parser.description = (
+        "Measure clips per second on this CPU, from spectrograms to logits. Engines take turns, after their logits "
+        "have been compared with those of astfast in float32."
     )
     parser.add_argument("--model", help=arguments.MODEL_HELP)
     parser.add_argument(
@@ -51,7 +48,6 @@ def add_parser(commands: Any) -> None:
         metavar="FORMAT",
         help="output: %(choices)s (default: text)",
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> bool:

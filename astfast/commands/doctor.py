@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
 
 from astfast.commands.terminal import print_text
 from astfast.errors import AstfastError
@@ -23,16 +22,12 @@ PACKAGES = (
 )
 
 
-def add_parser(commands: Any) -> None:
-    """Adds ``doctor`` to the commands (argparse's sub-parsers)."""
-    parser = commands.add_parser(
-        "doctor",
-        help="show what this machine can run, and why not",
-        description="Show the backends that can run on this machine, the reason why others can't, and the versions of "
-        "packages. Please attach it to bug reports.",
-        allow_abbrev=False,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's description and arguments."""
+    parser.description = (
+        "Show the backends that can run on this machine, the reason why others can't, and the versions of packages. "
+        "Please attach it to bug reports."
     )
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from typing import Any
 
 from astfast.commands import arguments
 from astfast.commands.terminal import FORMATS, ResultPrinter, print_error, progress
@@ -17,15 +16,10 @@ class _StandardInput(io.BytesIO):
     name = "standard input"  # which messages about a file object use
 
 
-def add_parser(commands: Any) -> None:
-    """Adds ``tag`` to the commands (argparse's sub-parsers)."""
-    parser = commands.add_parser(
-        "tag",
-        help="tag audio files",
-        description="Tag audio files. Results go to standard output, one file at a time; errors to standard error.",
-        epilog="Exit status: 0 all files tagged, 1 some could not be read, 2 nothing was tagged.",
-        allow_abbrev=False,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's description and arguments."""
+    parser.description = "Tag audio files. Results go to standard output, one file at a time; errors to standard error."
+    parser.epilog = "Exit status: 0 all files tagged, 1 some could not be read, 2 nothing was tagged."
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio file; - reads one from standard input")
     parser.add_argument("--model", help=arguments.MODEL_HELP)
     parser.add_argument(
@@ -57,7 +51,7 @@ def add_parser(commands: Any) -> None:
         metavar="PRECISION",
         help="%(choices)s; a backend has some of these, see astfast doctor (default: auto)",
     )
-    parser.set_defaults(run=run, usage_error=parser.error)
+    parser.set_defaults(usage_error=parser.error)
 
 
 def run(options: argparse.Namespace) -> bool:
@@ -66,6 +60,10 @@ def run(options: argparse.Namespace) -> bool:
         options.usage_error("--hop needs --window")
     if options.files.count(STANDARD_INPUT) > 1:
         options.usage_error("standard input (-) can be read once only")
+
+    from astfast import environment
+
+    environment.without_blas_threads()
 
     import astfast
 

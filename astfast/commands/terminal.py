@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 import sys
 import time
@@ -12,6 +10,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 FORMATS = ("text", "jsonl", "csv")
+QUOTE = '"'
 BAR_WIDTH = 20  # characters of the bar of score 1
 START_OF_LINE = "\r\x1b[K"  # which erases the line on a terminal
 REDRAW_SECONDS = 0.1
@@ -28,16 +27,18 @@ class ResultPrinter:
     def __init__(self, output_format: str, windows: bool) -> None:
         self._format = output_format
         self._windows = windows
-        self._csv = csv.writer(sys.stdout, lineterminator="\n")
         if output_format == "csv":
-            self._csv.writerow(["file", *(["start", "end"] if windows else []), "score", "label"])
+            _print_csv(["file", *(["start", "end"] if windows else []), "score", "label"])
 
     def print_result(self, file: str, result: list[Any]) -> None:
         """Prints the tags of one file, or its segments."""
         if self._format == "jsonl":
+            import json  # where it is needed, as all that a single file's tags wait for
+
             print(json.dumps({"file": file, "segments" if self._windows else "tags": result}, ensure_ascii=False))
         elif self._format == "csv":
-            self._csv.writerows(self._rows(file, result))
+            for row in self._rows(file, result):
+                _print_csv(row)
         elif sys.stdout.isatty():
             self._print_table(file, result)
         else:
@@ -63,6 +64,11 @@ class ResultPrinter:
             for tag in segment["tags"]:
                 bar = "█" * max(0, min(BAR_WIDTH, round(BAR_WIDTH * tag["score"])))
                 print(f"    {tag['score']:6.1%}  {bar:<{BAR_WIDTH}}  {tag['label']}")
+
+
+def _print_csv(row: Iterable[str]) -> None:
+    """One line of CSV as RFC 4180 has it, but for its end; csv.writer leaves a lone carriage return unquoted."""
+    print(*(f'"{cell.replace(QUOTE, 2 * QUOTE)}"' if re.search('[",\r\n]', cell) else cell for cell in row), sep=",")
 
 
 def format_time(seconds: float) -> str:

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "integrations": "errors pcm notes front_end ops checkpoints models backends backends.cpu backends.cuda engines",
     "astfast": "version errors notes audio models engines tagging integrations",  # its __init__.py
     "benchmarking": "astfast errors environment models backends engines tagging",
-    "commands": "astfast version errors models backends engines benchmarking",
+    "commands": "astfast version errors environment models backends engines benchmarking",
     "__main__": "commands",
     "data": "",
 }
@@ -70,9 +70,9 @@ MAY_BE_HEAVY = {
     "integrations.torch_ops",
     "integrations.transformers",
 }
-MAY_COMPUTE_NAMES = {"backends"}  # of the modules that they import
+MAY_COMPUTE_NAMES = {"backends", "commands.main"}  # of the modules that they import
 MAY_ACT_WHEN_IMPORTED = {
-    "__main__": "sys.exit",  # it is a script
+    "__main__": "entry()",  # it is a script
     "engines.eager": "os.register_at_fork",  # a child of a fork starts with locks that are free
     "engines.lazy": "os.register_at_fork",
 }

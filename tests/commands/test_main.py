@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from astfast.backends import module_of
-from astfast.commands.main import main, parser
+from astfast.commands.main import COMMANDS, main, parser
 from astfast.version import __version__
 
 
@@ -54,10 +54,44 @@ def test_help_names_every_precision(capsys: pytest.CaptureFixture[str]) -> None:
         assert precision in text
 
 
+def modules_of(*arguments: str) -> set[str]:
+    """Modules that a process has imported when this command is done."""
+    code = f"import sys; from astfast.commands.main import main; main({arguments!r}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.splitlines()[-1].split())
+
+
 def test_the_parser_imports_nothing_slow() -> None:
     code = (
-        "import sys; from astfast.commands.main import parser; parser().parse_args(['tag', 'a.wav']); "
+        "import sys; from astfast.commands.main import parser; parser('tag').parse_args(['tag', 'a.wav']); "
         "print({'numpy', 'importlib.metadata'} & {*sys.modules}); parser().parse_args(['--version'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["set()", f"astfast {__version__}"]
+
+
+def test_tagging_a_file_imports_nothing_for_other_work() -> None:
+    """A cold ``astfast tag`` of one file is the sum of its imports: a new one here has to be needed."""
+    imported = modules_of("tag", "--precision", "float32", "samples/dog.ogg")
+    assert "astfast.tagging.pipeline" in imported
+    others = {"torch", "huggingface_hub", "importlib.metadata", "zipfile", "astfast.checkpoints.torch_pickle"}
+    others |= {f"astfast.commands.{name}" for name in COMMANDS if name != "tag"}
+    others |= {f"astfast.engines.{name}" for name in ("replicas", "ensemble", "cuda_graphs")}
+    assert imported & others == set()
+
+
+def test_every_command_has_its_line_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(f"{name} {summary}" in text for name, summary in COMMANDS.items())
+
+
+def test_the_process_ends_with_the_status_and_hooks_of_atexit(files: list[str]) -> None:
+    code = (
+        "import atexit, sys; sys.argv = ['astfast', 'tag', *sys.argv[1:]]; atexit.register(print, 'hook');"
+        "from astfast.commands.main import entry; entry()"
+    )
+    for names, status in ((files[:1], 0), (files[2:], 1)):
+        done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (status, "hook")

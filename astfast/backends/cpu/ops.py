@@ -15,8 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +35,7 @@ CACHE_LINE = 64  # bytes
 MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more only evict one another from the caches
 
 
-@dataclass(frozen=True)
-class _NormLinear:
+class _NormLinear(NamedTuple):
     norm: _native.PackedNorm
     linear: _native.PackedLinear
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from astfast import labels as label_tables
 from astfast.checkpoints.sources import CheckpointFiles
@@ -24,8 +23,7 @@ PUBLISHED = ((10, 1024), (12, 1024), (14, 1024), (16, 1024), (10, 512), (10, 128
 HEAD_DIM = 64  # of every published size
 
 
-@dataclass(frozen=True)
-class ResolvedConfig:
+class ResolvedConfig(NamedTuple):
     """The model's config, and the grid of the position embeddings in the file where that is another one."""
 
     config: AstConfig

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from astfast.errors import CheckpointError
 from astfast.models.ast.config import AstConfig
@@ -37,8 +36,7 @@ FRONT_END_FIELDS = ("sampling_rate", "num_mel_bins", "max_length", "mean", "std"
 FIELDS = tuple(dict.fromkeys((*MODEL_FIELDS, *FRONT_END_FIELDS)))
 
 
-@dataclass(frozen=True)
-class FieldType:
+class FieldType(NamedTuple):
     """Type of a field of a JSON file or of a keyword."""
 
     words: str

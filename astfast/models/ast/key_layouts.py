@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from astfast.checkpoints.lazy_tensor import LazyTensor, concatenated, zeros
 from astfast.errors import CheckpointError
@@ -28,8 +28,7 @@ FUSED_QKV = {"qkv": "3D D"}  # rows are [q; k; v]
 HEAD_MODULES = {"head.norm": "D", "head.linear": "L D"}
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Names of the canonical tensors in one kind of file, and the LayerNorm epsilons that its models were made with."""
 
     name: str
@@ -106,8 +105,7 @@ LAYOUTS = (
 DATA_PARALLEL = "module."  # torch's DataParallel puts it before every name
 
 
-@dataclass(frozen=True)
-class AstTensors:
+class AstTensors(NamedTuple):
     """The tensors of one checkpoint under their canonical names, exactly the set that its layout has."""
 
     source: str
