@@ -37,6 +37,7 @@ MAY_IMPORT = {
     # what it does
     "engines": "version errors pcm spans notes cache front_end ops scores models backends backends.cuda",
     "tagging": "errors spans notes scores audio models engines",
+    "volume": "errors audio",
     # what people call
     "integrations": "errors pcm notes front_end ops checkpoints models backends backends.cpu backends.cuda engines",
     "astfast": "version errors notes audio models engines tagging integrations",  # its __init__.py

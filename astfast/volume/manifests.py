@@ -1,0 +1,109 @@
+"""Lists of inputs: names one a line, and manifests in JSON lines or CSV. Read as they are needed, never whole."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from astfast.errors import AstfastError, AudioError
+from astfast.volume.items import PATH_COLUMNS, Item, Roots, of_name, of_row
+
+READ_BYTES = 1 << 16
+SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv")
+
+
+def lines(file: BinaryIO, roots: Roots, zero: bool = False) -> Iterator[Item]:
+    """The inputs whose names are the lines of a file, or with ``zero`` what NUL bytes end; empty ones are left out."""
+    for line in _ended_by(file, b"\0") if zero else file:
+        name = os.fsdecode(line.rstrip(b"\0" if zero else b"\r\n"))
+        if name:
+            yield of_name(name, roots)
+
+
+def _ended_by(file: BinaryIO, end: bytes) -> Iterator[bytes]:
+    rest = b""
+    while block := file.read(READ_BYTES):
+        *whole, rest = (rest + block).split(end)
+        yield from whole
+    yield rest
+
+
+def manifest(path: str, roots: Roots) -> Iterator[Item]:
+    """The inputs of a manifest, a row each: JSON lines, or CSV with a header. Raises AstfastError for a file that is
+    no manifest; a row that is none is an input that fails."""
+    with _opened(path) as file:
+        rows = _csv_rows if Path(path).suffix.lower() in (".csv", ".tsv") else _json_rows
+        yield from rows(file, path, roots)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    try:
+        file = Path(path).open("rb")  # noqa: SIM115
+    except OSError as error:
+        raise AstfastError(f"{path}: the list can't be opened ({error.strerror}): check the path") from None
+    with file:
+        yield file
+
+
+def from_file(path: str, roots: Roots, zero: bool = False) -> Iterator[Item]:
+    """The inputs that a file lists: a manifest by the ending of its name, else names one a line."""
+    if path.lower().endswith(SUFFIXES):
+        yield from manifest(path, roots)
+        return
+    with _opened(path) as file:
+        yield from lines(file, roots, zero)
+
+
+def _json_rows(file: BinaryIO, path: str, roots: Roots) -> Iterator[Item]:
+    for number, line in enumerate(file, 1):
+        text = line.removeprefix(codecs.BOM_UTF8).strip()
+        if not text:
+            continue
+        place = f"{path} line {number}"
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            yield _failed(place, f"not JSON ({error})")
+            continue
+        yield of_row(row, place, roots) if isinstance(row, dict) else _failed(place, "not a JSON object")
+
+
+def _csv_rows(file: BinaryIO, path: str, roots: Roots) -> Iterator[Item]:
+    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(text, delimiter="\t" if path.lower().endswith(".tsv") else ",")
+    header = next(reader, [])
+    if not set(header) & set(PATH_COLUMNS):
+        named = ", ".join(header[:8]) or "nothing"
+        raise AstfastError(f"{path}: its first line names no column {', '.join(PATH_COLUMNS)}, but {named}")
+    for row in _rows(reader, path):
+        if isinstance(row, Item):
+            yield row
+        elif len(row) > len(header):
+            yield _failed(f"{path} line {reader.line_num}", f"{len(row)} fields, more than the header's {len(header)}")
+        elif row:
+            values = dict(itertools.zip_longest(header, row))
+            yield of_row(values, f"{path} line {reader.line_num}", roots)
+
+
+def _rows(reader: Any, path: str) -> Iterator[list[str] | Item]:
+    """The rows, a damaged one as an input that fails."""
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield _failed(f"{path} line {reader.line_num}", f"not CSV ({error})")
+
+
+def _failed(place: str, problem: str) -> Item:
+    return Item(place, place, AudioError(f"{place}: {problem}: correct the line"), stamp="")

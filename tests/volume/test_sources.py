@@ -1,0 +1,236 @@
+"""What a run lists: folders, globs, lists, manifests, archives and tables; their errors as inputs that fail."""
+
+import io
+import itertools
+import json
+import os
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from astfast.errors import AstfastError, AudioError
+from astfast.volume import manifests
+from astfast.volume.items import Item, Roots, Shard
+from astfast.volume.remote import Remote
+from astfast.volume.sources import Sources
+
+
+def ids(source: object, roots: Roots | None = None) -> list[str]:
+    return [item.id for item in Sources(source, roots)]
+
+
+def errors(source: object, roots: Roots | None = None) -> list[str]:
+    return [str(item.audio) for item in Sources(source, roots) if isinstance(item.audio, AudioError)]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    for name in ("b.wav", "a.FLAC", "notes.txt", ".hidden.wav", "sub/c.ogg", "sub/deep/d.mp3", ".git/e.wav"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    (root / "sub" / "loop").symlink_to(root)
+    (root / "sub" / "self").symlink_to(root / "sub" / "self")
+    return root
+
+
+def test_a_folder_is_walked_by_name_its_links_once_and_what_is_no_audio_counted(tree: Path) -> None:
+    sources = Sources(tree)
+    assert [item.file for item in sources] == [
+        f"{tree}/{name}" for name in ("a.FLAC", "b.wav", "sub/c.ogg", "sub/deep/d.mp3")
+    ]
+    assert sources.passed_over == {"hidden": 2, "not audio": 2}  # notes.txt, and the link to itself
+
+
+def test_a_folder_that_can_not_be_read_is_an_input_that_fails(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = os.scandir
+
+    def scandir(path: Path) -> object:
+        if path.name == "deep":
+            raise PermissionError(13, "Permission denied")
+        return inner(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert errors(tree) == [f"{tree}/sub/deep: the folder can't be read (Permission denied)"]
+    assert len(ids(tree)) == 4
+
+
+def test_globs_walk_folders_and_keep_what_they_name(tree: Path) -> None:
+    assert sorted(ids(f"{tree}/*.wav")) == [f"{tree}/b.wav"]
+    assert ids(f"{tree}/*.txt") == [f"{tree}/notes.txt"]
+    (tree / "sub" / "loop").unlink()
+    assert sorted(ids(f"{tree}/*")) == sorted(ids(tree))
+    assert sorted(ids(f"{tree}/sub/**/*.mp3"))[0] == f"{tree}/sub/deep/d.mp3"
+    assert errors(f"{tree}/*.opus") == [f"{tree}/*.opus: no file matches: check the pattern"]
+    (tree / "odd[1].wav").write_bytes(b"x")
+    assert ids(f"{tree}/odd[1].wav") == [f"{tree}/odd[1].wav"]
+
+
+def test_names_on_lines_keep_blanks_and_bytes_that_are_no_utf8() -> None:
+    listed = b"a b.wav\r\n\nx\xe9.wav\n sp.wav"
+    assert [item.file for item in manifests.lines(io.BytesIO(listed), Roots())] == ["a b.wav", "x\udce9.wav", " sp.wav"]
+    zero = b"a\nb.wav\0c.wav\0" + b"d" * 100_000 + b"\0"
+    found = [item.file for item in manifests.lines(io.BytesIO(zero), Roots("/data"), zero=True)]
+    assert found == ["a\nb.wav", "c.wav", "d" * 100_000]
+    assert next(manifests.lines(io.BytesIO(b"c.wav"), Roots("/data"))).audio == "/data/c.wav"
+
+
+def test_manifests_of_both_kinds_say_the_same(tmp_path: Path) -> None:
+    rows = [
+        {"path": "a.wav", "id": "first", "start": 1, "end": 2.5, "site": "north", "label": "dog"},
+        {"path": "a.wav", "start": 3, "site": "south"},
+        {"path": "b.wav"},
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "m.csv").write_text(
+        "\ufeffpath,id,start,end,site,label\r\na.wav,first,1,2.5,north,dog\r\na.wav,,3,,south,\r\nb.wav,,,,,\r\n"
+    )
+    from_json, from_csv = list(Sources(tmp_path / "m.jsonl")), list(Sources(tmp_path / "m.csv"))
+    assert from_json[0] == Item("first", "a.wav", "a.wav", 1.0, 2.5, {"site": "north", "input_label": "dog"}, "")
+    assert from_csv[0] == from_json[0]
+    assert [item.id for item in from_csv] == [item.id for item in from_json] == ["first", "a.wav#t=3", "b.wav"]
+    assert list(Sources(rows)) == from_json
+
+
+def test_rows_that_are_none_fail_alone(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(
+        '{"path": "a.wav", "start": 2, "end": 1}\nnot json\n[1]\n{"id": "x"}\n'
+        '{"path": "b.wav", "end": "nan"}\n{"path": "c.wav"}\n'
+    )
+    assert ids(path)[-1] == "c.wav"
+    found = errors(path)
+    for message, expected in zip(
+        found,
+        (
+            "line 1: end is 1 and start 2",
+            "line 2: not JSON",
+            "line 3: not a JSON object",
+            "line 4: no path",
+            "line 5: end is 'nan'",
+        ),
+        strict=True,
+    ):
+        assert message.startswith(f"{path} {expected}")
+    table = tmp_path / "m.csv"
+    table.write_text("path,site\na.wav,x,y\nb.wav,z\n")
+    assert errors(table) == [f"{table} line 2: 3 fields, more than the header's 2: correct the line"]
+    assert ids(table)[-1] == "b.wav"
+
+
+def test_a_list_that_is_none_stops_the_run(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("name,site\na.wav,x\n")
+    with pytest.raises(AstfastError, match="names no column path, audio, file, but name, site"):
+        ids(tmp_path / "m.csv")
+    with pytest.raises(AstfastError, match=r"m\.jsonl: the list can't be opened"):
+        ids(tmp_path / "m.jsonl")
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_webdataset_shards_are_streamed_with_their_json(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"shard-000{suffix}"
+    with tarfile.open(path, "w:gz" if suffix.endswith("gz") else "w") as archive:
+        _add(archive, "x/0001.wav", b"one")
+        _add(archive, "x/0001.json", b'{"site": "north", "tags": [1], "label": "dog"}')
+        _add(archive, "x/0002.flac", b"two")
+        _add(archive, "x/0002.txt", b"text")
+        _add(archive, "x/.hidden.wav", b"no")
+    sources = Sources(path)
+    first, second = sources
+    assert first[:3] == (f"{path}/x/0001", f"{path}/x/0001.wav", b"one")
+    assert first.columns == {"site": "north", "input_label": "dog"}
+    assert (second.id, second.audio) == (f"{path}/x/0002", b"two")
+    assert sources.passed_over == {"hidden": 1, "not audio": 1}
+
+
+def test_a_damaged_tar_gives_what_comes_before_the_damage(tmp_path: Path) -> None:
+    path = tmp_path / "shard.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in range(40):
+            _add(archive, f"{number}.wav", bytes(1000))
+    path.write_bytes(path.read_bytes()[:30_000])
+    assert len(ids(path)) > 10
+    assert ids(path)[-1] == str(path)
+    assert f"{path}: the archive is damaged" in errors(path)[0]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_shards_of_datasets_give_bytes_and_columns(tmp_path: Path, suffix: str) -> None:
+    audio = [{"bytes": bytes([i]), "path": f"{i % 3}.wav"} for i in range(100)]
+    table = pa.table({"audio": audio, "label": list(range(100)), "vector": [[1.0]] * 100})
+    path = tmp_path / f"train.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    items = list(Sources(path))
+    assert [item.audio for item in items] == [bytes([i]) for i in range(100)]
+    assert items[99][:2] == (f"{path} row 99", "0.wav")
+    assert items[99].columns == {"input_label": 99}
+    path.write_bytes(b"no table")
+    assert "can't be read" in errors(path)[0]
+
+
+def test_urls_are_fetched_only_where_that_is_allowed(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/a.wav"
+    (tmp_path / "a.wav").write_bytes(b"12345")
+    assert errors([url]) == [f"{url}: URLs are not fetched: allow them with urls= and a limit in MB, or download it"]
+    (item,) = Sources([url], Roots(url_bytes=5))
+    assert item.audio.fetch() == b"12345"
+    with pytest.raises(AudioError, match="more than 4e-06 MB"):
+        Remote(url, 4).fetch()
+    with pytest.raises(AudioError, match="can't be fetched"):
+        Remote(url + "x", 4).fetch()
+
+
+def test_inputs_themselves_have_numbers_for_names() -> None:
+    wave = np.zeros(10, np.float32)
+    array = {"array": wave, "sampling_rate": 16_000}
+    items = list(Sources([b"bytes", array, wave]))
+    assert [item.id for item in items] == ["input 0", "input 1", "input 2"]
+    assert items[1].audio is array
+    assert [item.audio for item in Sources(b"bytes")] == [b"bytes"]
+
+
+def test_a_file_that_changes_has_another_stamp_and_an_id_of_the_callers_own_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    (missing,) = (item.stamped() for item in Sources(path))
+    path.write_bytes(b"1")
+    (before,) = (item.stamped() for item in Sources(path))
+    path.write_bytes(b"12")
+    (after,) = (item.stamped() for item in Sources(path))
+    assert len({missing.stamp, before.stamp, after.stamp}) == 3
+    (own,) = (item.stamped() for item in Sources([{"id": "mine", "path": str(path)}]))
+    assert own.stamp == ""
+
+
+def test_shards_share_all_inputs_and_none_twice() -> None:
+    items = [Item(f"clip {i}", "", "") for i in range(3000)]
+    shares = [[item.id for item in Shard(i, 3).of(items)] for i in range(3)]
+    assert sorted(itertools.chain(*shares)) == sorted(item.id for item in items)
+    assert all(900 < len(share) < 1100 for share in shares)
+    assert shares[0][:3] == ["clip 5", "clip 6", "clip 9"]  # the same on every machine, in every version
+    assert Shard.parse("15/16") == Shard(15, 16)
+    for text in ("16/16", "1", "a/b", "-1/2"):
+        with pytest.raises(ValueError, match="shard"):
+            Shard.parse(text)
+
+
+def test_a_manifest_is_listed_as_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(f'{{"path": "{i:06d}.wav"}}\n' for i in range(100_000)))
+    start = time.perf_counter()
+    assert next(iter(Sources(path))).id == "000000.wav"
+    assert time.perf_counter() - start < 0.2
