@@ -1,5 +1,25 @@
 """What astfast raises. Every message names the input, what is wrong with it and what to do."""
 
+from __future__ import annotations
+
+import reprlib
+
+
+def brief(value: object) -> str:
+    """repr of a value for a message: of bounded length and depth, whatever a file put there."""
+    limits = reprlib.Repr()
+    limits.maxstring = limits.maxother = 120
+    try:
+        text = limits.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def brief_name(name: str) -> str:
+    """A name that a file gives, for a message: control characters escaped, cut where it is long."""
+    return brief(name)[1:-1]
+
 
 class AstfastError(Exception):
     """Base class of every error that astfast raises on purpose."""

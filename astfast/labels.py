@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from astfast.errors import CheckpointError
+from astfast import small_files
+from astfast.errors import CheckpointError, brief
 
 DATA = Path(__file__).parent / "data"
 TABLES = {527: "audioset", 35: "speech_commands", 50: "esc50"}  # by number of labels
@@ -58,7 +60,7 @@ def from_id2label(id2label: Any, source: str) -> tuple[str, ...]:
         try:
             index = int(key)
         except (TypeError, ValueError):
-            raise CheckpointError(f"{where} has the key {key!r}, which is no index. Pass labels=.") from None
+            raise CheckpointError(f"{where} has the key {brief(key)}, which is no index. Pass labels=.") from None
         if index in by_index:
             raise CheckpointError(f"{where} has two labels of index {index}. Pass labels=.")
         by_index[index] = str(name)
@@ -80,21 +82,22 @@ def read(labels: Iterable[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     names = tuple(labels)
     for index, name in enumerate(names):
         if not isinstance(name, str):
-            raise CheckpointError(f"labels= has {name!r} at index {index}: every label must be a string.")
+            raise CheckpointError(f"labels= has {brief(name)} at index {index}: every label must be a string.")
     return names
 
 
 def _read_file(path: Path) -> tuple[str, ...]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            if path.suffix.lower() != ".csv":
-                return tuple(line.strip() for line in file if line.strip())
-            rows = csv.DictReader(file)
-            if not {"index", "display_name"} <= set(rows.fieldnames or ()):
-                raise CheckpointError(
-                    f"labels file {path} has the columns {rows.fieldnames}: it needs index and display_name."
-                )
-            pairs = [(row["index"], row["display_name"]) for row in rows]
+        lines = io.StringIO(small_files.read(path).decode("utf-8-sig"), newline="")
+        if path.suffix.lower() != ".csv":
+            return tuple(line.strip() for line in lines if line.strip())
+        rows = csv.DictReader(lines)
+        columns = rows.fieldnames or ()
+        if not {"index", "display_name"} <= set(columns):
+            raise CheckpointError(
+                f"labels file {path} has the columns {brief(columns)}: it needs index and display_name."
+            )
+        pairs = [(row["index"], row["display_name"]) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CheckpointError(f"labels file {path} can't be read: {error}. Pass a CSV or text file.") from error
     if len(dict(pairs)) != len(pairs):

@@ -84,7 +84,7 @@ def test_labels_override(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a\nb\n", "it needs index and display_name"), ("index,display_name\n0,a\n0,b\n", "twice"), ("", "columns None")],
+    [("a\nb\n", "it needs index and display_name"), ("index,display_name\n0,a\n0,b\n", "twice"), ("", r"columns \(\)")],
 )
 def test_labels_file_refused(tmp_path, text, message):
     table = tmp_path / "labels.csv"

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from astfast.errors import CheckpointError
+from astfast.errors import CheckpointError, brief_name
 
 Float32 = NDArray[np.float32]
 
 # Names of the safetensors format. bfloat16 is read as the upper half of a float32: numpy has no type for it.
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# Bytes of an element. Those that aren't in DTYPES are described, and refused only where a model needs them.
+ITEMSIZE = {**{"F64": 8, "F32": 4, "F16": 2, "BF16": 2}, **{"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}}
+MAX_DIMENSIONS, MAX_ELEMENTS = 8, 1 << 48
 
 
 class LazyTensor:
@@ -67,31 +70,56 @@ def zeros(*shape: int) -> LazyTensor:
     return LazyTensor(shape, lambda: np.zeros(shape, np.float32))
 
 
+def is_shape(shape: Any) -> bool:
+    """Whether these are dimensions that a tensor may have: counts, not too many, and a product that is no overflow."""
+    if not isinstance(shape, list | tuple) or len(shape) > MAX_DIMENSIONS:
+        return False
+    if not all(type(n) is int and 0 <= n < MAX_ELEMENTS for n in shape):
+        return False
+    return bool(prod(n for n in shape if n) < MAX_ELEMENTS)
+
+
+def span(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from the first to the last of a tensor, both included."""
+    return 0 if 0 in shape else 1 + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
+
+
+def finite(name: str, values: Float32) -> Float32:
+    """The values, unless one is NaN, infinite or beyond float32: then CheckpointError names the tensor."""
+    if not np.isfinite(values).all():
+        raise CheckpointError(f"{name} has values that are NaN or infinite in float32: save the model again.")
+    return values
+
+
 def stored(
     path: Path, name: str, dtype: str, offset: int, shape: Sequence[int], strides: Sequence[int] | None = None
 ) -> LazyTensor:
-    """Tensor ``name`` at byte ``offset`` of ``path``, stored as ``dtype`` (a key of DTYPES, little-endian).
+    """Tensor ``name`` at byte ``offset`` of ``path``, stored as ``dtype`` (a key of ITEMSIZE, little-endian).
 
     ``strides`` count elements; None is C order. The values are read with plain reads, not mapped: mapped pages count
-    as resident memory. Reading raises CheckpointError if the file has become shorter since or can't be read.
+    as resident memory. Reading raises CheckpointError if the file has become shorter since or can't be read, for a type
+    that isn't in DTYPES, and for values that are not finite.
     """
     shape = tuple(shape)
-    if 0 in shape:
-        return zeros(*shape)
+    where = f"{path}: tensor {brief_name(name)}"
     steps = strides if strides is not None else [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    span = 1 + sum((size - 1) * step for size, step in zip(shape, steps, strict=True))  # elements from first to last
+    count = span(shape, steps)
 
     def read() -> Float32:
+        if dtype not in DTYPES:
+            raise CheckpointError(f"{where} is {dtype}: astfast reads {', '.join(DTYPES)}.")
+        if not count:
+            return np.zeros(shape, np.float32)
         try:
-            raw: NDArray[Any] = np.fromfile(path, DTYPES[dtype], count=span, offset=offset)
+            raw: NDArray[Any] = np.fromfile(path, DTYPES[dtype], count=count, offset=offset)
         except OSError as error:
-            raise CheckpointError(f"{path}: tensor {name} can't be read: {error}. Check the file.") from error
-        if raw.size != span:
-            raise CheckpointError(f"{path}: tensor {name} ends early: the file has changed since it was opened.")
+            raise CheckpointError(f"{where} can't be read: {error}. Check the file.") from error
+        if raw.size != count:
+            raise CheckpointError(f"{where} ends early: the file has changed since it was opened.")
         raw = np.lib.stride_tricks.as_strided(raw, shape, [step * raw.itemsize for step in steps])
         if dtype == "BF16":
-            widened: Float32 = (raw.astype(np.uint32, order="C") << np.uint32(16)).view(np.float32)
-            return widened
-        return raw.astype(np.float32, order="C", copy=False)
+            return finite(where, (raw.astype(np.uint32, order="C") << np.uint32(16)).view(np.float32))
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused as such
+            return finite(where, raw.astype(np.float32, order="C", copy=False))
 
     return LazyTensor(shape, read)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from astfast import small_files
 from astfast.checkpoints.lazy_tensor import LazyTensor
 from astfast.checkpoints.safetensors import read_safetensors
 from astfast.errors import CheckpointError
@@ -18,17 +19,18 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def _read_torch_file(path: Path) -> dict[str, LazyTensor]:
-    from astfast.checkpoints.torch_pickle import read_torch_file  # 6 ms with zipfile, and most files are safetensors
+def _read_torch(path: Path) -> dict[str, LazyTensor]:
+    from astfast.checkpoints.torch_file import read_torch_file  # most processes read safetensors
 
     return read_torch_file(path)
 
 
 READERS: dict[str, Callable[[Path], dict[str, LazyTensor]]] = {
     ".safetensors": read_safetensors,
-    ".pth": _read_torch_file,
-    ".pt": _read_torch_file,
-    ".bin": _read_torch_file,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".bin": _read_torch,
+    ".ckpt": _read_torch,
 }
 HUB_WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
@@ -94,6 +96,8 @@ def _file(path: Path, source: str) -> CheckpointFiles:
         raise CheckpointError(
             f"{source}: astfast reads {', '.join(READERS)} and folders in Hugging Face layout, not {path.name}."
         )
+    if not path.is_file():
+        raise CheckpointError(f"{source} is a pipe or a device: pass a file.")
     hugging_face = path.suffix.lower() in HUGGING_FACE_SUFFIXES
     config, preprocessor = (_json(path.with_name(name)) if hugging_face else None for name in (CONFIG, PREPROCESSOR))
     return CheckpointFiles(source, (path,), reader(path), config, preprocessor)
@@ -131,7 +135,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(small_files.read(path))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} can't be read as JSON: {error}. Download it again.") from error
     if not isinstance(content, dict):

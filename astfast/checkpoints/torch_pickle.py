@@ -1,207 +1,262 @@
-"""PyTorch checkpoints (.pth, .pt, .bin: state dicts as torch.save writes them), read without torch or pickle code.
+"""The pickles inside PyTorch checkpoints, interpreted as plain data: no class is looked up and nothing is called.
 
-The file is a zip archive: ``data.pkl`` describes the tensors and refers to storages, each an uncompressed member
-``data/<key>``. The unpickler below resolves the handful of names that a state dict needs, to functions of its own
-that only record shapes and places; any other name is refused before anything is called.
+A pickle is a program for a stack machine, as CPython's pickletools documents. ``OPCODES`` lists those that torch.save
+writes. What they would import or call is only named: a tensor becomes a ``Strided``, an OrderedDict a dict, and
+everything else an ``Other`` that holds a name and nothing more.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from astfast.checkpoints.lazy_tensor import DTYPES, LazyTensor, stored
-from astfast.errors import CheckpointError
-
-STORAGES = {"DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
-OTHER_STORAGES = {"LongStorage", "IntStorage", "ShortStorage", "CharStorage", "ByteStorage", "BoolStorage"}
-NESTED_UNDER = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights beside other state
-LOCAL_HEADER_BYTES = 30  # of a zip member, before its name and extra field
+MAX_BYTES = 1 << 24  # of a pickle; those of published models have less than 100 kB
+LARGEST_KEY = 1 << 60  # integers as keys: hashes of larger ones can be made to collide
+LONGEST_NAME = 1000  # of a global
+REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+ORDERED_DICT = "collections.OrderedDict"
 
 
-@dataclass(frozen=True)
-class Storage:
-    """A run of ``count`` elements at byte ``offset`` of the file."""
-
-    dtype: str
-    offset: int
-    count: int
+class PickleError(ValueError):
+    """A pickle that ``torch.save`` doesn't write; the message says where and why."""
 
 
-@dataclass(frozen=True)
-class Description:
-    """Place and shape of one tensor in its storage; strides count elements."""
+class Other:
+    """An object that is named and not made: a global, or what a call of one would return."""
 
-    storage: Storage
-    first: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
-def read_torch_file(path: Path) -> dict[str, LazyTensor]:
-    """Name -> tensor of a state dict saved by torch, also one kept under "state_dict" or "model".
+class Strided(NamedTuple):
+    """A tensor: its storage, as ``read_storage`` returned it, and its place there; unchecked."""
 
-    Raises CheckpointError, naming the file, for anything that isn't one: a pickle that refers to other code (named,
-    and never run), a truncated or compressed archive, a tensor that reaches beyond its storage. Files of torch before
-    1.6 are no zip archives; they are read by torch itself, ``weights_only=True``, if it is installed.
+    storage: Any
+    first: Any
+    shape: Any
+    strides: Any
+
+
+def interpret(data: bytes, read_storage: Callable[[Any], Any], start: int = 0) -> tuple[Any, int]:
+    """The object that a pickle at ``start`` describes, and where the pickle ends.
+
+    ``read_storage`` gets the persistent ids, which is where ``torch.save`` names storages. Takes time and memory in
+    proportion to the length. Raises PickleError.
     """
-    if not zipfile.is_zipfile(path):
-        return _read_legacy(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            content = _Unpickler(path, archive).load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever broken bytes make zipfile and pickle raise
-        raise CheckpointError(
-            f"{path} is no state dict saved by torch, or a damaged one: {type(error).__name__}: {error}. "
-            "Save model.state_dict() again, or download the file again."
-        ) from error
-    return {name: _tensor(path, name, value) for name, value in _state_dict(path, content).items()}
+    machine = Machine(data, read_storage, start)
+    while (opcode := machine.take(1)) != b".":
+        step = OPCODES.get(opcode)
+        if step is None:
+            raise PickleError(f"the pickle has opcode {opcode!r} at byte {machine.at - 1}, which torch never writes")
+        step(machine)
+    return machine.pop(), machine.at
 
 
-class _Unpickler:
-    """Unpickles ``data.pkl``; every object it makes is plain data of this module."""
+class Machine:
+    """State of the interpreter: position, stack, marks in it, and memo."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self.path = path
-        self.archive = archive
-        pickles = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
-        if len(pickles) != 1:
-            raise CheckpointError(f"{path} is a zip archive without a data.pkl: torch.save didn't write it.")
-        self.root = pickles[0].removesuffix("data.pkl")
-        byteorder = self.root + "byteorder"
-        if byteorder in archive.namelist() and archive.read(byteorder) != b"little":
-            raise CheckpointError(f"{path} was saved on a big-endian machine: save it again on a little-endian one.")
+    def __init__(self, data: bytes, read_storage: Callable[[Any], Any], start: int) -> None:
+        self.data, self.at = data, start
+        self.read_storage = read_storage
+        self.stack: list[Any] = []
+        self.marks: list[int] = []  # heights of the stack
+        self.memo: dict[int, Any] = {}  # a dict, since a pickle may name any index
 
-    def load(self) -> Any:
-        # Made for each file: a pickle can set attributes of what find_class returns, and must not reach another load.
-        def rebuild_tensor(storage: Any, first: Any, shape: Any, strides: Any, *_: Any) -> Description:
-            if not isinstance(storage, Storage):
-                raise CheckpointError(f"{self.path} holds a tensor without a storage. Download the file again.")
-            return Description(storage, first, tuple(shape), tuple(strides))
+    def take(self, count: int) -> bytes:
+        """The next bytes of the pickle."""
+        taken = self.data[self.at : self.at + count]
+        if len(taken) != count:
+            raise PickleError("the pickle ends early")
+        self.at += count
+        return taken
 
-        def rebuild_parameter(data: Any, *_: Any) -> Any:
-            return data
+    def skip(self, count: int) -> None:
+        self.take(count)
 
-        admitted: dict[tuple[str, str], Any] = {
-            ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
-            ("collections", "OrderedDict"): OrderedDict,
-            **{("torch", name): name for name in (*STORAGES, *OTHER_STORAGES)},
-        }
-        path, storage = self.path, self._storage
+    def number(self, size: int) -> int:
+        """An unsigned little-endian integer of ``size`` bytes."""
+        return int.from_bytes(self.take(size), "little")
 
-        class Unpickler(pickle.Unpickler):
-            def find_class(self, module: str, name: str) -> Any:
-                if (module, name) not in admitted:
-                    raise CheckpointError(
-                        f"{path} refers to {module}.{name}, which no state dict needs: it is refused and nothing was "
-                        "run. Save model.state_dict() alone with torch.save, or as .safetensors."
-                    )
-                return admitted[module, name]
+    def line(self) -> str:
+        """Text up to the end of its line."""
+        end = self.data.find(b"\n", self.at)
+        if end < 0:
+            raise PickleError("the pickle ends early")
+        text = self.take(end - self.at).decode("utf-8", "replace")
+        self.at += 1
+        return text
 
-            def persistent_load(self, pid: Any) -> Storage:
-                return storage(pid)
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
 
-        return Unpickler(io.BytesIO(self.archive.read(self._member(self.root + "data.pkl")))).load()
+    def pop(self) -> Any:
+        """The top of the stack; nothing below the last mark is reached."""
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise PickleError("the pickle takes more from its stack than it has put there")
+        return self.stack.pop()
 
-    def _storage(self, pid: Any) -> Storage:
-        """("storage", type, key, device, elements) -> where the member ``data/<key>`` lies in the file."""
-        kind, storage_type, key, _, count = pid
-        if kind != "storage" or not isinstance(key, str) or type(count) is not int or count < 0:
-            raise CheckpointError(f"{self.path} has a storage record that torch doesn't write: {pid!r}.")
-        if storage_type not in STORAGES:  # integers, such as a step counter: described, refused only if they are needed
-            return Storage(str(storage_type), 0, count)
-        member = self._member(f"{self.root}data/{key}")
-        dtype = STORAGES[storage_type]
-        if member.file_size < count * np.dtype(DTYPES[dtype]).itemsize:
-            raise CheckpointError(
-                f"{self.path}: storage {key} has {member.file_size} bytes, too few for {count} values of {dtype}. "
-                "Download the file again."
-            )
-        return Storage(dtype, self._data_offset(member), count)
+    def pop_many(self, count: int) -> tuple[Any, ...]:
+        return tuple(reversed([self.pop() for _ in range(count)]))
 
-    def _member(self, name: str) -> zipfile.ZipInfo:
-        member = self.archive.getinfo(name)
-        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-            raise CheckpointError(
-                f"{self.path}: {name} is compressed, which torch never does. Save it with torch.save."
-            )
-        return member
+    def pop_to_mark(self) -> list[Any]:
+        if not self.marks:
+            raise PickleError("the pickle uses a mark that it hasn't set")
+        height = self.marks.pop()
+        values = self.stack[height:]
+        del self.stack[height:]
+        return values
 
-    def _data_offset(self, member: zipfile.ZipInfo) -> int:
-        """First byte of a member's data, which its local header precedes; checked to end within the file."""
-        file = self.archive.fp
-        assert file is not None
-        file.seek(member.header_offset)
-        header = file.read(LOCAL_HEADER_BYTES)
-        name_bytes, extra_bytes = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
-        offset = member.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
-        if header[:4] != b"PK\x03\x04" or offset + member.file_size > self.path.stat().st_size:
-            raise CheckpointError(f"{self.path}: {member.filename} is cut short. Download the file again.")
-        return offset
+    def top(self) -> Any:
+        self.push(value := self.pop())
+        return value
 
+    def remember(self, index: int) -> None:
+        self.memo[index] = self.top()
 
-def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
-    for key in NESTED_UNDER:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        raise CheckpointError(f"{path} holds no state dict (name -> tensor). Save model.state_dict() with torch.save.")
-    return content
+    def recall(self, index: int) -> None:
+        if index not in self.memo:
+            raise PickleError(f"the pickle refers to object {index}, which it hasn't made")
+        self.push(self.memo[index])
 
+    def mark(self) -> None:
+        self.marks.append(len(self.stack))
 
-def _tensor(path: Path, name: str, value: Any) -> LazyTensor:
-    if not isinstance(value, Description):
-        raise CheckpointError(f"{path}: {name} is a {type(value).__name__}, not a tensor. Save model.state_dict().")
-    storage, first, shape, strides = value.storage, value.first, value.shape, value.strides
-    if storage.dtype not in DTYPES:
-        raise CheckpointError(f"{path}: tensor {name} is a {storage.dtype}: astfast reads {', '.join(DTYPES)}.")
-    if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in (first, *shape, *strides)):
-        raise CheckpointError(f"{path}: tensor {name} has a shape or strides that are no counts: {shape}, {strides}.")
-    last = first + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if 0 not in shape and last >= storage.count:
-        raise CheckpointError(
-            f"{path}: tensor {name} reaches element {last} of a storage that has {storage.count}. Download it again."
-        )
-    offset = storage.offset + first * np.dtype(DTYPES[storage.dtype]).itemsize
-    return stored(path, name, storage.dtype, offset, shape, strides)
+    def name_global(self, module: Any, name: Any) -> None:
+        if not (isinstance(module, str) and isinstance(name, str) and len(module) + len(name) <= LONGEST_NAME):
+            raise PickleError("the pickle names a global by something else than two short strings")
+        self.push(Other(f"{module}.{name}"))
 
+    def extend(self, items: list[Any]) -> None:
+        target = self.top()
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, Other):
+            raise PickleError(f"the pickle appends to a {type(target).__name__}")
 
-def _read_legacy(path: Path) -> dict[str, LazyTensor]:
-    try:
-        with path.open("rb") as file:
-            is_pickle = file.read(1) == b"\x80"
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error}. Check the file.") from error
-    if not is_pickle:
-        raise CheckpointError(f"{path} is no file of torch.save, or a truncated one. Download it again.")
-    try:
-        import torch
-    except ImportError:
-        raise CheckpointError(
-            f"{path} is a pickle of torch before 1.6, which only torch reads: install astfast[reference], or save the "
-            "state dict again with a newer torch."
-        ) from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or refused pickle
-        raise CheckpointError(f"{path}: torch can't read it with weights_only=True: {error}") from error
-    tensors = _state_dict(path, content)
-    for name, value in tensors.items():
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            raise CheckpointError(f"{path}: {name} is no floating-point tensor. Save model.state_dict().")
-    return {name: _in_memory(value) for name, value in tensors.items()}
+    def set_items(self, items: list[Any]) -> None:
+        target = self.top()
+        if len(items) % 2:
+            raise PickleError("the pickle sets a key without a value")
+        if isinstance(target, dict):
+            fill(target, zip(items[::2], items[1::2], strict=True))
+        elif not isinstance(target, Other):
+            raise PickleError(f"the pickle sets items of a {type(target).__name__}")
+
+    def frozen_set(self) -> None:
+        self.pop_to_mark()
+        self.push(Other("frozenset"))
+
+    def reduce(self) -> None:
+        """A call: two functions and OrderedDict are known, any other is named only."""
+        called, arguments = self.pop_many(2)
+        if not isinstance(called, Other) or not isinstance(arguments, tuple):
+            raise PickleError(f"the pickle calls a {type(called).__name__}")
+        if called.name == REBUILD_TENSOR and len(arguments) >= 4:
+            self.push(Strided(*arguments[:4]))
+        elif called.name == REBUILD_PARAMETER and arguments:
+            self.push(arguments[0])
+        elif called.name == ORDERED_DICT and not arguments:
+            self.push({})
+        else:
+            self.push(Other(called.name))
+
+    def new_object(self, operands: int) -> None:
+        made, *_ = self.pop_many(operands)
+        if not isinstance(made, Other):
+            raise PickleError(f"the pickle makes an object of a {type(made).__name__}")
+        self.push(Other(made.name))
+
+    def build(self) -> None:
+        """The state of an object is dropped: an OrderedDict's holds versions of modules, others aren't made at all."""
+        target, _ = self.pop_many(2)
+        if not isinstance(target, dict | Other):
+            raise PickleError(f"the pickle sets the state of a {type(target).__name__}")
+        self.push(target)
 
 
-def _in_memory(tensor: Any) -> LazyTensor:
-    return LazyTensor(tensor.shape, lambda: tensor.detach().float().contiguous().numpy())
+def fill(target: dict[Any, Any], pairs: Any) -> None:
+    """Sets items. A key that isn't a string, a small integer or None is taken as an ``Other``, equal to itself only."""
+    for key, value in pairs:
+        plain = key is None or isinstance(key, str) or (isinstance(key, int) and abs(key) < LARGEST_KEY)
+        name = key if plain or isinstance(key, Other) else Other(type(key).__name__)
+        if name in target:
+            raise PickleError("the pickle sets a key twice")
+        target[name] = value
+
+
+def _skips(count: int) -> Callable[[Machine], None]:
+    return lambda machine: machine.skip(count)
+
+
+def _pushes(value: Any) -> Callable[[Machine], None]:
+    return lambda machine: machine.push(value)
+
+
+def _text(size: int, encoding: str = "utf-8") -> Callable[[Machine], None]:
+    """A string behind its length of ``size`` bytes. surrogatepass: as pickle writes and reads them."""
+    return lambda machine: machine.push(machine.take(machine.number(size)).decode(encoding, "surrogatepass"))
+
+
+def _bytes(size: int) -> Callable[[Machine], None]:
+    return lambda machine: machine.push(machine.take(machine.number(size)))
+
+
+def _tuple(count: int) -> Callable[[Machine], None]:
+    return lambda machine: machine.push(machine.pop_many(count))
+
+
+OPCODES: dict[bytes, Callable[[Machine], None]] = {
+    b"\x80": _skips(1),  # protocol
+    b"\x95": _skips(8),  # length of a frame
+    # constants and numbers
+    b"N": _pushes(None),
+    b"\x88": _pushes(True),
+    b"\x89": _pushes(False),
+    b"K": lambda machine: machine.push(machine.number(1)),
+    b"M": lambda machine: machine.push(machine.number(2)),
+    b"J": lambda machine: machine.push(int.from_bytes(machine.take(4), "little", signed=True)),
+    b"\x8a": lambda machine: machine.push(int.from_bytes(machine.take(machine.number(1)), "little", signed=True)),
+    b"G": lambda machine: machine.push(struct.unpack(">d", machine.take(8))[0]),
+    # strings
+    b"X": _text(4),
+    b"\x8c": _text(1),
+    b"\x8d": _text(8),
+    b"U": _text(1, "latin-1"),
+    b"T": _text(4, "latin-1"),
+    b"C": _bytes(1),
+    b"B": _bytes(4),
+    b"\x8e": _bytes(8),
+    # tuples, lists, dicts, sets
+    b"(": Machine.mark,
+    b")": _pushes(()),
+    b"\x85": _tuple(1),
+    b"\x86": _tuple(2),
+    b"\x87": _tuple(3),
+    b"t": lambda machine: machine.push(tuple(machine.pop_to_mark())),
+    b"]": lambda machine: machine.push([]),
+    b"a": lambda machine: machine.extend([machine.pop()]),
+    b"e": lambda machine: machine.extend(machine.pop_to_mark()),
+    b"}": lambda machine: machine.push({}),
+    b"s": lambda machine: machine.set_items(list(machine.pop_many(2))),
+    b"u": lambda machine: machine.set_items(machine.pop_to_mark()),
+    b"\x8f": lambda machine: machine.push(Other("set")),
+    b"\x90": lambda machine: machine.extend(machine.pop_to_mark()),
+    b"\x91": Machine.frozen_set,
+    # memo
+    b"q": lambda machine: machine.remember(machine.number(1)),
+    b"r": lambda machine: machine.remember(machine.number(4)),
+    b"\x94": lambda machine: machine.remember(len(machine.memo)),
+    b"h": lambda machine: machine.recall(machine.number(1)),
+    b"j": lambda machine: machine.recall(machine.number(4)),
+    # globals, calls, objects
+    b"c": lambda machine: machine.name_global(machine.line(), machine.line()),
+    b"\x93": lambda machine: machine.name_global(*machine.pop_many(2)),
+    b"R": Machine.reduce,
+    b"\x81": lambda machine: machine.new_object(2),
+    b"\x92": lambda machine: machine.new_object(3),
+    b"b": Machine.build,
+    b"Q": lambda machine: machine.push(machine.read_storage(machine.pop())),
+}

@@ -1,217 +1,141 @@
-""".pth and .bin files that can't be used: an error that names what is wrong, and nothing is ever executed."""
+"""The interpreter of pickles: what torch.save writes is plain data, and no pickle costs more than its own length."""
 
-import os
+import collections
+import contextlib
 import pickle
-import sys
-import zipfile
-from pathlib import Path
+import struct
+import tracemalloc
 
-import numpy as np
 import pytest
-import torch
 
-from astfast.checkpoints.torch_pickle import read_torch_file
-from astfast.errors import CheckpointError
-from astfast.models.recognise import load
-from tests.cases.checkpoints import authors_state_dict, random_model, write_authors, write_bin
+from astfast.checkpoints.torch_pickle import LONGEST_NAME, Other, PickleError, Strided, interpret
 
 
-@pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
-    return random_model(num_hidden_layers=2)
+def read(data: bytes):
+    value, end = interpret(data, lambda pid: ("storage of", pid))
+    assert end == len(data)
+    return value
 
 
-# .pth and .bin --------------------------------------------------------------------------------------------------------
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
 
 
-class CreatesFile:
-    """Unpickled by pickle.load, it creates a file: what a malicious checkpoint would do."""
-
-    def __init__(self, path: Path, call=os.mkdir) -> None:
-        self.path, self.call = str(path), call
-
-    def __reduce__(self):
-        return self.call, (self.path,)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("where", ["instead", "value", "key", "nested"])
-def test_pickle_with_code_is_refused_and_not_run(model, tmp_path, zipped, where):
-    trap = tmp_path / "executed"
-    state = dict(authors_state_dict(model))
-    bomb = CreatesFile(trap)
-    content = {
-        "instead": bomb,
-        "value": {**state, "x": bomb},
-        "key": {**state, bomb: 1},
-        "nested": {"state_dict": state, "args": bomb},
-    }[where]
-    torch.save(content, tmp_path / "ast.pth", _use_new_zipfile_serialization=zipped)
-    named = r"posix\.mkdir" if zipped else r"ast\.pth: torch can't read it with weights_only=True"
-    with pytest.raises(CheckpointError, match=named):
-        load(tmp_path / "ast.pth")
-    assert not trap.exists()
-    torch.load(tmp_path / "ast.pth", weights_only=False)  # the trap is a real one
-    assert trap.exists()
-
-
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize(
-    ("module", "name"),
+    "value",
     [
-        ("os", "system"),
-        ("builtins", "eval"),
-        ("builtins", "getattr"),
-        ("torch", "load"),
-        ("torch._utils", "_rebuild_tensor_v3"),
-        ("collections", "defaultdict"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("astfast.checkpoints.torch_pickle", "Storage"),
-        ("torch", "FloatStorage.__init__"),
+        None,
+        [True, False, 0, 255, 256, 65536, -1, 2**40, -(2**70), 0.5],
+        {"a": (), "b": (1,), "c": (1, 2), "d": (1, 2, 3), "e": (1, 2, 3, 4), 5: [], None: {}},
+        ["x" * 300, "ü", "\udcff", ""],
+        [[1]] * 3,
+        {str(i): [i] for i in range(2500)},
     ],
 )
+def test_plain_data_is_what_pickle_makes_of_it(value, protocol):
+    assert read(pickle.dumps(value, protocol)) == value
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_every_other_global_is_refused_by_name(tmp_path, module, name, protocol):
-    if protocol == 2:
-        pickled = b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"."
-    else:
-        strings = b"".join(b"\x8c" + bytes([len(s)]) + s.encode() for s in (module, name))
-        pickled = b"\x80\x04" + strings + b"\x93."
-    write_zip(tmp_path / "x.pth", {"x/data.pkl": pickled})
-    with pytest.raises(CheckpointError, match=f"refers to {module}.{name}, which no state dict needs"):
-        read_torch_file(tmp_path / "x.pth")
+def test_other_objects_are_named_only(protocol):
+    made = read(
+        pickle.dumps(
+            {
+                "ordered": collections.OrderedDict(a=1),
+                "counter": collections.Counter("aab"),
+                "default": collections.defaultdict(list, a=[1]),
+                "set": {1, 2},
+                "frozen": frozenset([1]),
+                "function": struct.pack,
+                "range": range(3),
+            },
+            protocol,
+        )
+    )
+    assert made.pop("ordered") == {"a": 1}
+    assert {name: value.name for name, value in made.items()}.items() >= {
+        ("counter", "collections.Counter"),
+        ("default", "collections.defaultdict"),
+        ("function", "_struct.pack"),
+    }
+    assert all(isinstance(value, Other) for value in made.values())
 
 
-def test_a_pickle_cannot_reach_the_next_load(model, tmp_path):
-    """BUILD sets attributes of what find_class returned; those objects die with their load."""
-    forged = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x07\x00\x00\x00injectedK\x01sb."
-    write_zip(tmp_path / "x.pth", {"x/data.pkl": forged})
-    with pytest.raises(CheckpointError):
-        read_torch_file(tmp_path / "x.pth")
-    read_torch_file(write_authors(model, tmp_path / "ast.pth"))
-
-
-def write_zip(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda m: {name: m[name] for name in m if not name.endswith("data.pkl")}, "without a data.pkl"),
-        (lambda m: {**m, "other/data.pkl": b""}, "without a data.pkl"),
-        (lambda m: {**m, "ast/byteorder": b"big"}, "big-endian"),
-        (lambda m: {**m, "ast/data/0": m["ast/data/0"][:-4]}, "storage 0 has .* too few"),
-        (lambda m: {name: m[name] for name in m if name != "ast/data/3"}, r"ast\.pth is no state dict.*ast/data/3"),
-        (lambda m: {**m, "ast/data.pkl": m["ast/data.pkl"][:-40]}, r"ast\.pth is no state dict"),
-        (lambda m: {**m, "ast/data.pkl": b""}, r"ast\.pth is no state dict"),
-        (lambda m: {**m, "ast/data.pkl": pickle.dumps([1, 2], 2)}, "holds no state dict"),
-        (lambda m: {**m, "ast/data.pkl": pickle.dumps({1: 2}, 2)}, "holds no state dict"),
-        (lambda m: {**m, "ast/data.pkl": pickle.dumps({"lr": 0.1}, 2)}, "lr is a float, not a tensor"),
-    ],
-)
-def test_broken_archives(model, tmp_path, change, message):
-    path = write_authors(model, tmp_path / "ast.pth")
-    write_zip(path, change(members(path)))
-    with pytest.raises(CheckpointError, match=message):
-        load(path)
-
-
-def test_compressed_archives_are_refused(model, tmp_path):
-    path = write_authors(model, tmp_path / "ast.pth")
-    write_zip(path, members(path), zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="compressed"):
-        load(path)
-
-
-@pytest.mark.parametrize("keep", [0, 1, 4, 0.1, 0.5, 0.9, -1, -30])
-def test_truncated_pth(model, tmp_path, keep):
-    path = write_authors(model, tmp_path / "ast.pth")
-    content = path.read_bytes()
-    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
-    with pytest.raises(CheckpointError, match=r"ast\.pth"):
-        load(path)
+def test_tensors_parameters_and_states():
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n(X\x01\x00\x00\x000QK\x01K\x02\x85K\x01\x85\x89}tR"
+    tensor = Strided(("storage of", "0"), 1, (2,), (1,))
+    assert read(call + b".") == tensor
+    assert read(b"ctorch._utils\n_rebuild_parameter\n" + call + b"\x89}\x87R.") == tensor
+    assert read(b"ccollections\nOrderedDict\n)R}" + text("_metadata") + b"K\x01sb.") == {}
 
 
 @pytest.mark.parametrize(
-    ("count", "first", "shape", "strides", "fits"),
+    ("data", "message"),
     [
-        (6, 0, (2, 3), (3, 1), True),
-        (6, 1, (2, 3), (3, 1), False),
-        (5, 0, (2, 3), (3, 1), False),
-        (6, 0, (3, 2), (1, 3), True),
-        (6, 0, (3, 2), (1, 4), False),
-        (1, 0, (2, 3), (0, 0), True),
-        (6, 6, (0, 3), (3, 1), True),
-        (6, 0, (2, 3), (3,), False),
-        (6, 3, (2, 3), (-3, 1), False),
-        (6, -1, (2, 3), (3, 1), False),
+        (b"", "ends early"),
+        (b"X\xff\xff\xff\xffabc.", "ends early"),
+        (b"cos\nsystem", "ends early"),
+        (b".", "takes more from its stack"),
+        (b"K\x01(.", "takes more from its stack"),
+        (b"t.", "a mark that it hasn't set"),
+        (b"h\x05.", "object 5, which it hasn't made"),
+        (b"I1\n.", r"opcode b'I' at byte 0, which torch never writes"),
+        (b"(ios\nsystem\n.", "opcode b'i'"),
+        (b"K\x01)R.", "calls a int"),
+        (b"cos\nsystem\nK\x01R.", "calls a Other"),
+        (b"K\x01)\x81.", "makes an object of a int"),
+        (b"K\x01}b.", "sets the state of a int"),
+        (b"K\x01K\x02a.", "appends to a int"),
+        (b"K\x01K\x02K\x03s.", "sets items of a int"),
+        (b"}(K\x01u.", "a key without a value"),
+        (b"}(K\x01K\x02K\x01K\x03u.", "a key twice"),
+        (b"K\x01K\x01\x93.", "names a global by something else"),
+        (b"c" + b"x" * (LONGEST_NAME + 1) + b"\n\n.", "names a global by something else"),
     ],
 )
-def test_tensors_stay_within_their_storage(tmp_path, count, first, shape, strides, fits):
-    import torch._utils
-
-    class Tensor:
-        def __reduce__(self):
-            return torch._utils._rebuild_tensor_v2, (Persistent(), first, shape, strides, False, {})
-
-    class Persistent:
-        pass
-
-    class Pickler(pickle._Pickler):
-        def persistent_id(self, value):
-            return ("storage", torch.FloatStorage, "0", "cpu", count) if isinstance(value, Persistent) else None
-
-    with (tmp_path / "data.pkl").open("wb") as file:
-        Pickler(file, 2).dump({"w": Tensor()})
-    values = np.arange(count, dtype="<f4")
-    write_zip(tmp_path / "x.pth", {"x/data.pkl": (tmp_path / "data.pkl").read_bytes(), "x/data/0": values.tobytes()})
-    if not fits:
-        with pytest.raises(CheckpointError, match="tensor w"):
-            read_torch_file(tmp_path / "x.pth")
-        return
-    expected = torch.as_strided(torch.from_numpy(values), shape, strides, first).numpy()
-    assert np.array_equal(np.asarray(read_torch_file(tmp_path / "x.pth")["w"]), expected)
+def test_what_torch_never_writes_is_refused(data, message):
+    with pytest.raises(PickleError, match=message):
+        read(data)
 
 
-def test_integer_tensors_are_refused_by_name(model, tmp_path):
-    state = authors_state_dict(model) | {"module.steps": torch.tensor([3])}
-    torch.save(state, tmp_path / "ast.pth")
-    with pytest.raises(CheckpointError, match=r"module\.steps is a LongStorage"):
-        load(tmp_path / "ast.pth")
+def test_the_state_of_a_tensor_cannot_be_set():
+    """BUILD wrote into what had been checked."""
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x00))tR}b."
+    with pytest.raises(PickleError, match="sets the state of a Strided"):
+        read(call)
 
 
-def test_whole_module_is_refused(tmp_path):
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "ast.pth")
-    with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.linear\.Linear.*Save model\.state_dict\(\)"):
-        load(tmp_path / "ast.pth")
+SIZE = 100_000  # bytes
 
 
-def test_legacy_pth_is_read_by_torch_or_names_the_extra(model, tmp_path, monkeypatch):
-    state = authors_state_dict(model)
-    torch.save(state, tmp_path / "ast.pth", _use_new_zipfile_serialization=False)
-    tensors = read_torch_file(tmp_path / "ast.pth")
-    assert tensors.keys() == state.keys()
-    assert all(np.array_equal(np.asarray(tensors[name]), state[name].numpy()) for name in state)
-    monkeypatch.setitem(sys.modules, "torch", None)  # as if not installed
-    with pytest.raises(CheckpointError, match=r"install astfast\[reference\]"):
-        read_torch_file(tmp_path / "ast.pth")
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02}r" + struct.pack("<I", 2**31 - 1) + b".",  # the memo is no array
+        b"}" + b"r\xff\xff\xff\xff" * (SIZE // 5) + b".",
+        b"}" * SIZE + b".",
+        b"(" * (SIZE // 2) + b"t" * (SIZE // 2) + b".",
+        b"]\x94" * (SIZE // 2) + b".",
+        b")q\x00" + b"h\x00h\x00\x86q\x00" * (SIZE // 7) + b".",
+        text("x" * 400) + b"q\x00" + b"h\x00h\x00\x93" * (SIZE // 5) + b".",
+    ],
+    ids=["memo", "remember", "dicts", "marks", "memoize", "doubling", "names"],
+)
+def test_memory_is_bounded_by_the_length(data):
+    tracemalloc.start()
+    with contextlib.suppress(PickleError):
+        interpret(data, lambda pid: pid)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 250 * SIZE
 
 
-def test_text_as_pth(tmp_path):
-    (tmp_path / "ast.pth").write_text("<html>not found</html>")
-    with pytest.raises(CheckpointError, match=r"ast\.pth is no file of torch\.save"):
-        load(tmp_path / "ast.pth")
-
-
-def test_broken_bin_in_a_folder(model, tmp_path):
-    folder = write_bin(model, tmp_path)
-    os.truncate(folder / "pytorch_model.bin", 3000)
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
-        load(folder)
+def test_keys_whose_hash_is_costly_are_not_hashed():
+    """60 tuples, each of the one before twice, take 2^60 steps to hash; multiples of 2^61 - 1 all have hash 0."""
+    doubling = b")q\x00" + b"h\x00h\x00\x86q\x00" * 60
+    *_, made = read(b"(" + doubling + b"}h\x00Nst.")
+    (key,) = made
+    assert isinstance(key, Other)
+    (key,) = read(b"}\x8a\x0a" + (2**61 - 1).to_bytes(10, "little") + b"Ns.")
+    assert isinstance(key, Other)

@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 from astfast.errors import CheckpointError
 from astfast.front_end import KaldiFbank
 from astfast.models.base import ModelConfig
+from astfast.models.fields import MAX_TOKENS, typed
 from astfast.ops import patch_grid
 
+SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("patch_size", "frequency_stride", "time_stride", "num_mel_bins", "max_length"),
+)
 PREFIX = ("cls", "dist")  # the learned tokens before the patches; the logits are read off them
 
 
@@ -32,20 +37,7 @@ class AstConfig(ModelConfig):
     front_end: KaldiFbank = field(default_factory=KaldiFbank)
 
     def __post_init__(self) -> None:
-        sizes = {
-            "hidden_size": self.hidden_size,
-            "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
-            "intermediate_size": self.intermediate_size,
-            "patch_size": self.patch_size,
-            "frequency_stride": self.frequency_stride,
-            "time_stride": self.time_stride,
-            "num_mel_bins": self.num_mel_bins,
-            "max_length": self.max_length,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise CheckpointError(f"{name} is {size}: it must be at least 1. Check the checkpoint's config.json.")
+        typed(vars(self) | {"num_mel_bins": self.num_mel_bins, "max_length": self.max_length}, SIZES, "the geometry")
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}. "
@@ -55,6 +47,11 @@ class AstConfig(ModelConfig):
             raise CheckpointError(
                 f"a spectrogram of {self.max_length} frames x {self.num_mel_bins} mel bins holds no patch of "
                 f"{self.patch_size} x {self.patch_size}. Check max_length and num_mel_bins."
+            )
+        if self.num_tokens > MAX_TOKENS:
+            raise CheckpointError(
+                f"{self.grid[0]} x {self.grid[1]} patches are more than {MAX_TOKENS} tokens. Check max_length, "
+                "num_mel_bins, patch_size and the strides."
             )
 
     @property

@@ -1,0 +1,70 @@
+"""Fields of config.json, preprocessor_config.json and of callers: their types and the range of each number.
+
+A number within its range costs no absurd time or memory; the bounds are far beyond any published model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from astfast.errors import CheckpointError, brief
+
+INTEGERS = {
+    "hidden_size": (1, 16_384),
+    "num_hidden_layers": (1, 1_000),
+    "num_attention_heads": (1, 16_384),
+    "head_dim": (1, 16_384),
+    "intermediate_size": (1, 131_072),
+    "patch_size": (1, 1_024),
+    "frequency_stride": (1, 1_024),
+    "time_stride": (1, 100_000),
+    "max_length": (1, 100_000),  # frames
+    "num_mel_bins": (1, 4_096),
+    "sampling_rate": (1_000, 1_000_000),  # Hz, as of audio
+}
+NUMBERS = {
+    "mean": (-1e6, 1e6),
+    "std": (1e-6, 1e6),
+    "layer_norm_eps": (0.0, 1.0),
+    "head_layer_norm_eps": (0.0, 1.0),
+}
+FLAGS = ("qkv_bias", "do_normalize")
+STRINGS = ("hidden_act", "problem_type")
+MAX_TOKENS = 32_768  # of a clip: attention takes their square
+
+
+def typed(values: Mapping[str, Any], fields: Iterable[str], where: str) -> dict[str, Any]:
+    """Those of ``fields`` that ``values`` has (null is as good as absent), each of its type and in its range.
+
+    ``where``: what messages call the source of the values. Raises CheckpointError that names the field and its range.
+    """
+    found: dict[str, Any] = {}
+    for name in fields:
+        value = values.get(name)
+        if value is None:
+            continue
+        converted, words = _converted(name, value)
+        if converted is None:
+            raise CheckpointError(f"{name} in {where} is {brief(value)}: it must be {words}.")
+        found[name] = converted
+    return found
+
+
+def _converted(name: str, value: Any) -> tuple[Any, str]:
+    """The value in Python's own type, None for one that is not of the field's type and range; and these in words."""
+    flag = isinstance(value, bool)
+    if name in INTEGERS:
+        low, high = INTEGERS[name]
+        fits = isinstance(value, Integral) and not flag and low <= int(value) <= high
+        return int(value) if fits else None, f"an integer from {low} to {high}"
+    if name in NUMBERS:
+        lowest, highest = NUMBERS[name]
+        fits = isinstance(value, Real) and not flag and bool(lowest <= value <= highest)  # type: ignore[operator]
+        return float(value) if fits else None, f"a number from {lowest:g} to {highest:g}"
+    if name in FLAGS:
+        return value if flag else None, "true or false"
+    if name in STRINGS:
+        return value if isinstance(value, str) else None, "a string"
+    raise KeyError(name)
