@@ -97,8 +97,13 @@ class LogMel:
         scale: float,
         window: NDArray[np.float64],
         filters: NDArray[np.float64],
+        edges: str = "whole_frames",
+        signal_emphasis: float = 0.0,
+        addend: float = 0.0,
     ) -> None:
-        """Window [frame_length], filters [num_mel_bins, fft_length / 2 + 1]; out = (log-mel - shift) * scale."""
+        """Window [frame_length], filters [num_mel_bins, fft_length / 2 + 1]; out = (log(max(energy, floor) + addend) -
+        shift) * scale. ``edges``: "whole_frames", whose mean is removed, or "reflect" or "constant" (zeros) for centred
+        ones, of x[i + 1] - signal_emphasis x[i] unless that is 0."""
 
     def run(self, waves: Sequence[NDArray[np.float32]], out: NDArray[Any], threads: int) -> None:
         """Waves [samples] each, out [B, max_length, num_mel_bins]."""

@@ -1,6 +1,7 @@
 """Log-mel front ends as numbers: from a waveform to the normalised spectrogram that a model reads.
 
-A ``FrontEnd`` is a value whose type says which formula it is; ``KaldiFbank`` is that of every AST checkpoint. Every
+A ``FrontEnd`` is a value whose type says which formula it is: ``KaldiFbank`` is that of every AST checkpoint,
+``CentredLogMel`` (in a module of its own, which few processes need) that of CED, PaSST and MAEST. Every
 backend builds its tables from here, in float64, so that they can differ only in how they round.
 """
 
@@ -23,7 +24,7 @@ LOWEST_FREQUENCY = 20.0  # Hz, the lower edge of the first mel filter; the last 
 class FrontEnd(ABC):
     """Sizes of a front end, whatever its formula: all that a caller of a backend needs to know.
 
-    ``max_length`` is the number of frames that the model reads: shorter spectrograms are padded, longer ones truncated.
+    ``max_length`` is the number of frames that the model reads at most: longer spectrograms are truncated.
     """
 
     sampling_rate: int  # Hz
@@ -38,6 +39,11 @@ class FrontEnd(ABC):
     @abstractmethod
     def num_frames(self, samples: int) -> int:
         """Frames that ``samples`` samples make, at least 1."""
+
+    def frames_read(self, samples: int) -> int:  # noqa: ARG002
+        """Frames of the spectrogram that the model gets of a clip: ``max_length``, to which a shorter one is padded,
+        unless the formula says otherwise."""
+        return self.max_length
 
 
 @dataclass(frozen=True)
@@ -91,14 +97,12 @@ class KaldiFbank(FrontEnd):
         return 1 + max(0, samples - self.frame_length) // self.frame_shift
 
 
-def kaldi(front_end: FrontEnd, backend: str) -> KaldiFbank:
-    """The front end, for a backend that computes this formula only. Raises BackendError for another."""
-    if not isinstance(front_end, KaldiFbank):
-        raise BackendError(
-            f"the {backend} backend computes the front end {KaldiFbank.__name__} only, and the model's is "
-            f"{type(front_end).__name__}: pass another backend=."
-        )
-    return front_end
+def unknown(front_end: FrontEnd, backend: str) -> BackendError:
+    """The error of a backend for a front end whose formula it has not."""
+    return BackendError(
+        f"the {backend} backend has no formula of the model's front end, {type(front_end).__name__}: pass another "
+        "backend=."
+    )
 
 
 def analysis_window(frame_length: int) -> NDArray[np.float64]:

@@ -304,9 +304,10 @@ class PyLogMel {
   public:
     PyLogMel(const std::string& tier, int frame_length, int frame_shift, int fft_length, int num_mel_bins,
              double pre_emphasis, double floor, double shift, double scale, const py::array& window,
-             const py::array& filters)
+             const py::array& filters, const std::string& edges, double signal_emphasis, double addend)
         : kernel_(kernel_of(tier)),
-          log_mel_({frame_length, frame_shift, fft_length, num_mel_bins, pre_emphasis, floor, shift, scale},
+          log_mel_({frame_length, frame_shift, fft_length, num_mel_bins, pre_emphasis, floor, shift, scale,
+                    edges_named(edges), signal_emphasis, addend},
                    table("window", window, {frame_length}),
                    table("filters", filters, {num_mel_bins, fft_length / 2 + 1})) {}
 
@@ -383,10 +384,11 @@ PYBIND11_MODULE(_native, m) {
              [](const PyContext& context, const py::array& x) { return context.elementwise(&Kernels::gelu, x); });
     py::class_<PyLogMel>(m, "LogMel")
         .def(py::init<const std::string&, int, int, int, int, double, double, double, double, const py::array&,
-                      const py::array&>(),
+                      const py::array&, const std::string&, double, double>(),
              py::arg("tier"), py::arg("frame_length"), py::arg("frame_shift"), py::arg("fft_length"),
              py::arg("num_mel_bins"), py::arg("pre_emphasis"), py::arg("floor"), py::arg("shift"), py::arg("scale"),
-             py::arg("window"), py::arg("filters"))
+             py::arg("window"), py::arg("filters"), py::arg("edges") = "whole_frames", py::arg("signal_emphasis") = 0.0,
+             py::arg("addend") = 0.0)
         .def("run", &PyLogMel::run, py::arg("waves"), py::arg("out"), py::arg("threads"));
 }
 

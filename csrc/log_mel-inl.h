@@ -3,7 +3,9 @@
 
 // clang-format off
 #include "spectrum-inl.h"
+#include "transform_512-inl.h"
 #include "spectrum_400-inl.h"
+#include "spectrum_512-inl.h"
 // clang-format on
 
 namespace astfast {
@@ -54,7 +56,7 @@ template <class Simd>
 __attribute__((noinline)) Energies<Simd> mel_energies(const LogMelTables& t, const float* power,
                                                       typename Simd::Float* energies) {
     using Float = typename Simd::Float;
-    const Float floor = splat<Float>(t.floor);
+    const Float floor = splat<Float>(t.floor), addend = splat<Float>(t.addend);
     Float lowest = splat<Float>(3e38f), total = {};
     const MelFilters* const end = t.filters + (t.num_mel_bins + 3) / 4;
     const float* weights = t.weights;
@@ -72,7 +74,7 @@ __attribute__((noinline)) Energies<Simd> mel_energies(const LogMelTables& t, con
         }
         weights += count;
         for (int k = 0; k < 4; ++k) {
-            energies[k] = sums[k] > floor ? sums[k] : floor;
+            energies[k] = (sums[k] > floor ? sums[k] : floor) + addend;
             total += energies[k];
         }
         for (int k = 0; k < 4; ++k) {
@@ -123,34 +125,18 @@ void exact_frames(const LogMelTables& t, const float* const* in, float** rows, i
     }
 }
 
-// Lane f computes the frames first[f], first[f] + 1, ... Where the lanes don't divide the frames evenly, the last ones
-// begin earlier and compute some frames that their neighbours compute too, which gives the same bits.
-//
-// What float32 rounds off in a frame of 16 kHz is some 1e-8 of the root of its energy in every bin. A frame with a
-// filter of less than a four-billionth of its energy, beside a loud tone for instance, is done again in float64.
-template <class Simd>
-void log_mel(const LogMelTables& t, const float* wave, std::int64_t frames, float* out, float* scratch) {
+// The frames of every lane by a spectrum in float32, which rounds off some 1e-8 of the root of a frame's energy in
+// every bin. A frame with a filter of less than a four-billionth of its energy, beside a loud tone for instance, is
+// done again in float64. `in` and `rows` are overwritten.
+template <class Simd, class Spectrum>
+void float32_frames(const LogMelTables& t, const float* wave, Spectrum& spectrum, const std::int32_t* first,
+                    const float** in, float** rows, int steps, float* out, float* scratch, const Scratch& parts) {
     using Float = typename Simd::Float;
-    using Double = typename Simd::Double;
     using Int = typename Simd::Int;
     constexpr float kDoubtful = 2.5e-10f;
-    const int steps = static_cast<int>((frames + Simd::lanes - 1) / Simd::lanes);
-    std::int32_t first[Simd::lanes];
-    const float* in[Simd::lanes];
-    float* rows[Simd::lanes];
-    for (int f = 0; f < Simd::lanes; ++f) {
-        first[f] = static_cast<std::int32_t>(f * steps < frames - steps ? f * steps : frames - steps);
-        in[f] = wave + static_cast<std::ptrdiff_t>(first[f]) * t.frame_shift;
-        rows[f] = out + static_cast<std::ptrdiff_t>(first[f]) * t.num_mel_bins;
-    }
-    const Scratch parts = scratch_of(t, Simd::lanes, frames);
-    if (!is_16_khz(t)) return exact_frames<Simd>(t, in, rows, steps, 2, scratch, parts);
-
     auto* const energies = reinterpret_cast<Float*>(scratch);
     auto* const doubtful = reinterpret_cast<std::int32_t*>(scratch + parts.doubtful);
     int count = 0;
-    Spectrum400<Simd> spectrum{t, in, reinterpret_cast<Float*>(scratch + parts.signal),
-                               reinterpret_cast<Double*>(scratch + parts.sums), reinterpret_cast<Float*>(scratch)};
     for (int step = 0; step < steps; ++step) {
         spectrum(step, scratch + parts.power);
         const Energies<Simd> all = mel_energies<Simd>(t, scratch + parts.power, energies);
@@ -170,6 +156,37 @@ void log_mel(const LogMelTables& t, const float* wave, std::int64_t frames, floa
             rows[f] = out + frame * t.num_mel_bins;
         }
         exact_frames<Simd>(t, in, rows, 1, halves, scratch, parts);
+    }
+}
+
+// Lane f computes the frames first[f], first[f] + 1, ... Where the lanes don't divide the frames evenly, the last ones
+// begin earlier and compute some frames that their neighbours compute too, which gives the same bits.
+template <class Simd>
+void log_mel(const LogMelTables& t, const float* wave, std::int64_t frames, float* out, float* scratch) {
+    using Float = typename Simd::Float;
+    using Double = typename Simd::Double;
+    const int steps = static_cast<int>((frames + Simd::lanes - 1) / Simd::lanes);
+    std::int32_t first[Simd::lanes];
+    const float* in[Simd::lanes];
+    float* rows[Simd::lanes];
+    for (int f = 0; f < Simd::lanes; ++f) {
+        first[f] = static_cast<std::int32_t>(f * steps < frames - steps ? f * steps : frames - steps);
+        in[f] = wave + static_cast<std::ptrdiff_t>(first[f]) * t.frame_shift;
+        rows[f] = out + static_cast<std::ptrdiff_t>(first[f]) * t.num_mel_bins;
+    }
+    const Scratch parts = scratch_of(t, Simd::lanes, frames);
+    float* const signal = scratch + parts.signal;
+    auto* const sums = reinterpret_cast<Double*>(scratch + parts.sums);
+    auto* const z = reinterpret_cast<Float*>(scratch);
+    if (frames_of(t) == Frames::kOf400) {
+        Spectrum400<Simd> spectrum{t, in, reinterpret_cast<Float*>(signal), sums, {t, z}};
+        float32_frames<Simd>(t, wave, spectrum, first, in, rows, steps, out, scratch, parts);
+    } else if (frames_of(t) == Frames::kOf512) {
+        const int samples = (steps - 1) * t.frame_shift + t.frame_length;
+        Spectrum512<Simd> spectrum{{t, in, samples, signal, sums}, {t, z}};
+        float32_frames<Simd>(t, wave, spectrum, first, in, rows, steps, out, scratch, parts);
+    } else {
+        exact_frames<Simd>(t, in, rows, steps, 2, scratch, parts);
     }
 }
 

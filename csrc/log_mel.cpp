@@ -36,7 +36,14 @@ void push_root(std::vector<Real>& roots, int k, int n) {
 
 }  // namespace
 
-LogMel::LogMel(const LogMelOptions& options, const double* window, const double* filters) {
+Edges edges_named(const std::string& name) {
+    if (name == "whole_frames") return Edges::kWholeFrames;
+    require(name == "reflect" || name == "constant", "edges " + name + " are unknown");
+    return name == "reflect" ? Edges::kMirrored : Edges::kZeros;
+}
+
+LogMel::LogMel(const LogMelOptions& options, const double* window, const double* filters)
+    : edges_(options.edges), signal_emphasis_(static_cast<float>(options.signal_emphasis)) {
     const int points = options.fft_length / 2;
     require(options.frame_length >= 1 && options.frame_shift >= 1 && options.num_mel_bins >= 1,
             "empty frame or filters");
@@ -74,8 +81,10 @@ LogMel::LogMel(const LogMelOptions& options, const double* window, const double*
                options.frame_shift,
                points,
                options.num_mel_bins,
+               options.edges == Edges::kWholeFrames,
                options.pre_emphasis,
                static_cast<float>(options.floor),
+               static_cast<float>(options.addend),
                static_cast<float>(options.shift),
                static_cast<float>(options.scale),
                window_.data(),
@@ -106,6 +115,47 @@ void LogMel::add_filters(const double* const* rows, int points) {
     filters_.push_back(filters);
 }
 
+// Samples of the signal that frames are centred in.
+std::int64_t LogMel::signal_length(std::int64_t samples) const {
+    return signal_emphasis_ == 0.0f ? samples : samples - 1;
+}
+
+std::int64_t LogMel::frames(std::int64_t samples) const {
+    const LogMelTables& t = tables_;
+    if (edges_ == Edges::kWholeFrames) return 1 + std::max<std::int64_t>(0, samples - t.frame_length) / t.frame_shift;
+    return 1 + signal_length(samples) / t.frame_shift;
+}
+
+// `count` samples of the signal from `first` on, which may lie before its beginning, as the last may behind its end.
+void LogMel::copy_signal(const float* wave, std::int64_t samples, std::int64_t first, std::int64_t count,
+                         float* to) const {
+    const std::int64_t length = signal_length(samples);
+    const float emphasis = signal_emphasis_;
+    const auto at = [&](std::int64_t i) {
+        if (i < 0) i = -i;
+        if (i >= length) i = 2 * (length - 1) - i;
+        return emphasis == 0.0f ? wave[i] : wave[i + 1] - emphasis * wave[i];
+    };
+    const std::int64_t end = first + count;
+    const std::int64_t inside = std::clamp<std::int64_t>(0, first, end), outside = std::clamp(length, inside, end);
+    float* y = to;
+    if (edges_ == Edges::kZeros) {
+        y = std::fill_n(y, inside - first, 0.0f);
+    } else {
+        for (std::int64_t i = first; i < inside; ++i) *y++ = at(i);
+    }
+    if (emphasis == 0.0f) {
+        y = std::copy(wave + inside, wave + outside, y);
+    } else {
+        for (std::int64_t i = inside; i < outside; ++i) *y++ = wave[i + 1] - emphasis * wave[i];
+    }
+    if (edges_ == Edges::kZeros) {
+        std::fill(y, to + count, 0.0f);
+    } else {
+        for (std::int64_t i = outside; i < end; ++i) *y++ = at(i);
+    }
+}
+
 void LogMel::run(const LogMelKernel& kernel, const float* const* waves, const std::int64_t* lengths, std::int64_t clips,
                  std::int64_t max_length, float* out, int threads) const {
     const LogMelTables& t = tables_;
@@ -113,9 +163,16 @@ void LogMel::run(const LogMelKernel& kernel, const float* const* waves, const st
     const std::size_t row = static_cast<std::size_t>(t.num_mel_bins);
     const float padding = (0.0f - t.shift) * t.scale;
 
+    const std::int64_t half = t.frame_length / 2;
+    for (std::int64_t clip = 0; edges_ == Edges::kMirrored && clip < clips; ++clip) {
+        require(signal_length(lengths[clip]) > half,
+                "a clip of " + std::to_string(lengths[clip]) + " samples is too short to be mirrored");
+    }
+
     const PoolLock lock;
     const std::size_t floats = scratch_of(t, kernel.lanes, kFramesPerTask).floats;
-    reserve_scratch(threads, (floats + static_cast<std::size_t>(t.frame_length)) * sizeof(float));
+    const std::int64_t copied = edges_ == Edges::kWholeFrames ? 0 : (kFramesPerTask - 1) * t.frame_shift;
+    reserve_scratch(threads, (floats + static_cast<std::size_t>(copied + t.frame_length)) * sizeof(float));
 
     parallel_for(threads, clips * tasks_per_clip, [&](std::int64_t task, int worker) {
         const std::int64_t clip = task / tasks_per_clip;
@@ -125,16 +182,21 @@ void LogMel::run(const LogMelKernel& kernel, const float* const* waves, const st
         float* const workspace = reinterpret_cast<float*>(scratch(worker));
 
         const float* wave = waves[clip];
-        std::int64_t length = lengths[clip];
-        if (length < t.frame_length) {
-            float* const padded = workspace + floats;
-            std::fill(std::copy(wave, wave + length, padded), padded + t.frame_length, 0.0f);
-            wave = padded;
-            length = t.frame_length;
+        const std::int64_t length = lengths[clip];
+        const std::int64_t count = std::max<std::int64_t>(0, std::min(end, frames(length)) - first);
+        if (count > 0) {
+            const float* start = wave + first * t.frame_shift;
+            float* const copy = workspace + floats;
+            if (edges_ != Edges::kWholeFrames) {
+                const std::int64_t samples = (count - 1) * t.frame_shift + t.frame_length;
+                copy_signal(wave, length, first * t.frame_shift - half, samples, copy);
+                start = copy;
+            } else if (length < t.frame_length) {
+                std::fill(std::copy(wave, wave + length, copy), copy + t.frame_length, 0.0f);
+                start = copy;
+            }
+            kernel.run(t, start, count, rows + first * row, workspace);
         }
-        const std::int64_t frames = std::min(1 + (length - t.frame_length) / t.frame_shift, max_length);
-        const std::int64_t count = std::max<std::int64_t>(0, std::min(end, frames) - first);
-        if (count > 0) kernel.run(t, wave + first * t.frame_shift, count, rows + first * row, workspace);
         std::fill(rows + (first + count) * row, rows + end * row, padding);
     });
 }

@@ -61,8 +61,9 @@ struct Signal {
         }
     }
 
-    // Means of the frame_length samples from step * frame_shift on, for lanes of one half.
+    // Means of the frame_length samples from step * frame_shift on, for lanes of one half; zero where they stay.
     Double mean(int step, int half) {
+        if (!t.remove_mean) return Double{};
         const int hops = t.frame_length / t.frame_shift, rest = t.frame_length % t.frame_shift;
         for (; parts < 2 * (step + hops) + 1; ++parts) {
             const int length = parts % 2 == 0 ? rest : t.frame_shift - rest;
@@ -77,7 +78,7 @@ struct Signal {
     }
 };
 
-// Mean removed, pre-emphasised, windowed, padded with zeros to an even length of at least three quarters.
+// Minus the mean, pre-emphasised, windowed, padded with zeros to an even length of at least three quarters.
 template <class Simd>
 inline void window_frame(const LogMelTables& t, const float* samples, typename Simd::Double mean,
                          typename Simd::Double* y) {

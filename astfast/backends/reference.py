@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from astfast.front_end import FrontEnd, KaldiFbank, kaldi
+from astfast import centred_log_mel
+from astfast.centred_log_mel import CentredLogMel
+from astfast.front_end import FrontEnd, KaldiFbank, unknown
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays
 
 T = TypeVar("T")
@@ -70,12 +72,21 @@ class ReferenceOps:
         return np.array(x.detach().cpu().float().numpy())
 
     def log_mel(self, waves: Sequence[Any], front_end: FrontEnd, out: Any = None) -> torch.Tensor:
-        front_end = kaldi(front_end, self.name)
-        shape = (len(waves), front_end.max_length, front_end.num_mel_bins)
-        spectrograms = torch.zeros(shape, dtype=self.dtype)  # [B, frames, mels]
+        frames = max(front_end.frames_read(len(wave)) for wave in waves)
+        spectrograms = torch.zeros(len(waves), frames, front_end.num_mel_bins, dtype=self.dtype)  # [B, frames, mels]
         for spectrogram, wave in zip(spectrograms, waves, strict=True):
-            filter_bank = self._filter_bank(torch.as_tensor(wave).to(self.dtype), front_end)
-            spectrogram[: len(filter_bank)] = filter_bank[: front_end.max_length]
+            samples = torch.as_tensor(wave).to(self.dtype)
+            if isinstance(front_end, KaldiFbank):
+                filter_bank = self._filter_bank(samples, front_end)[:frames]
+            elif isinstance(front_end, CentredLogMel):
+                filter_bank = self._centred(samples, front_end)
+            else:
+                raise unknown(front_end, self.name)
+            spectrogram[: len(filter_bank)] = filter_bank
+        if isinstance(front_end, CentredLogMel):
+            scale, offset = (torch.tensor(x, dtype=self.dtype) for x in (front_end.scale, front_end.offset))
+            return (spectrograms * scale + offset).to(self.device)
+        assert isinstance(front_end, KaldiFbank)
         return ((spectrograms - front_end.shift) * front_end.scale).to(self.device)
 
     @staticmethod
@@ -95,6 +106,29 @@ class ReferenceOps:
             frame_shift=10,
         )
         return filter_bank
+
+    def _centred(self, wave: torch.Tensor, front_end: CentredLogMel) -> torch.Tensor:
+        """[samples] -> logarithms [frames, mels], at most ``max_length`` frames."""
+        wave = F.pad(wave, (0, max(0, front_end.fewest_samples - len(wave))))
+        if front_end.emphasis:
+            wave = wave[1:] - front_end.emphasis * wave[:-1]
+        spectrum = torch.stft(
+            wave,
+            front_end.fft_length,
+            front_end.hop_length,
+            front_end.window_length,
+            torch.from_numpy(centred_log_mel.analysis_window(front_end)).to(self.dtype),
+            center=True,
+            pad_mode=front_end.edges,
+            return_complex=True,
+        )  # [bins, frames]
+        power = spectrum.real.square() + spectrum.imag.square()
+        filters = torch.from_numpy(centred_log_mel.mel_filters(front_end)).to(self.dtype)
+        energies = (filters @ power).T[: front_end.max_length]
+        logarithms = (energies.clamp(min=front_end.floor) + front_end.addend).log() * front_end.log_factor
+        if front_end.top_db is not None:
+            logarithms = logarithms.clamp(min=logarithms.max() - front_end.top_db)
+        return logarithms
 
     def patch_embed(self, spectrogram: Any, w: Embed, out: Any = None) -> torch.Tensor:
         spectrogram = torch.as_tensor(spectrogram, dtype=self.dtype, device=self.device)

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "small_files": "",
     "labels": "errors small_files",
     "front_end": "errors",
+    "centred_log_mel": "front_end",
     "ops": "front_end",
     "scores": "",
     # what it is made of
@@ -30,10 +31,10 @@ MAY_IMPORT = {
     "_native": "",
     "audio": "errors pcm spans notes",
     "checkpoints": "errors small_files",
-    "models": "errors labels front_end ops checkpoints",
-    "backends.cpu": "errors environment front_end ops _native",
+    "models": "errors labels front_end centred_log_mel ops checkpoints",
+    "backends.cpu": "errors environment front_end centred_log_mel ops _native",
     "backends.cuda": "errors pcm notes cache front_end ops kernels",
-    "backends.reference": "front_end ops",
+    "backends.reference": "front_end centred_log_mel ops",
     "backends": "errors notes ops",
     # what it does
     "engines": "version errors pcm spans notes cache front_end ops scores models backends backends.cuda",

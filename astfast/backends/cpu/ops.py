@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast import environment
+from astfast.backends.cpu.log_mel import LogMel, log_mel_of
 from astfast.backends.cpu.quantisation import spread_outliers
 from astfast.backends.cpu.tiers import choose_tier, native
 from astfast.errors import BackendError
-from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, kaldi, mel_filters
+from astfast.front_end import FrontEnd
 from astfast.ops import Array, Embed, Head, LayerNorm, Linear, NormLinear
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class CpuOps:
         self.tier = choose_tier(tier)
         self._context: _native.ComputeContext = native().ComputeContext(self.tier, precision, self.threads)
         self._activation = np.float32 if precision == "float32" else np.uint16
-        self._log_mels: dict[FrontEnd, _native.LogMel] = {}
+        self._log_mels: dict[FrontEnd, LogMel] = {}
 
     @property
     def hardware(self) -> str:
@@ -110,22 +111,9 @@ class CpuOps:
         return np.array(x, np.float32)
 
     def log_mel(self, waves: Sequence[Array], front_end: FrontEnd, out: Array) -> Array:
-        front_end = kaldi(front_end, self.name)
         if front_end not in self._log_mels:
-            self._log_mels[front_end] = native().LogMel(
-                self.tier,
-                front_end.frame_length,
-                front_end.frame_shift,
-                front_end.fft_length,
-                front_end.num_mel_bins,
-                PRE_EMPHASIS,
-                LOG_FLOOR,
-                front_end.shift,
-                front_end.scale,
-                analysis_window(front_end.frame_length),
-                mel_filters(front_end),
-            )
-        self._log_mels[front_end].run([_float32(wave) for wave in waves], out, self.threads)
+            self._log_mels[front_end] = log_mel_of(front_end, self.tier)
+        self._log_mels[front_end]([_float32(wave) for wave in waves], out, self.threads)
         return out
 
     def patch_embed(self, spectrogram: Array, w: _native.PackedEmbed, out: Array) -> Array:

@@ -21,7 +21,7 @@ from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, P
 from astfast.backends.cuda.runtime import Runtime, inference, runtime_for
 from astfast.backends.cuda.target import Target, has_float8, target_of
 from astfast.errors import BackendError
-from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, kaldi
+from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, KaldiFbank, unknown
 from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, tuning
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 from astfast.pcm import INT16_FULL_SCALE
@@ -132,7 +132,8 @@ class CudaOps:
         self, waves: torch.Tensor, lengths: torch.Tensor, front_end: FrontEnd, out: torch.Tensor
     ) -> torch.Tensor:
         """``log_mel`` of waveforms on the device: [B, samples] float32 in [-1, 1] or int16, lengths [B] int32."""
-        front_end = kaldi(front_end, self.name)
+        if not isinstance(front_end, KaldiFbank):
+            raise unknown(front_end, self.name)
         if front_end not in self._front_ends:
             self._front_ends[front_end] = self._packing.front_end(front_end)
         constants = self._front_ends[front_end]

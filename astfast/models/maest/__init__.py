@@ -1,0 +1,1 @@
+"""MAEST: music transformers that tag styles of Discogs (Alonso-Jiménez et al. 2023)."""

@@ -1,0 +1,1 @@
+"""PaSST: audio transformers trained with patchout (Koutini et al. 2021)."""

@@ -1,0 +1,165 @@
+"""The front ends of CED, PaSST and MAEST on every backend, against transcriptions in float64 of their own formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from astfast.backends.cpu.log_mel import log_mel_of
+from astfast.backends.cpu.tiers import native
+from astfast.backends.reference import ReferenceOps
+from astfast.centred_log_mel import CentredLogMel
+from astfast.models.ced.front_end import front_end as ced
+from astfast.models.maest.front_end import front_end as maest
+from astfast.models.passt.front_end import front_end as passt
+from tests.backends.test_log_mel import SIGNALS
+from tests.cases import centred_float64
+
+TIERS = [tier for tier, missing in native().tiers() if not missing]
+FRONT_ENDS: dict[str, CentredLogMel] = {
+    "CED": ced(),
+    "PaSST": passt(),
+    "MAEST": maest(1875, hub=False),
+    "MAEST, hub": maest(1876, hub=True),
+}
+ORACLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "CED": lambda wave: centred_float64.ced(wave, frames=1012),
+    "PaSST": centred_float64.passt,
+    "MAEST": centred_float64.maest,
+    "MAEST, hub": lambda wave: centred_float64.maest(wave, "constant"),
+}
+# Units of the result in one unit of natural logarithm.
+LOG_UNIT = {name: front_end.log_factor * front_end.scale[0] for name, front_end in FRONT_ENDS.items()}
+LENGTHS = [1, 257, 3841, 16_001]
+LONG = {"noise": 170_000, "chirp": 960_000}  # beyond what the models read: 10 s at 16 kHz, 30 s at 32 kHz
+
+
+def clip(signal: str, length: int) -> np.ndarray:
+    wave = np.zeros(length)
+    if signal == "clicks":
+        wave[:: max(1, length // 7)] = 0.9
+        return wave.astype(np.float32)
+    return SIGNALS[signal](length).astype(np.float32)
+
+
+def native_log_mel(wave: np.ndarray, front_end: CentredLogMel, tier: str = TIERS[-1], threads: int = 1) -> np.ndarray:
+    out = np.full((1, front_end.frames_read(len(wave)), front_end.num_mel_bins), np.nan, np.float32)
+    log_mel_of(front_end, tier)([wave], out, threads)
+    return out[0]
+
+
+def torch_log_mel(wave: np.ndarray, front_end: CentredLogMel, dtype: torch.dtype = torch.float32) -> np.ndarray:
+    return ReferenceOps(1, dtype).log_mel([wave], front_end)[0].numpy()
+
+
+def exact_log_mel(name: str, wave: np.ndarray) -> np.ndarray:
+    front_end = FRONT_ENDS[name]
+    spectrogram = ORACLES[name](wave)[: front_end.max_length]
+    rows = front_end.frames_read(len(wave)) - len(spectrogram)
+    return np.pad(spectrogram, ((0, rows), (0, 0)), constant_values=front_end.offset[0])
+
+
+@pytest.mark.parametrize("signal", [*SIGNALS, "clicks"])
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_error_against_float64(name: str, signal: str) -> None:
+    """The project's bar: 1e-4 of a natural logarithm, or twice what float32 costs torch's own ops."""
+    front_end = FRONT_ENDS[name]
+    for length in [*LENGTHS, *([LONG[signal]] if signal in LONG else [])]:
+        wave = clip(signal, length)
+        exact = exact_log_mel(name, wave)
+        in_float64 = torch_log_mel(wave, front_end, torch.float64)
+        assert np.abs(in_float64 - exact).max() <= 1e-7 * LOG_UNIT[name] + 1e-9 * np.abs(exact).max()
+        theirs = np.abs(torch_log_mel(wave, front_end) - exact).max()
+        ours = np.abs(native_log_mel(wave, front_end) - exact).max()
+        assert ours <= max(1e-4 * LOG_UNIT[name], 2 * theirs), (length, ours / LOG_UNIT[name], theirs)
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_same_bits_on_every_tier_and_with_any_threads(name: str) -> None:
+    front_end = FRONT_ENDS[name]
+    for length in (1, 60_001, 100_000):
+        wave = clip("speech-like", length)
+        first = native_log_mel(wave, front_end)
+        assert np.isfinite(first).all()
+        for tier in TIERS:
+            for threads in (1, 2, 5):
+                np.testing.assert_array_equal(native_log_mel(wave, front_end, tier, threads), first)
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_what_follows_the_samples_that_a_model_reads_changes_nothing(name: str) -> None:
+    """``input_samples`` reaches behind the last frame's centre, so that the clip is not mirrored where it goes on."""
+    front_end = replace(FRONT_ENDS[name], max_length=40)
+    whole = clip("noise", 60_000)
+    read = whole[: front_end.input_samples]
+    expected = native_log_mel(whole, front_end)
+    assert expected.shape == (40, front_end.num_mel_bins)
+    np.testing.assert_array_equal(native_log_mel(read, front_end), expected)
+    assert not np.array_equal(native_log_mel(read[:-2], front_end), expected)
+
+
+@pytest.mark.parametrize(("name", "samples"), [("CED", 2400), ("PaSST", 4801), ("MAEST", 3840)])
+def test_the_shortest_clip_has_a_patch(name: str, samples: int) -> None:
+    front_end = FRONT_ENDS[name]
+    assert front_end.fewest_samples == samples
+    assert [front_end.frames_read(n) for n in (1, samples - 1, samples)] == [16, 16, 16]
+    assert front_end.frames_read(samples + front_end.hop_length) == 17
+    short = clip("noise", samples - 1)
+    np.testing.assert_array_equal(
+        native_log_mel(short, front_end), native_log_mel(np.append(short, np.float32(0)), front_end)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("CED", {"floor": 1e-12}),
+        ("CED", {"top_db": 80.0}),
+        ("CED", {"top_db": None}),
+        ("CED", {"periodic": False}),
+        ("CED", {"edges": "constant"}),
+        ("CED", {"mel": "slaney"}),
+        ("CED", {"highest_frequency": 7600.0}),
+        ("PaSST", {"addend": 1e-6}),
+        ("PaSST", {"addend": 0.0, "floor": 1e-5}),
+        ("PaSST", {"emphasis": 0.95}),
+        ("PaSST", {"periodic": True}),
+        ("PaSST", {"edges": "constant"}),
+        ("PaSST", {"mel": "htk"}),
+        ("PaSST", {"highest_frequency": 15_500.0}),
+        ("MAEST", {"edges": "constant"}),
+        ("MAEST", {"mel": "htk"}),
+        ("MAEST", {"periodic": False}),
+        ("MAEST", {"gain": 1000.0}),
+        ("MAEST", {"offset": (-0.8,)}),
+        ("MAEST, hub", {"edges": "reflect"}),
+    ],
+    ids=str,
+)
+def test_every_constant_matters(name: str, change: dict[str, Any]) -> None:
+    """The next plausible value of each is far outside of the bound: silence after a loud burst, and a quiet clip."""
+    loud = clip("noise", 16_000)
+    loud[8000:] = 0
+    loud[:100] *= 50
+    quiet = 1e-3 * loud
+    for compute in (native_log_mel, torch_log_mel):
+        right, wrong = (
+            max(np.abs(compute(wave, front_end) - exact_log_mel(name, wave)).max() for wave in (loud, quiet))
+            for front_end in (FRONT_ENDS[name], replace(FRONT_ENDS[name], **change))
+        )
+        assert right < 1e-3 * LOG_UNIT[name]
+        assert wrong > 5e-3 * LOG_UNIT[name]
+
+
+def test_kernels_refuse_what_they_cannot_mirror() -> None:
+    with pytest.raises(ValueError, match="too short to be mirrored"):
+        log_mel_of(replace(FRONT_ENDS["CED"], shortest=1), TIERS[0])(
+            [np.zeros(256, np.float32)], np.empty((1, 2, 64), np.float32), 1
+        )
+    with pytest.raises(ValueError, match="edges"):
+        log_mel_of(replace(FRONT_ENDS["CED"], edges="circular"), TIERS[0])
