@@ -106,7 +106,7 @@ def htk_mel(frequency: Hertz) -> Matrix:
 
 def htk_hertz(mel: Matrix) -> Hertz:
     """Inverse of ``htk_mel``."""
-    return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    return 700.0 * np.expm1(mel * (np.log(10.0) / 2595.0))
 
 
 def slaney_mel(frequency: Hertz) -> Matrix:
