@@ -10,19 +10,20 @@ The signal, mirrored or continued with zeros at its ends, is cut into windows ce
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astfast.front_end import FrontEnd, mel_scale
 
-Matrix = NDArray[np.floating[Any]]
-Hertz = NDArray[np.floating[Any]]
+Matrix = NDArray[np.float64]
+Hertz = NDArray[np.float64]
 MelScale = Literal["htk", "slaney", "kaldi"]
-LOG_STEP = np.log(6.4) / 27.0  # of Slaney's mel scale above 1 kHz
+LOG_STEP = math.log(6.4) / 27.0  # of Slaney's mel scale above 1 kHz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +86,10 @@ def mel_filters(front_end: CentredLogMel) -> Matrix:
     ``torchaudio.compliance.kaldi``: straight in mel. No filter reads the Nyquist bin.
     """
     bins = front_end.fft_length // 2
-    frequency = np.arange(bins) * (front_end.sampling_rate / front_end.fft_length)
+    frequency = np.arange(bins, dtype=np.float64) * (front_end.sampling_rate / front_end.fft_length)
     to_mel, to_hertz = _SCALES[front_end.mel]
     low, high = to_mel(np.array([0.0, front_end.highest_frequency]))
-    edges = np.linspace(low, high, front_end.num_mel_bins + 2)
+    edges: Matrix = np.linspace(low, high, front_end.num_mel_bins + 2).astype(np.float64)
     points = to_mel(frequency)
     if front_end.mel != "kaldi":
         edges, points = to_hertz(edges), frequency
@@ -106,7 +107,7 @@ def htk_mel(frequency: Hertz) -> Matrix:
 
 def htk_hertz(mel: Matrix) -> Hertz:
     """Inverse of ``htk_mel``."""
-    return 700.0 * np.expm1(mel * (np.log(10.0) / 2595.0))
+    return 700.0 * np.expm1(mel * (math.log(10.0) / 2595.0))
 
 
 def slaney_mel(frequency: Hertz) -> Matrix:
