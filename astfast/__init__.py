@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from astfast.errors import AstfastError, AudioError, BackendError, CheckpointError
+from astfast.errors import AstfastError, AudioError, BackendError, CheckpointError, OutputError
 from astfast.version import __version__
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "AudioError",
     "BackendError",
     "CheckpointError",
+    "OutputError",
     "Tagger",
     "__version__",
     "accelerate",

@@ -35,3 +35,7 @@ class CheckpointError(AstfastError):
 
 class BackendError(AstfastError):
     """A backend, device or precision that was asked for can't run on this machine."""
+
+
+class OutputError(AstfastError):
+    """An output folder can't be written, or belongs to another run."""

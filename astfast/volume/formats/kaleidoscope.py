@@ -1,0 +1,35 @@
+"""Kaleidoscope CSV: one table over all files; columns that have no meaning here stay empty.
+
+Source: the columns that Kaleidoscope Pro reads, as BirdNET-Analyzer writes them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+from astfast.volume.durable import replacing
+from astfast.volume.records import About, Record, printable
+
+COLUMNS = (
+    *("INDIR", "FOLDER", "IN FILE", "OFFSET", "DURATION", "scientific_name", "common_name", "confidence"),
+    *("lat", "lon", "week", "overlap", "sensitivity"),
+)
+
+
+def write(folder: Path, records: Iterable[Record], about: About) -> None:
+    """kaleidoscope.csv in the output folder."""
+    with (
+        replacing(folder / "kaleidoscope.csv") as path,
+        path.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerow(COLUMNS)
+        for record in records:
+            input_path = PurePath(printable(record.file))
+            for row in record.rows:
+                for label, score in row.tags:
+                    place = (str(input_path.parent.parent), input_path.parent.name, input_path.name)
+                    times = f"{row.start:.3f}", f"{row.end - row.start:.3f}"
+                    writer.writerow([*place, *times, "", printable(about.labels[label]), f"{score:.4f}", *[""] * 5])

@@ -1,0 +1,302 @@
+"""The output folder of a run: results that outlive any end of it, and the formats that are made of them.
+
+    .journal/settings.json   what changes results, and the formats asked for so far
+    .journal/open-N.jsonl    the part that is being written: a record a line, appended, never rewritten
+    .journal/part-N.jsonl    a part that is closed, and part-N.index, the digests of the ids in it
+    tags/part-N.*  …         the same part in each format
+
+A record counts as soon as its line is whole. A part is closed by renaming files that are on the disk already, its
+journal last. So whatever moment a run stops at, the next one finds each input done once or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from astfast.errors import OutputError
+from astfast.volume import done
+from astfast.volume.done import Done, Entries
+from astfast.volume.durable import replacing, sweep, sync
+from astfast.volume.formats import PARTS, TABLES, PartFormat, check, json_lines
+from astfast.volume.items import Item
+from astfast.volume.records import About, Record, Records, parse
+
+PART_INPUTS = 10_000  # at most in a part
+PART_BYTES = 64 << 20  # after which a part is closed
+SYNC_SECONDS = 5.0  # of results that a loss of power may cost; a process that is killed loses none of them
+OWN_NAMES = (  # in an output folder, beside the journal
+    *("tags", "tags-long", "scores", "embeddings", "raven", "audacity"),
+    *("kaleidoscope.csv", "failures.jsonl", "run.json"),
+)
+
+
+class Journal:
+    """An output folder, opened for one run at a time.
+
+    - ``settings``: what changes results; a folder of a run with others is refused.
+    - ``formats``: names of PARTS and TABLES. Those that earlier runs asked for are kept up, too.
+    - ``overwrite``: begin anew, removing what a run has made in the folder.
+
+    Raises OutputError for a folder of another run, of something else, in use, or that can't be written.
+    """
+
+    def __init__(
+        self, folder: Path, about: About, formats: Sequence[str], overwrite: bool = False, retry: bool = False
+    ) -> None:
+        check(formats)
+        self.folder, self._about = folder, about
+        self._synced = 0.0  # when, by the monotonic clock
+        self._own = folder / ".journal"
+        with self._writing():
+            self._lock = self._claim()
+            try:
+                entries = self._opened(formats, overwrite)
+            except BaseException:
+                self._lock.close()
+                raise
+        if retry:
+            entries = entries[entries["failed"] == 0]
+        self._done = Done(entries)
+        self.failed_before = int(np.count_nonzero(entries["failed"]))  # and not to be tried again
+
+    def _opened(self, formats: Sequence[str], overwrite: bool) -> Entries:
+        """Brings the folder into order, whatever moment the last run stopped at; what it is done with."""
+        if overwrite:
+            self._wipe()
+        self._formats = self._agreed(formats)
+        sweep(self.folder)
+        self._parts = sorted(int(path.stem[5:]) for path in self._own.glob("part-*.jsonl"))
+        self._compact()
+        self._make_missing_formats()
+        open_entries = self._recover()
+        self._write_failures()
+        return done.join([*map(self._entries_of, self._parts), open_entries])
+
+    # --- opening -------------------------------------------------------------------------------------------------
+
+    def _claim(self) -> TextIO:
+        """Makes sure that the folder is ours, and nobody else's until the file returned is closed."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise OutputError(f"{self.folder}: is a file: name a folder")
+        if not self._own.is_dir() and self.folder.is_dir() and any(self.folder.iterdir()):
+            raise OutputError(f"{self.folder}: holds other things than a run of astfast: name a new or an empty folder")
+        self._own.mkdir(parents=True, exist_ok=True)
+        lock = (self._own / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise OutputError(
+                f"{self.folder}: another run is writing there: wait for its end, or name another folder"
+            ) from None
+        return lock
+
+    def _wipe(self) -> None:
+        """Removes what a run has made, its journal last, and nothing else."""
+        for path in (self.folder / name for name in OWN_NAMES):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for path in self._own.iterdir():
+            if path.name != "lock":
+                path.unlink()
+
+    def _agreed(self, formats: Sequence[str]) -> list[str]:
+        """Formats of this run and of those before, whose settings must be the same."""
+        path = self._own / "settings.json"
+        settings = json.loads(json.dumps(dict(self._about.settings)))
+        saved: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": settings, "formats": []}
+        differences = _differences(saved["settings"], settings)
+        if differences:
+            raise OutputError(
+                f"{self.folder}: belongs to a run with other settings ({differences}): name another folder, or begin "
+                "anew with overwrite=True"
+            )
+        together = list(dict.fromkeys((*saved["formats"], *formats)))
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps({"settings": settings, "formats": together}, indent=1, sort_keys=True))
+        return together
+
+    def _recover(self) -> Entries:
+        """Goes on with the part that was open: its whole lines stay, and their entries are returned."""
+        self._number = self._parts[-1] + 1 if self._parts else 0
+        self._start_part()
+        with self._open_path.open("rb") as file:
+            for line in file:
+                try:
+                    record = parse(line)
+                except ValueError:  # cut off, or never on the disk: neither it nor what follows counts
+                    break
+                self._bytes += len(line)
+                self._entries.append(_entry(record))
+        self._file.truncate(self._bytes)
+        return done.of_bytes(b"".join(self._entries))
+
+    # --- while the run is on -------------------------------------------------------------------------------------
+
+    def holds(self, item: Item) -> bool:
+        """Whether an earlier run is done with this input."""
+        return done.key(item.id, item.stamp or "") in self._done
+
+    def add(self, record: Record) -> None:
+        """Appends a record. Raises OutputError where it can't be written; what was added before stays."""
+        with self._writing():
+            line = record.line()
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:]) or 0
+            self._bytes += len(line)
+            self._entries.append(_entry(record))
+            if record.error is not None:
+                with (self.folder / "failures.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json_lines.text(json_lines.failure(record)))
+            if len(self._entries) >= PART_INPUTS or self._bytes >= PART_BYTES:
+                self._close_part()
+            elif time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+
+    def close(self, finished: bool, report: Mapping[str, Any]) -> None:
+        """Closes the open part and writes run.json; where the run is ``finished``, the tables over all of it too."""
+        with self._writing():
+            if self._entries:
+                self._close_part()
+            if finished:
+                if self._compact():
+                    self._write_failures()
+                for name in self._formats:
+                    if name in TABLES:
+                        TABLES[name](self.folder, self.records(), self._about)
+            with replacing(self.folder / "run.json") as path:
+                path.write_text(json.dumps({**report, "settings": dict(self._about.settings)}, indent=1))
+        self.release()
+
+    def release(self) -> None:
+        """Lets others open the folder; the part that is open stays as it is."""
+        self._file.close()
+        if not self._bytes:
+            self._open_path.unlink(missing_ok=True)
+        self._lock.close()
+
+    def records(self) -> Records:
+        """The records of all parts that are closed."""
+        return Records(*map(self._journal, self._parts))
+
+    # --- parts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _open_path(self) -> Path:
+        return self._own / f"open-{self._number:05d}.jsonl"
+
+    def _journal(self, part: int) -> Path:
+        return self._own / f"part-{part:05d}.jsonl"
+
+    def _index(self, part: int) -> Path:
+        return self._own / f"part-{part:05d}.index"
+
+    def _start_part(self) -> None:
+        self._file = self._open_path.open("ab", buffering=0)
+        self._entries: list[bytes] = []
+        self._bytes = 0
+        self._synced = time.monotonic()
+
+    def _close_part(self) -> None:
+        os.fsync(self._file.fileno())
+        for name in self._formats:
+            self._make(name, self._number, Records(self._open_path))
+        self._write_index(self._number, self._bytes, b"".join(self._entries))
+        self._open_path.replace(self._journal(self._number))
+        sync(self._own)
+        self._file.close()
+        self._parts.append(self._number)
+        self._number += 1
+        self._start_part()
+
+    def _write_index(self, part: int, size: int, entries: bytes) -> None:
+        """``size``: of the journal whose entries these are, by which an index is told from another's."""
+        with replacing(self._index(part)) as path:
+            path.write_bytes(size.to_bytes(8, "little") + entries)
+
+    def _entries_of(self, part: int) -> Entries:
+        journal, index = self._journal(part), self._index(part)
+        content = index.read_bytes() if index.exists() else b""
+        if int.from_bytes(content[:8], "little") != journal.stat().st_size:
+            return done.of_bytes(b"".join(map(_entry, Records(journal))))
+        return done.of_bytes(content[8:])
+
+    def _make(self, name: str, part: int, records: Iterable[Record]) -> None:
+        """A part in a format, if that has a file a part."""
+        if name in PARTS:
+            path = _path(self.folder, PARTS[name], part)
+            path.parent.mkdir(exist_ok=True)
+            with replacing(path) as unfinished:
+                PARTS[name].write(unfinished, records, self._about)
+
+    def _make_missing_formats(self) -> None:
+        """Formats that this run asks for and an earlier one did not."""
+        for part in self._parts:
+            for name in self._formats:
+                if name in PARTS and not _path(self.folder, PARTS[name], part).exists():
+                    self._make(name, part, Records(self._journal(part)))
+
+    def _compact(self) -> bool:
+        """Leaves only the newest record of each input, where it was done again; whether there were older ones."""
+        indices = [self._entries_of(part) for part in self._parts]
+        found = False
+        for part, entries, old in zip(self._parts, indices, done.superseded(indices), strict=True):
+            if old.any():
+                found = True
+                kept = [record for record, is_old in zip(Records(self._journal(part)), old, strict=True) if not is_old]
+                for name in self._formats:
+                    self._make(name, part, kept)
+                with replacing(self._journal(part)) as path, path.open("wb") as file:
+                    file.writelines(record.line() for record in kept)
+                self._write_index(part, self._journal(part).stat().st_size, entries[~old].tobytes())
+        return found
+
+    def _write_failures(self) -> None:
+        failed = [part for part in self._parts if self._entries_of(part)["failed"].any()]
+        with replacing(self.folder / "failures.jsonl") as path, path.open("w", encoding="utf-8") as file:
+            for record in Records(*map(self._journal, failed), self._open_path):
+                if record.error is not None:
+                    file.write(json_lines.text(json_lines.failure(record)))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: can't be written ({error.strerror or error}): make room or give the permission, and "
+                "run the same again: what is done stays done"
+            ) from error
+
+
+def _entry(record: Record) -> bytes:
+    return done.entry(record.id, record.stamp, record.error is not None)
+
+
+def _path(folder: Path, made: PartFormat, part: int) -> Path:
+    return folder / made.folder / f"part-{part:05d}{made.suffix}"
+
+
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two runs' settings, in words."""
+    names = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]
+    return ", ".join(f"{name} was {_short(saved.get(name))} and is {_short(now.get(name))}" for name in names)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
