@@ -1,8 +1,9 @@
 """The Ops protocol: every op's contract, shapes and formula. Backends implement it; models are written against it.
 
 Shapes: B clips, T tokens, H heads, D hidden, K in, N out. LN(x) = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias
-over the last dimension, biased variance. An op returns its result. ``out`` names a workspace buffer of the right shape
-that native backends write into and return; the reference ignores it, since autograd needs fresh tensors.
+over the last dimension, biased variance. Tokens of an image lie row by row: those of a grid (R, C) are [B, R * C, K].
+An op returns its result. ``out`` names a workspace buffer of the right shape that native backends write into and
+return; the reference ignores it, since autograd needs fresh tensors.
 
 A backend is made for one model: ``heads`` and the precision are fixed when it is made. ``pack_*`` turn weights as read
 from a checkpoint (float32 numpy arrays, or anything with ``__array__``) into the backend's own layout, once, at load.
@@ -27,6 +28,11 @@ Array = Any  # numpy array, torch tensor, or a backend's own handle
 def patch_grid(frames: int, mels: int, patch_size: int, frequency_stride: int, time_stride: int) -> tuple[int, int]:
     """(patches along mel F, patches along time T') of a spectrogram [frames, mels]; patch index is ``f * T' + t``."""
     return (mels - patch_size) // frequency_stride + 1, (frames - patch_size) // time_stride + 1
+
+
+def halved(grid: tuple[int, int]) -> tuple[int, int]:
+    """Grid of an image after a 3 x 3 convolution of stride 2 and padding 1: each size halved, upwards."""
+    return (grid[0] + 1) // 2, (grid[1] + 1) // 2
 
 
 def map_arrays(function: Callable[[Array], Array], w: W) -> W:
@@ -92,6 +98,34 @@ class Head:
     linear: Linear  # D -> L
 
 
+@dataclass(frozen=True)
+class ConvNorm:
+    """A 3 x 3 convolution of stride 2 and padding 1, and a LayerNorm of the channels of its output."""
+
+    conv: Linear  # weight [N, 9 * K]: column (3 * i + j) * K + k multiplies channel k at row i, column j of the kernel
+    norm: LayerNorm  # over N
+
+
+@dataclass(frozen=True)
+class Depthwise:
+    """A 3 x 3 convolution of each channel by itself, stride 1, padding 1, without a bias."""
+
+    weight: Array  # [C, 9]: column 3 * i + j multiplies row i, column j of the kernel
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A selective scan of state size 1 over an image in four directions: row by row, column by column, both reversed.
+
+    Each direction has parameters of its own: the step of a channel is softplus(dt weight^T + bias), dt of rank R.
+    """
+
+    weight: Array  # [4, C, R]
+    bias: Array  # [4, C]
+    log_decay: Array  # [4, C]: A = -exp(log_decay)
+    skip: Array  # [4, C]: D
+
+
 class Ops(Protocol):
     """What a model may ask of a backend."""
 
@@ -125,7 +159,14 @@ class Ops(Protocol):
         ...
 
     def pack_norm(self, w: LayerNorm) -> Any: ...
-    def pack_head(self, w: Head) -> Any: ...
+    def pack_head(self, w: Head | Linear) -> Any:
+        """A classifier with a LayerNorm of its own, or without."""
+        ...
+
+    def pack_norm_linear_residual(self, w: NormLinear) -> Any: ...
+    def pack_conv_norm(self, w: ConvNorm) -> Any: ...
+    def pack_depthwise(self, w: Depthwise) -> Any: ...
+    def pack_scan(self, w: Scan) -> Any: ...
 
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:
         """A workspace buffer of a kind of ``models.base.Family.workspace``: stream, activation, operand or output."""
@@ -172,5 +213,33 @@ class Ops(Protocol):
         ...
 
     def head(self, x: Array, w: Any, out: Array) -> Array:
-        """[B, D] -> [B, L] float32: LN(x) W^T + b, the classifier's own LN."""
+        """[B, D] -> [B, L] float32: LN(x) W^T + b, the classifier's own LN; x W^T + b where it has none."""
+        ...
+
+    def norm_linear_residual(self, x: Array, w: Any, residual: Array) -> Array:
+        """x [B, T, K] float32, residual [B, T, N] -> residual + LN(x) W^T + b, written as ``linear_residual``."""
+        ...
+
+    def linear(self, x: Array, w: Any, out: Array) -> Array:
+        """[B, T, K] -> [B, T, N] float32: x W^T + b; ``w`` from ``pack_linear``."""
+        ...
+
+    def conv_norm(
+        self, x: Array, w: Any, grid: tuple[int, int], out: Array, activation: Literal["gelu"] | None = None
+    ) -> Array:
+        """Image [B, R * C, K] float32 of a grid (R, C) -> [B, R' * C', N], (R', C') = ``halved(grid)``:
+        act(LN(3 x 3 convolution of stride 2 and padding 1))."""
+        ...
+
+    def depthwise_silu(self, x: Array, w: Any, grid: tuple[int, int], out: Array) -> Array:
+        """Image [B, R * C, C'] of a grid (R, C) -> the same shape: silu(3 x 3 depthwise convolution, padding 1)."""
+        ...
+
+    def selective_scan(self, x: Array, projected: Array, w: Any, grid: tuple[int, int], out: Array) -> Array:
+        """x [B, T, C], projected [B, T, 4 * (R + 2)] float32 -> [B, T, C] float32, T the tokens of a grid.
+
+        Columns of ``projected`` are [dt, b, c] of each direction in turn, R + 1 + 1. In a direction's order of tokens
+        h_t = exp(A step_t) h_(t-1) + step_t b_t x_t, y_t = c_t h_t + D x_t; the result is the sum over the directions.
+        Source: VMamba's SS2D (Liu et al. 2024, https://arxiv.org/abs/2401.10166).
+        """
         ...

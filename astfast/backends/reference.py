@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from astfast import centred_log_mel
 from astfast.centred_log_mel import CentredLogMel
 from astfast.front_end import FrontEnd, KaldiFbank, unknown
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays
+from astfast.ops import ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan, map_arrays
 
 T = TypeVar("T")
 
@@ -56,7 +56,19 @@ class ReferenceOps:
     def pack_norm(self, w: LayerNorm) -> LayerNorm:
         return self._pack(w)
 
-    def pack_head(self, w: Head) -> Head:
+    def pack_head(self, w: Head | Linear) -> Head | Linear:
+        return self._pack(w)
+
+    def pack_norm_linear_residual(self, w: NormLinear) -> NormLinear:
+        return self._pack(w)
+
+    def pack_conv_norm(self, w: ConvNorm) -> ConvNorm:
+        return self._pack(w)
+
+    def pack_depthwise(self, w: Depthwise) -> Depthwise:
+        return self._pack(w)
+
+    def pack_scan(self, w: Scan) -> Scan:
         return self._pack(w)
 
     def empty(self, shape: tuple[int, ...], kind: str) -> None:
@@ -156,8 +168,48 @@ class ReferenceOps:
     def pool(self, x: torch.Tensor, w: LayerNorm, out: Any = None) -> torch.Tensor:
         return self._norm(x, w).mean(dim=1)
 
-    def head(self, x: torch.Tensor, w: Head, out: Any = None) -> torch.Tensor:
-        return F.linear(self._norm(x, w.norm), w.linear.weight, w.linear.bias)
+    def head(self, x: torch.Tensor, w: Head | Linear, out: Any = None) -> torch.Tensor:
+        if isinstance(w, Head):
+            x, w = self._norm(x, w.norm), w.linear
+        return F.linear(x, w.weight, w.bias)
+
+    def norm_linear_residual(self, x: torch.Tensor, w: NormLinear, residual: torch.Tensor) -> torch.Tensor:
+        return residual + self.norm_linear(x, w)
+
+    def linear(self, x: torch.Tensor, w: Linear, out: Any = None) -> torch.Tensor:
+        return F.linear(x, w.weight, w.bias)
+
+    def conv_norm(
+        self, x: Any, w: ConvNorm, grid: tuple[int, int], out: Any = None, activation: Literal["gelu"] | None = None
+    ) -> torch.Tensor:
+        x = torch.as_tensor(x, dtype=self.dtype, device=self.device)
+        kernel = w.conv.weight.view(len(w.conv.weight), 3, 3, -1).permute(0, 3, 1, 2)  # [N, K, 3, 3]
+        y = F.conv2d(x.mT.reshape(len(x), -1, *grid), kernel, w.conv.bias, stride=2, padding=1)  # [B, N, R', C']
+        y = self._norm(y.flatten(2).mT, w.norm)
+        return F.gelu(y) if activation == "gelu" else y
+
+    def depthwise_silu(self, x: torch.Tensor, w: Depthwise, grid: tuple[int, int], out: Any = None) -> torch.Tensor:
+        kernel = w.weight.view(-1, 1, 3, 3)
+        return F.silu(F.conv2d(x.mT.reshape(len(x), -1, *grid), kernel, padding=1, groups=len(kernel)).flatten(2).mT)
+
+    def selective_scan(
+        self, x: torch.Tensor, projected: torch.Tensor, w: Scan, grid: tuple[int, int], out: Any = None
+    ) -> torch.Tensor:
+        rows = torch.arange(x.shape[1], device=self.device).view(grid)
+        y = torch.zeros_like(x)
+        for direction, parts in enumerate(projected.chunk(4, dim=-1)):
+            order = (rows.T if direction % 2 else rows).flatten()  # of the tokens
+            order = order.flip(0) if direction >= 2 else order
+            u = x[:, order]  # [B, T, C]
+            dt, b, c = torch.split(parts[:, order], [w.weight.shape[2], 1, 1], dim=-1)
+            step = F.softplus(F.linear(dt, w.weight[direction], w.bias[direction]))  # [B, T, C]
+            decay = torch.exp(-torch.exp(w.log_decay[direction]) * step)
+            state, states = torch.zeros_like(u[:, 0]), []
+            for kept, added in zip(decay.unbind(1), (step * b * u).unbind(1), strict=True):
+                state = kept * state + added  # [B, C]
+                states.append(state)
+            y = y.index_add(1, order, c * torch.stack(states, dim=1) + w.skip[direction] * u)
+        return y
 
     @staticmethod
     def _norm(x: torch.Tensor, w: LayerNorm) -> torch.Tensor:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from astfast.models.ast.family import AST
 from astfast.models.base import Family
+from astfast.models.dass.family import DASS
 
-FAMILIES: tuple[Family, ...] = (AST,)
+FAMILIES: tuple[Family, ...] = (AST, DASS)

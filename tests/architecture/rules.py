@@ -32,8 +32,9 @@ MAY_IMPORT = {
     "audio": "errors pcm spans notes",
     "checkpoints": "errors small_files",
     "models": "errors labels front_end centred_log_mel ops checkpoints",
-    "backends.cpu": "errors environment front_end centred_log_mel ops _native",
-    "backends.cuda": "errors pcm notes cache front_end ops kernels",
+    "backends.no_images": "errors",
+    "backends.cpu": "errors environment front_end centred_log_mel ops backends.no_images _native",
+    "backends.cuda": "backends.no_images errors pcm notes cache front_end ops kernels",
     "backends.reference": "front_end centred_log_mel ops",
     "backends": "errors notes ops",
     # what it does

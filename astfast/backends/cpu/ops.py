@@ -24,6 +24,7 @@ from astfast import environment
 from astfast.backends.cpu.log_mel import LogMel, log_mel_of
 from astfast.backends.cpu.quantisation import spread_outliers
 from astfast.backends.cpu.tiers import choose_tier, native
+from astfast.backends.no_images import NoImages
 from astfast.errors import BackendError
 from astfast.front_end import FrontEnd
 from astfast.ops import Array, Embed, Head, LayerNorm, Linear, NormLinear
@@ -41,7 +42,7 @@ class _NormLinear(NamedTuple):
     linear: _native.PackedLinear
 
 
-class CpuOps:
+class CpuOps(NoImages):
     """The Ops protocol on numpy arrays.
 
     ``threads`` defaults to ASTFAST_NUM_THREADS, then to the physical cores that the process may use; ``tier`` to
@@ -87,7 +88,8 @@ class CpuOps:
         packed: _native.PackedNorm = native().PackedNorm(_float32(w.weight), _float32(w.bias), w.eps)
         return packed
 
-    def pack_head(self, w: Head) -> _NormLinear:
+    def pack_head(self, w: Head | Linear) -> _NormLinear:
+        assert isinstance(w, Head)
         linear = self._context.pack_linear(_float32(w.linear.weight), _float32(w.linear.bias), exact=True)
         return _NormLinear(self.pack_norm(w.norm), linear)
 

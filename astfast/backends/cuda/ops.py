@@ -20,6 +20,7 @@ from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, PackedLinear, Packing, Stream
 from astfast.backends.cuda.runtime import Runtime, inference, runtime_for
 from astfast.backends.cuda.target import Target, has_float8, target_of
+from astfast.backends.no_images import NoImages
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, KaldiFbank, unknown
 from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, tuning
@@ -30,7 +31,7 @@ TOKENS_AT_ONCE = 40_000  # 32 clips of AST-base: enough tiles to fill any GPU
 DETERMINISTIC_CLIPS = 8  # for which tiles are chosen, whatever the batch, where bits must not depend on it
 
 
-class CudaOps:
+class CudaOps(NoImages):
     """The Ops protocol on one GPU. Raises BackendError for a precision that the GPU backend or this GPU doesn't have.
 
     - ``heads``: attention heads of the model.
@@ -91,7 +92,8 @@ class CudaOps:
     def pack_norm(self, w: LayerNorm) -> PackedLinear:
         return self._packing.norm(w)
 
-    def pack_head(self, w: Head) -> PackedLinear:
+    def pack_head(self, w: Head | Linear) -> PackedLinear:
+        assert isinstance(w, Head)
         return self._packing.head(w)
 
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:

@@ -25,7 +25,7 @@ def exported(config: AstConfig, weights: AstWeights) -> Exported:
             f"{config.head_layer_norm_eps:g}: transformers ignores the second and uses the first for the classifier "
             "too",
         )
-    return Exported(v4_tensors(weights), config_json(config), preprocessor_json(config), notes)
+    return Exported(v4_tensors(weights), config_json(config), preprocessor_json(config.front_end), notes)
 
 
 def v4_tensors(weights: AstWeights) -> dict[str, LazyTensor]:

@@ -53,7 +53,7 @@ def resolve(
             values = {**fields, **front_end, **overrides}
             file_grid = _grid({**values, "max_length": fields["max_length"]})
         _check_positions(sizes["T"] - len(PREFIX), file_grid)
-        names = _labels(sizes.get("L"), files.config, labels)
+        names = label_names(sizes.get("L"), files.config, labels)
         return ResolvedConfig(_model_config(values, tensors.layout, names), file_grid)
     except CheckpointError as error:
         raise CheckpointError(f"{files.source}: {error}") from None
@@ -130,7 +130,7 @@ def _grid(values: Mapping[str, Any]) -> tuple[int, int]:
     return patch_grid(*(values[name] for name in names))
 
 
-def _labels(count: int | None, config_json: Mapping[str, Any] | None, given: LabelNames) -> tuple[str, ...]:
+def label_names(count: int | None, config_json: Mapping[str, Any] | None, given: LabelNames) -> tuple[str, ...]:
     """Display names: given, of config.json, of the packaged table of that many, or numbered; none without a head."""
     if count is None:
         if given is not None:
@@ -151,17 +151,22 @@ def _labels(count: int | None, config_json: Mapping[str, Any] | None, given: Lab
     return names
 
 
-def _model_config(values: Mapping[str, Any], layout: Layout, labels: tuple[str, ...]) -> AstConfig:
+def kaldi_front_end(values: Mapping[str, Any], num_labels: int) -> KaldiFbank:
+    """The front end of these fields; mean and std that they lack are those of the data set with so many labels."""
     if ("mean" not in values or "std" not in values) and values.get("do_normalize", True):
-        if len(labels) not in NORMALISATION:
+        if num_labels not in NORMALISATION:
             raise CheckpointError(
                 "mean and std of the log-mel energies that it was trained on can't be told (no "
-                f"preprocessor_config.json, and {len(labels)} labels are of no known data set): pass mean= and std= "
+                f"preprocessor_config.json, and {num_labels} labels are of no known data set): pass mean= and std= "
                 "(AudioSet's are -4.2677393 and 4.5689974)."
             )
-        mean, std = NORMALISATION[len(labels)]
+        mean, std = NORMALISATION[num_labels]
         values = {"mean": mean, "std": std, **values}
-    front_end = KaldiFbank(**{name: values[name] for name in FRONT_END_FIELDS if name in values})
+    return KaldiFbank(**{name: values[name] for name in FRONT_END_FIELDS if name in values})
+
+
+def _model_config(values: Mapping[str, Any], layout: Layout, labels: tuple[str, ...]) -> AstConfig:
+    front_end = kaldi_front_end(values, len(labels))
     eps = values["layer_norm_eps"]
     head_eps = values["head_layer_norm_eps"]
     return AstConfig(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from astfast.errors import CheckpointError, brief
+from astfast.front_end import KaldiFbank
 from astfast.models.ast.config import AstConfig
 from astfast.models.fields import typed
 
@@ -92,11 +93,11 @@ def config_json(config: AstConfig) -> dict[str, Any]:
     return content
 
 
-def preprocessor_json(config: AstConfig) -> dict[str, Any]:
+def preprocessor_json(front_end: KaldiFbank) -> dict[str, Any]:
     """Contents of preprocessor_config.json."""
     return {
         "feature_extractor_type": "ASTFeatureExtractor",
-        **{name: getattr(config.front_end, name) for name in FRONT_END_FIELDS},
+        **{name: getattr(front_end, name) for name in FRONT_END_FIELDS},
         "feature_size": 1,
         "padding_side": "right",
         "padding_value": 0.0,

@@ -1,0 +1,1 @@
+"""DASS: distilled audio state-space models."""

@@ -1,0 +1,86 @@
+"""config.json and preprocessor_config.json of a DASS on the hub: their fields, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from astfast.errors import CheckpointError, brief
+from astfast.models.ast.hugging_face import FRONT_END_FIELDS
+from astfast.models.dass.config import DassConfig
+from astfast.models.fields import typed
+
+MODEL_TYPE = "dass"
+PATCH_SIZE = 4  # of the stem: two convolutions of stride 2
+EXTRACTORS = ("DASSFeatureExtractor", "ASTFeatureExtractor")  # one formula under two names
+LENGTH, MELS = 1024, 128  # DASSConfig's defaults
+
+
+def model_fields(source: str, config_json: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields of a config.json that it has, of the right types; none without a config.json.
+
+    Raises CheckpointError for what astfast can't run.
+    """
+    if config_json is None:
+        return {}
+    where = f"{source}'s config.json"
+    fields = typed(config_json, ("max_length", "num_mel_bins", "problem_type"), where)
+    for name in ("depths", "dims"):
+        sizes = config_json.get(name)
+        if sizes is None:
+            continue
+        if not isinstance(sizes, list) or not sizes or not all(type(size) is int and size > 0 for size in sizes):
+            raise CheckpointError(f"{name} in {where} is {brief(sizes)}: it must be a list of integers above 0.")
+        fields[name] = tuple(sizes)
+    if "depths" in fields and len(fields.get("dims", fields["depths"])) != len(fields["depths"]):
+        raise CheckpointError(f"{where} has {len(fields['depths'])} depths and {len(fields['dims'])} dims: as many.")
+    if config_json.get("patch_size", PATCH_SIZE) != PATCH_SIZE:
+        raise CheckpointError(
+            f"patch_size in {where} is {brief(config_json['patch_size'])}: astfast runs {PATCH_SIZE} only."
+        )
+    return fields
+
+
+def front_end_fields(
+    fields: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The front end's fields: given by a caller, else of the JSON files, else the defaults of length and mel bins.
+
+    Raises CheckpointError for a feature extractor of another formula and for files that contradict each other.
+    """
+    extractor = (preprocessor or {}).get("feature_extractor_type", EXTRACTORS[0])
+    if extractor not in EXTRACTORS:
+        raise CheckpointError(
+            f"preprocessor_config.json has the feature extractor {brief(extractor)}: astfast runs {EXTRACTORS[0]} for DASS."
+        )
+    front_end = typed(preprocessor or {}, FRONT_END_FIELDS, "preprocessor_config.json")
+    for name, default in (("max_length", LENGTH), ("num_mel_bins", MELS)):
+        if name not in given and name in front_end and front_end[name] != fields.get(name, front_end[name]):
+            raise CheckpointError(
+                f"{name} is {fields[name]} in config.json and {front_end[name]} in preprocessor_config.json. Pass "
+                f"{name}=."
+            )
+        front_end.setdefault(name, fields.get(name, default))
+    return {**front_end, **{name: value for name, value in given.items() if name in FRONT_END_FIELDS}}
+
+
+def config_json(config: DassConfig) -> dict[str, Any]:
+    """Contents of config.json, without the type of the weights; a config without labels is that of a bare DASSModel."""
+    has_head = config.num_labels > 0
+    content: dict[str, Any] = {
+        "architectures": ["DASSForAudioClassification" if has_head else "DASSModel"],
+        "model_type": MODEL_TYPE,
+        "patch_size": PATCH_SIZE,
+        "embed_dim": config.dims[0],
+        "depths": list(config.depths),
+        "dims": list(config.dims),
+        "num_classes": config.num_labels,
+        "max_length": config.max_length,
+        "num_mel_bins": config.num_mel_bins,
+    }
+    if has_head:
+        content["id2label"] = {str(index): name for index, name in enumerate(config.labels)}
+        content["label2id"] = {name: index for index, name in enumerate(config.labels)}
+    if config.problem_type is not None:
+        content["problem_type"] = config.problem_type
+    return content
