@@ -51,7 +51,7 @@ def front_end_fields(
     extractor = (preprocessor or {}).get("feature_extractor_type", EXTRACTORS[0])
     if extractor not in EXTRACTORS:
         raise CheckpointError(
-            f"preprocessor_config.json has the feature extractor {brief(extractor)}: astfast runs {EXTRACTORS[0]} for DASS."
+            f"preprocessor_config.json has the feature extractor {brief(extractor)}: a DASS has {EXTRACTORS[0]}."
         )
     front_end = typed(preprocessor or {}, FRONT_END_FIELDS, "preprocessor_config.json")
     for name, default in (("max_length", LENGTH), ("num_mel_bins", MELS)):
