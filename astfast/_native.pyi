@@ -34,7 +34,7 @@ class ComputeContext:
     """Kernels of a tier in a precision, and a number of threads."""
 
     def __init__(self, tier: str, precision: str, threads: int) -> None:
-        """Precision float32, bfloat16 or int8."""
+        """Precision float32, bfloat16 or int8. RuntimeError where the system has no more threads."""
 
     @property
     def tier(self) -> str:

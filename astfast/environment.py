@@ -7,6 +7,8 @@ from pathlib import Path
 
 from astfast.errors import BackendError
 
+MAX_THREADS = 4096  # of one engine
+
 
 def cpu_tier() -> str | None:
     """ASTFAST_CPU_TIER: the instruction-set tier that the CPU engine must use, or None to take the fastest."""
@@ -18,8 +20,9 @@ def num_threads() -> int | None:
     value = os.environ.get("ASTFAST_NUM_THREADS")
     if not value:
         return None
-    if not value.isdecimal() or int(value) < 1:
-        raise BackendError(f"ASTFAST_NUM_THREADS is {value!r}: set it to a whole number of threads, or unset it")
+    if not (value.isascii() and value.isdecimal() and len(value) <= 6 and 1 <= int(value) <= MAX_THREADS):
+        shown = value if len(value) <= 20 else f"{value[:20]}..."
+        raise BackendError(f"ASTFAST_NUM_THREADS is {shown!r}: set it to 1 to {MAX_THREADS} threads, or unset it")
     return int(value)
 
 

@@ -23,7 +23,7 @@ class AmxAttention {
     static constexpr float kHeadroom = 0x1p64f;
 
   public:
-    static constexpr std::int64_t kQueryTile = 32;
+    static constexpr std::int64_t kQueryTile = 32, kMaxKeys = std::numeric_limits<std::int64_t>::max();
 
     static std::size_t packed_bytes(std::int64_t keys, std::int64_t head_dim) {
         const Layout layout(keys, head_dim);
@@ -301,7 +301,7 @@ class AmxAttention {
     void raise_reference(const float* scores, std::int64_t r, std::int64_t valid) {
         const float before = work_.reference[r];
         float top = scores[0];
-        for (std::int64_t i = 1; i < valid; ++i) top = scores[i] <= top ? top : scores[i];
+        for (std::int64_t i = 1; i < valid; ++i) top = scores[i] > top || scores[i] != scores[i] ? scores[i] : top;
         if (top * scale_ <= before) return;
         set_reference(r, top);
         if (!rescaled_) std::fill(work_.factor, work_.factor + kQueryTile, 1.0f);

@@ -52,16 +52,20 @@ template <class Gemm>
 inline void quantise_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel, float* scales) {
     using Simd = typename Gemm::Simd;
     using I = typename Simd::I;
-    const float levels = Gemm::ValueGemm::quant_levels(head.keys);
-    alignas(64) float inverse[Gemm::kMaxWidth] = {};
+    alignas(64) std::int32_t largest[Gemm::kMaxWidth] = {};
     for (std::int64_t key = 0; key < head.keys; ++key) {
         for_value<Gemm>(head, key, width, d, [&](std::int64_t i, int, typename Simd::F x) {
-            Simd::store(inverse + i, Simd::max(Simd::load(inverse + i), Simd::max(x, -x)));
+            I lanes;
+            std::memcpy(&lanes, largest + i, sizeof lanes);
+            lanes = larger_magnitude<Simd>(lanes, x);
+            std::memcpy(largest + i, &lanes, sizeof lanes);
         });
     }
+    alignas(64) float inverse[Gemm::kMaxWidth];
     for (std::int64_t i = 0; i < width; ++i) {
-        scales[i] = inverse[i] / levels;
-        inverse[i] = inverse[i] > 0.0f ? levels / inverse[i] : 0.0f;
+        const Levels levels(largest[i], Gemm::ValueGemm::quant_levels(head.keys));
+        inverse[i] = levels.inverse;
+        scales[i] = levels.scale;
     }
     constexpr int kBits = 32 / Gemm::kElementsPerUnit;
     constexpr std::int32_t kMask = static_cast<std::int32_t>((std::uint32_t{1} << kBits) - 1);
@@ -233,6 +237,8 @@ template <class Gemm>
 struct DotAttention {
     static_assert(attends<Gemm>());
     static constexpr std::int64_t kQueryTile = Gemm::kQueryTile;
+    // Quantised, rows of 2,048 scores with a standard deviation of 3 are off by 5%, of 70,000 by 23% (255 levels).
+    static constexpr std::int64_t kMaxKeys = Gemm::kQuantised ? 2048 : std::numeric_limits<std::int64_t>::max();
 
     static std::size_t packed_bytes(std::int64_t keys, std::int64_t head_dim) {
         return static_cast<std::size_t>(HeadLayout<Gemm>(keys, head_dim).packed_bytes());

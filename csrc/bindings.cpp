@@ -122,7 +122,8 @@ Precision precision_named(const std::string& name) {
 class PyContext {
   public:
     PyContext(const std::string& tier, const std::string& precision, int threads) {
-        if (threads < 1) refuse("threads", "is " + std::to_string(threads));
+        if (threads < 1 || threads > kMaxThreads) refuse("threads", "is " + std::to_string(threads));
+        start_threads(threads);
         const Precision model = precision_named(precision);
         const Kernels* kernels = kernels_for(tier, model);
         if (kernels == nullptr) refuse("tier", tier + " can't run on this machine");
@@ -140,7 +141,7 @@ class PyContext {
                            const py::array& position, std::int64_t size, std::int64_t frequency_stride,
                            std::int64_t time_stride) const {
         if (size < 1 || frequency_stride < 1 || time_stride < 1) refuse("patch size or stride", "is below 1");
-        PyEmbed embed{pack_for(*context_.embedding, "kernel", kernel, bias),
+        PyEmbed embed{pack_for(*context_.unquantised, "kernel", kernel, bias),
                       {},
                       {},
                       prefix.ndim() == 2 ? prefix.shape(0) : 0,
@@ -315,7 +316,7 @@ class PyLogMel {
         const Matrix y = matrix("out", out, sizeof(float), true);
         expect_shape("out", out, {static_cast<std::int64_t>(waves.size()), y.per_clip, log_mel_.tables().num_mel_bins});
         if ((out.flags() & py::array::c_style) == 0) refuse("out", "is not contiguous");
-        if (threads < 1) refuse("threads", "is " + std::to_string(threads));
+        if (threads < 1 || threads > kMaxThreads) refuse("threads", "is " + std::to_string(threads));
         std::vector<const float*> data;
         std::vector<std::int64_t> lengths;
         for (std::size_t i = 0; i < waves.size(); ++i) {

@@ -23,7 +23,7 @@
 // WeightPacking           | struct                  | packs columns of B, has the members above: Gemm itself,
 //                         |                         | FloatGemm in bfloat16 Bf16WeightPacking
 // quant_levels(k)         | int64 -> float          | if kQuantised: what the largest of k magnitudes becomes: 127, of
-//                         |                         | MaddGemm as much as 32-bit sums have room for
+//                         |                         | MaddGemm 32,767, or what 32-bit sums have room for if less
 // make_weights(row, k)    | OperandRow, int64       | if kQuantised: turns a row quantised like one of A into one of B,
 //                         | -> int32                | returns the initial sum of its column: 0, VnniGemm -128 x its sum
 //
@@ -146,9 +146,15 @@ constexpr bool attends() {
     return true;
 }
 
+// Levels of operands that `limit` allows, as many as 32-bit sums of k products of two have room for.
+inline float levels_with_room(std::int64_t k, float limit) {
+    const float room = __builtin_sqrtf(static_cast<float>(0x7fff0000 / k));
+    return std::min(limit, static_cast<float>(static_cast<std::int32_t>(room)));
+}
+
 // Members of policies whose quantised operands have a sign.
 struct SignedBytes {
-    static float quant_levels(std::int64_t) { return 127.0f; }
+    static float quant_levels(std::int64_t k) { return levels_with_room(k, 127.0f); }
     template <class Row>
     static std::int32_t make_weights(const Row&, std::int64_t) {
         return 0;

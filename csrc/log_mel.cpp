@@ -172,7 +172,8 @@ void LogMel::run(const LogMelKernel& kernel, const float* const* waves, const st
     const PoolLock lock;
     const std::size_t floats = scratch_of(t, kernel.lanes, kFramesPerTask).floats;
     const std::int64_t copied = edges_ == Edges::kWholeFrames ? 0 : (kFramesPerTask - 1) * t.frame_shift;
-    reserve_scratch(threads, (floats + static_cast<std::size_t>(copied + t.frame_length)) * sizeof(float));
+    reserve_scratch(workers_of(threads, clips * tasks_per_clip),
+                    (floats + static_cast<std::size_t>(copied + t.frame_length)) * sizeof(float));
 
     parallel_for(threads, clips * tasks_per_clip, [&](std::int64_t task, int worker) {
         const std::int64_t clip = task / tasks_per_clip;

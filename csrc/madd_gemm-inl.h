@@ -17,10 +17,7 @@ struct MaddGemm : Shape, SignedBytes, DotTiles<MaddGemm<Shape>> {
     static constexpr bool kRoundsToBf16 = false, kQuantised = true;
     static constexpr int kElementsPerUnit = 2, kPadUnits = 1;
 
-    static float quant_levels(std::int64_t k) {
-        const float room = __builtin_sqrtf(static_cast<float>(0x7fff0000 / k));
-        return std::min(32767.0f, static_cast<float>(static_cast<std::int32_t>(room)));
-    }
+    static float quant_levels(std::int64_t k) { return levels_with_room(k, 32767.0f); }
     static float probability_levels(std::int64_t keys) { return quant_levels(keys); }
 
     static Vector load(const std::byte* b) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)); }

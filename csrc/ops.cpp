@@ -8,17 +8,22 @@
 namespace astfast {
 namespace {
 
+constexpr std::int64_t kMaxRows = std::int64_t{64} << 20;  // bytes of A that a worker packs at a time
+
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
     return (a + b - 1) / b;
 }
 
-// Rows of A that a worker packs at a time: as many as fit half of its second-level cache, in equal shares, each a
-// multiple of the tile.
+// Rows of A that a worker packs at a time: as many as have their chunks fit half of its second-level cache, in equal
+// shares, each a multiple of the tile. Rows of absurd length are few.
 std::int64_t rows_of_block(const ComputeContext& context, const Kernels& kernels, std::int64_t rows, std::int64_t k) {
     static const auto cache = static_cast<std::int64_t>(l2_cache_bytes() / 2);
     const std::int64_t tiles = divide_up(rows, kernels.row_tile);
-    const std::int64_t bytes_of_tile = static_cast<std::int64_t>(kernels.chunk_bytes(k)) * kernels.row_tile;
-    std::int64_t blocks = divide_up(tiles, std::max<std::int64_t>(1, cache / bytes_of_tile));
+    const auto tiles_in = [&](std::int64_t bytes, std::size_t of_row) {
+        return std::max<std::int64_t>(1, bytes / (static_cast<std::int64_t>(of_row) * kernels.row_tile));
+    };
+    const std::int64_t most = std::min(tiles_in(cache, kernels.chunk_bytes(k)), tiles_in(kMaxRows, kernels.row_bytes(k)));
+    std::int64_t blocks = divide_up(tiles, most);
     if (tiles >= context.threads) blocks = divide_up(blocks, context.threads) * context.threads;
     return divide_up(tiles, blocks) * kernels.row_tile;
 }
@@ -31,10 +36,9 @@ void multiply(const ComputeContext& context, std::int64_t rows, const PackedLine
     const std::int64_t block_rows = rows_of_block(context, kernels, rows, w.k);
     const std::size_t panel_bytes = kernels.panel_bytes(w.k);
     const std::int64_t panels = divide_up(w.n, kernels.panel), together = kernels.panels_together(w.k);
-    const PoolLock lock;
-    reserve_scratch(context.threads, kernels.row_bytes(w.k) * static_cast<std::size_t>(block_rows));
+    const std::size_t scratch_bytes = kernels.row_bytes(w.k) * static_cast<std::size_t>(block_rows);
     parallel_blocks(
-        context.threads, divide_up(rows, block_rows), divide_up(panels, together),
+        context.threads, divide_up(rows, block_rows), divide_up(panels, together), scratch_bytes,
         [&](std::int64_t block, int worker) {
             const std::int64_t row = block * block_rows;
             pack(row, std::min(block_rows, rows - row), scratch(worker));
@@ -100,7 +104,7 @@ void patch_embed(const ComputeContext& context, const Patches& patches, std::int
 
 void attention(const ComputeContext& context, const Head& first, const HeadStrides& strides, std::int64_t clips,
                std::int64_t heads) {
-    const Kernels& kernels = *context.kernels;
+    const Kernels& kernels = first.keys > context.kernels->max_keys ? *context.unquantised : *context.kernels;
     const auto size = static_cast<std::int64_t>(kernels.activation_bytes);
     const auto head_of = [&](std::int64_t block) {
         const std::int64_t clip = block / heads, column = block % heads * first.head_dim;
@@ -112,10 +116,9 @@ void attention(const ComputeContext& context, const Head& first, const HeadStrid
         return head;
     };
     const std::size_t packed_bytes = (kernels.packed_head_bytes(first.keys, first.head_dim) + 63) / 64 * 64;
-    const PoolLock lock;
-    reserve_scratch(context.threads, packed_bytes + kernels.attend_bytes(first.keys, first.head_dim));
+    const std::size_t scratch_bytes = packed_bytes + kernels.attend_bytes(first.keys, first.head_dim);
     parallel_blocks(
-        context.threads, clips * heads, divide_up(first.queries, kernels.query_tile),
+        context.threads, clips * heads, divide_up(first.queries, kernels.query_tile), scratch_bytes,
         [&](std::int64_t block, int worker) { kernels.pack_head(head_of(block), scratch(worker)); },
         [&](std::int64_t block, int owner, std::int64_t tile, int worker) {
             const std::int64_t query = tile * kernels.query_tile;

@@ -20,9 +20,9 @@ struct PackedLinear {
 
 // Kernels and number of threads of one model.
 struct ComputeContext {
-    const Kernels* kernels;    // of the model's precision
-    const Kernels* embedding;  // the same, but bfloat16 where that is int8: spectrograms are not quantised
-    const Kernels* exact;      // float32, for the head
+    const Kernels* kernels;      // of the model's precision
+    const Kernels* unquantised;  // the same, but bfloat16 where that is int8: for spectrograms and for many keys
+    const Kernels* exact;        // float32, for the head
     int threads;
 };
 

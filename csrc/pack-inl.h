@@ -125,6 +125,30 @@ inline void zero_tail(const Row& row, std::int64_t k) {
     if (tail > 0) std::memset(row.at(k), 0, static_cast<std::size_t>(tail) * sizeof(typename Gemm::Operand));
 }
 
+// Magnitudes of floats as whole numbers: in the same order, and infinity and NaN above all others.
+template <class Simd>
+inline typename Simd::I larger_magnitude(typename Simd::I largest, typename Simd::F x) {
+    const auto magnitude = reinterpret_cast<typename Simd::I>(x) & 0x7fffffff;
+    return magnitude > largest ? magnitude : largest;
+}
+
+// Quantisation of numbers of so many levels up to this magnitude, given in bits: what they are multiplied by before
+// they are rounded, and their scale afterwards. Levels of what is tiny are no finer than those of 2^-100, whose inverse
+// is finite. The scale of what is not finite is NaN, and so becomes every product.
+struct Levels {
+    float inverse, scale;
+
+    Levels(std::int32_t magnitude_bits, float levels) {
+        constexpr std::int32_t kInfinity = 0x7f800000, kSmallest = (127 - 100) << 23;
+        const bool finite = magnitude_bits < kInfinity;
+        const std::int32_t bits = finite ? std::max(magnitude_bits, kSmallest) : 0x7fc00000;
+        float magnitude;
+        std::memcpy(&magnitude, &bits, sizeof magnitude);
+        inverse = finite ? levels / magnitude : 0.0f;
+        scale = magnitude / levels;
+    }
+};
+
 // Writes one row of operands and its padding; each(fn) calls fn(i, n, x) for its elements. Returns the scale of a
 // quantised row. Vectors never cross a line: i is a multiple of kLanes, and lines hold whole vectors.
 template <class Gemm, class Row, class Each>
@@ -132,14 +156,16 @@ inline float write_row(const Row& row, std::int64_t k, const Each& each) {
     using Simd = typename Gemm::Simd;
     float scale = 1.0f;
     if constexpr (Gemm::kQuantised) {
-        auto largest = Simd::zero();
-        each([&](std::int64_t, int, typename Simd::F x) { largest = Simd::max(largest, Simd::max(x, -x)); });
-        const float magnitude = Simd::largest(largest);
-        const auto inverse = Simd::set(magnitude > 0.0f ? Gemm::quant_levels(k) / magnitude : 0.0f);
+        typename Simd::I largest{};
+        each([&](std::int64_t, int, typename Simd::F x) { largest = larger_magnitude<Simd>(largest, x); });
+        std::int32_t magnitude = 0;
+        for (int i = 0; i < Simd::kLanes; ++i) magnitude = std::max(magnitude, static_cast<std::int32_t>(largest[i]));
+        const Levels levels(magnitude, Gemm::quant_levels(k));
+        const auto inverse = Simd::set(levels.inverse);
         each([&](std::int64_t i, int n, typename Simd::F x) {
             store_operand<Gemm>(row.at(i), Simd::nearest(x * inverse), n);
         });
-        scale = magnitude / Gemm::quant_levels(k);
+        scale = levels.scale;
     } else {
         each([&](std::int64_t i, int n, typename Simd::F x) { store_operand<Gemm>(row.at(i), x, n); });
     }

@@ -11,7 +11,9 @@
 #include <fstream>
 #include <mutex>
 #include <set>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -40,11 +42,15 @@ class Pool {
     std::mutex owner;              // held by the thread whose job runs
     std::vector<Scratch> scratch;  // by worker
 
-    void run(int threads, void (*body)(void*, int), void* context) {
+    void start(int threads) {
         while (helpers_ < threads - 1) {
             std::thread(&Pool::help, this, helpers_ + 1).detach();  // they end with the process
             ++helpers_;
         }
+    }
+
+    void run(int threads, void (*body)(void*, int), void* context) {
+        start(threads);
         body_ = body;
         context_ = context;
         error_ = nullptr;
@@ -65,6 +71,7 @@ class Pool {
 
   private:
     static constexpr int kThreadBits = 16;
+    static_assert(kMaxThreads < 1 << kThreadBits);
 
     void run_body(int worker) {
         try {
@@ -209,6 +216,15 @@ void reserve_scratch(int threads, std::size_t bytes) {
 
 std::byte* scratch(int worker) {
     return pool->scratch[static_cast<std::size_t>(worker)].bytes.get();
+}
+
+void start_threads(int threads) {
+    const PoolLock lock;
+    try {
+        pool->start(threads);
+    } catch (const std::system_error& error) {
+        throw std::runtime_error("the system starts no " + std::to_string(threads) + " threads: " + error.what());
+    }
 }
 
 void run_workers(int threads, void (*body)(void* context, int worker), void* context) {

@@ -30,9 +30,20 @@ class PoolLock {
 void reserve_scratch(int threads, std::size_t bytes);
 std::byte* scratch(int worker);
 
+// The most workers of a job.
+constexpr int kMaxThreads = 65535;
+
+// Starts the threads that a job of so many workers needs. std::runtime_error where the system has no more of them.
+void start_threads(int threads);
+
 // Runs body(context, worker) once on each of `threads` workers, 0 (the caller) to threads - 1, and returns when all
 // have ended. An exception that leaves body is thrown again here.
 void run_workers(int threads, void (*body)(void* context, int worker), void* context);
+
+// Workers of a job: no more than it has tasks.
+inline int workers_of(int threads, std::int64_t tasks) {
+    return static_cast<int>(std::clamp<std::int64_t>(tasks, 1, std::max(threads, 1)));
+}
 
 // fn(task, worker) for every task in [0, tasks), each once, on at most `threads` workers, in no particular order.
 template <class Fn>
@@ -46,7 +57,7 @@ void parallel_for(int threads, std::int64_t tasks, const Fn& fn) {
         Job& j = *static_cast<Job*>(context);
         for (std::int64_t task; (task = j.next.fetch_add(1, std::memory_order_relaxed)) < j.tasks;) j.fn(task, worker);
     };
-    run_workers(static_cast<int>(std::clamp<std::int64_t>(tasks, 1, std::max(threads, 1))), body, &job);
+    run_workers(workers_of(threads, tasks), body, &job);
 }
 
 // Waits for another thread: first without giving up the core, then giving way to whatever else wants it.
@@ -60,11 +71,12 @@ class SpinWait {
 
 // For blocks of work that share a costly preparation (a packed row block, a head's packed keys and values).
 //
-// prepare(block, worker) fills scratch(worker); then run(block, owner, tile, worker) is called for each tile in
-// [0, tiles), reading scratch(owner). A worker prepares and runs blocks of its own for as long as there are any and
+// prepare(block, worker) fills scratch(worker), of scratch_bytes; then run(block, owner, tile, worker) is called for
+// each tile in [0, tiles), reading scratch(owner). A worker prepares and runs blocks of its own for as long as there are any and
 // then helps the others to finish theirs, tile by tile: all cores end within one tile of each other. Neither may throw.
 template <class Prepare, class Run>
-void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, const Prepare& prepare, const Run& run) {
+void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, std::size_t scratch_bytes,
+                     const Prepare& prepare, const Run& run) {
     struct alignas(64) Slot {                   // the block of one worker
         std::atomic<std::int64_t> next{0};      // first tile not yet taken; `tiles` or more: none
         std::atomic<std::int64_t> finished{0};  // tiles
@@ -88,7 +100,9 @@ void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, const
             }
         }
     };
-    threads = static_cast<int>(std::clamp<std::int64_t>(blocks * tiles, 1, std::max(threads, 1)));
+    threads = workers_of(threads, blocks * tiles);
+    const PoolLock lock;
+    reserve_scratch(threads, scratch_bytes);
     Job job{prepare, run, blocks, tiles, threads, std::make_unique<Slot[]>(static_cast<std::size_t>(threads))};
     for (int worker = 0; worker < threads; ++worker) job.slots[static_cast<std::size_t>(worker)].next.store(tiles);
     const auto body = [](void* context, int worker) {

@@ -29,6 +29,7 @@ constexpr Kernels kernels_of(const char* tier, Precision precision) {
     };
     k.gemm_panels = gemm_panels<Gemm>;
     k.query_tile = Attention::kQueryTile;
+    k.max_keys = Attention::kMaxKeys;
     k.packed_head_bytes = Attention::packed_bytes;
     k.attend_bytes = Attention::scratch_bytes;
     k.pack_head = Attention::pack;

@@ -16,10 +16,8 @@ struct VnniProduct : TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<VnniProd
     static constexpr bool kRoundsToBf16 = false, kQuantised = true;
     static constexpr int kElementsPerUnit = 4, kPadUnits = 1;
 
-    static float quant_levels(std::int64_t) { return 127.0f; }
-    static float probability_levels(std::int64_t keys) {  // sums have room for 66,000 times 255
-        return static_cast<float>(std::min<std::int64_t>(255, 0x7fff0000 / (127 * keys)));
-    }
+    static float quant_levels(std::int64_t k) { return levels_with_room(k, 127.0f); }
+    static float probability_levels(std::int64_t) { return 255.0f; }
 
     static Sum initial_sum(const std::byte* end, int vector) {
         return kOffset ? _mm512_loadu_si512(end + VnniProduct::kPanel * 4 + vector * 64) : _mm512_setzero_si512();
@@ -37,13 +35,13 @@ struct VnniProduct : TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<VnniProd
     // Turns a row of weights, quantised like a row of A, into signed bytes; returns the initial sum of its column.
     template <class Row>
     static std::int32_t make_weights(const Row& row, std::int64_t k) {
-        std::int32_t sum = 0;
+        std::uint32_t sum = 0;  // modulo 2^32, as the products are added: it is the end that has room
         for (std::int64_t i = 0; i < k; ++i) {
             const int w = *row.at(i) - 128;
             *row.at(i) = static_cast<std::uint8_t>(w);
-            sum += w;
+            sum += static_cast<std::uint32_t>(w);
         }
-        return -128 * sum;
+        return static_cast<std::int32_t>(-128 * sum);
     }
 };
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from astfast import notes
+from astfast.environment import MAX_THREADS
 from astfast.errors import BackendError
 from astfast.notes import Note
 from astfast.ops import Ops
@@ -24,7 +25,6 @@ MODULES = {
 }
 NEEDED = {"cpu": {}, "cuda": {"torch": "PyTorch", "triton": "Triton"}, "reference": {"torch": "PyTorch"}}
 BACKENDS = tuple(MODULES)
-MAX_THREADS = 4096
 
 
 class Backend(Protocol):

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "backends.cpu": "errors environment front_end centred_log_mel ops backends.no_images _native",
     "backends.cuda": "backends.no_images errors pcm notes cache front_end ops kernels",
     "backends.reference": "front_end centred_log_mel ops",
-    "backends": "errors notes ops",
+    "backends": "environment errors notes ops",
     # what it does
     "engines": "version errors pcm spans notes cache front_end ops scores models backends backends.cuda",
     "tagging": "errors spans notes scores audio models engines",

@@ -20,6 +20,8 @@ from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, patch_grid
 from tests.cases.rounded_ops import RoundedOps
 
 FLOAT32_ROUNDING = 2.0**-24
+SMALLEST_LARGEST = 2.0**-100  # what a row's largest magnitude counts as where it is less: levels get no finer
+MOST_QUANTISED_KEYS = 2048  # more attend in bfloat16
 AST_PREFIX = 2  # tokens before the patches, and rows that are pooled, of the Audio Spectrogram Transformer
 
 
@@ -126,7 +128,7 @@ class QuantisedOps(ReferenceOps):
         return _as_bfloat16(torch.nn.functional.gelu(y) if activation == "gelu" else y)
 
     def attention(self, q: Any, kv: Any, out: Any = None) -> torch.Tensor:
-        if not self._quantises_attention:
+        if not self._quantises_attention or kv.shape[1] > MOST_QUANTISED_KEYS:
             return _as_bfloat16(super().attention(q, kv))
         b, rows, d = q.shape
         keys, head_dim = kv.shape[1], d // self.heads
@@ -153,7 +155,7 @@ class QuantisedOps(ReferenceOps):
 
     def _levels(self, k: int) -> int:
         """Of operands whose products are summed over k: as many as fit their type, and their sums 32 bits."""
-        return min(2**15 - 1, math.isqrt(2**31 // k)) if self._by_pairs_of_16_bits else 127
+        return min(2**15 - 1 if self._by_pairs_of_16_bits else 127, math.isqrt(2**31 // k))
 
 
 def _as_bfloat16(x: torch.Tensor) -> torch.Tensor:
@@ -161,8 +163,8 @@ def _as_bfloat16(x: torch.Tensor) -> torch.Tensor:
 
 
 def _quantised(x: torch.Tensor, dim: int, levels: int) -> torch.Tensor:
-    step = x.abs().amax(dim, keepdim=True) / levels
-    return torch.where(step > 0, (x / step).round() * step, 0.0)
+    step = x.abs().amax(dim, keepdim=True).clamp_min(SMALLEST_LARGEST) / levels
+    return (x / step).round() * step
 
 
 def at_precision(case: OpCase, geometry: Geometry, precision: str, tier: str) -> np.ndarray:

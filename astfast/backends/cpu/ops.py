@@ -46,7 +46,8 @@ class CpuOps(NoImages):
     """The Ops protocol on numpy arrays.
 
     ``threads`` defaults to ASTFAST_NUM_THREADS, then to the physical cores that the process may use; ``tier`` to
-    ASTFAST_CPU_TIER, then to the fastest tier. Raises BackendError for a tier that is unknown or can't run here.
+    ASTFAST_CPU_TIER, then to the fastest tier. Raises BackendError for a tier that is unknown or can't run here, and
+    for more threads than the system starts.
     """
 
     name = "cpu"
@@ -61,9 +62,16 @@ class CpuOps(NoImages):
         self.precision = precision
         self.threads = threads or environment.num_threads() or int(native().available_threads())
         self.tier = choose_tier(tier)
-        self._context: _native.ComputeContext = native().ComputeContext(self.tier, precision, self.threads)
+        self._context = self._compute_context()
         self._activation = np.float32 if precision == "float32" else np.uint16
         self._log_mels: dict[FrontEnd, LogMel] = {}
+
+    def _compute_context(self) -> _native.ComputeContext:
+        try:
+            context: _native.ComputeContext = native().ComputeContext(self.tier, self.precision, self.threads)
+        except RuntimeError as error:
+            raise BackendError(f"{error}: pass a smaller threads=, or set ASTFAST_NUM_THREADS to one") from error
+        return context
 
     @property
     def hardware(self) -> str:
