@@ -22,7 +22,8 @@ std::int64_t rows_of_block(const ComputeContext& context, const Kernels& kernels
     const auto tiles_in = [&](std::int64_t bytes, std::size_t of_row) {
         return std::max<std::int64_t>(1, bytes / (static_cast<std::int64_t>(of_row) * kernels.row_tile));
     };
-    const std::int64_t most = std::min(tiles_in(cache, kernels.chunk_bytes(k)), tiles_in(kMaxRows, kernels.row_bytes(k)));
+    const std::int64_t most =
+        std::min(tiles_in(cache, kernels.chunk_bytes(k)), tiles_in(kMaxRows, kernels.row_bytes(k)));
     std::int64_t blocks = divide_up(tiles, most);
     if (tiles >= context.threads) blocks = divide_up(blocks, context.threads) * context.threads;
     return divide_up(tiles, blocks) * kernels.row_tile;

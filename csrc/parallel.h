@@ -72,8 +72,9 @@ class SpinWait {
 // For blocks of work that share a costly preparation (a packed row block, a head's packed keys and values).
 //
 // prepare(block, worker) fills scratch(worker), of scratch_bytes; then run(block, owner, tile, worker) is called for
-// each tile in [0, tiles), reading scratch(owner). A worker prepares and runs blocks of its own for as long as there are any and
-// then helps the others to finish theirs, tile by tile: all cores end within one tile of each other. Neither may throw.
+// each tile in [0, tiles), reading scratch(owner). A worker prepares and runs blocks of its own for as long as there
+// are any and then helps the others to finish theirs, tile by tile: all cores end within one tile of each other.
+// Neither may throw.
 template <class Prepare, class Run>
 void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, std::size_t scratch_bytes,
                      const Prepare& prepare, const Run& run) {
