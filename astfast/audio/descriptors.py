@@ -66,8 +66,8 @@ def taken(source: str | os.PathLike[str] | bytes | Any, name: str) -> OpenFile:
         if isinstance(source, str | os.PathLike):
             file = _opened(source, name)
         elif isinstance(source, bytes | bytearray | memoryview):
-            file = _memory_file(name)
-            _write(file.fd, source)
+            file = memory_file(name)
+            write(file.fd, source)
         else:
             file = _reopened(source, name) or _copied(_reader(source, name), name)
     except OSError as error:  # no memory, no descriptor left
@@ -123,7 +123,7 @@ def _reader(source: Any, name: str) -> Callable[[int], Any]:
 
 def _copied(read: Callable[[int], Any], name: str) -> OpenFile:
     """All that ``read`` gives, in memory."""
-    file = _memory_file(name)
+    file = memory_file(name)
     while True:
         data = _called(read, name, BYTES_PER_READ)
         if isinstance(data, str):
@@ -132,7 +132,7 @@ def _copied(read: Callable[[int], Any], name: str) -> OpenFile:
             raise AudioError(f"{name}: read() gave {type(data).__name__} instead of bytes: pass a binary file object")
         if not len(data):
             return file
-        _write(file.fd, data)
+        write(file.fd, data)
 
 
 def _called(method: Callable[..., Any], name: str, *args: int) -> Any:
@@ -150,7 +150,8 @@ def _called(method: Callable[..., Any], name: str, *args: int) -> Any:
     return result
 
 
-def _memory_file(name: str) -> OpenFile:
+def memory_file(name: str) -> OpenFile:
+    """An empty file in memory, or a temporary one where the system has none. Raises OSError."""
     try:
         return OpenFile(os.memfd_create("astfast", os.MFD_CLOEXEC), name)
     except (AttributeError, OSError):  # not Linux, or a sandbox without it
@@ -158,7 +159,8 @@ def _memory_file(name: str) -> OpenFile:
             return OpenFile(os.dup(file.fileno()), name)
 
 
-def _write(fd: int, data: bytes | bytearray | memoryview) -> None:
+def write(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Writes all of it. Raises OSError."""
     rest = memoryview(bytes(data) if isinstance(data, memoryview) else data)  # a view may be strided, or of other items
     while rest:
         rest = rest[os.write(fd, rest) :]

@@ -1,12 +1,11 @@
-"""Audio files -> blocks of samples: libsndfile through soundfile, torchcodec for what libsndfile can't read.
+"""Audio files -> blocks of samples: by libsndfile, and by FFmpeg what that can't read.
 
-soundfile is imported when the first file is opened, torchcodec (and with it torch) only when libsndfile refused one.
+soundfile is imported when the first file is opened, PyAV only when libsndfile refused one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio.descriptors import OpenFile, taken
+from astfast.audio.descriptors import taken
+from astfast.audio.ffmpeg import open_with_ffmpeg
+from astfast.audio.formats import READABLE, Format, recognise
+from astfast.audio.libsndfile import NO_SAMPLES, open_with_libsndfile
+from astfast.audio.parts import Findings, Refused
 from astfast.errors import AudioError
+from astfast.notes import Note
 
+SECONDS_PER_PIECE = 10.0  # of an AudioDecoder
 VALUES_PER_BLOCK = 1 << 18  # samples times channels that are decoded at a time: 1 MiB of float32
-READABLE = "WAV, FLAC, Ogg (Vorbis, Opus), MP3 and AIFF"
 
 
 @dataclass(frozen=True)
@@ -27,94 +31,106 @@ class DecodedAudio:
     """An opened file or array of samples. ``blocks`` can be walked once; leaving or closing it closes the file."""
 
     rate: int  # Hz
-    duration: float | None  # seconds, as the file's header says; None when it doesn't
+    duration: float | None  # seconds, as the file's header says; None when it doesn't, or may be wrong
     blocks: Iterator[NDArray[np.float32]]  # [samples, channels] each, in [-1, 1]
 
 
-def open_file(source: str | os.PathLike[str] | bytes | Any, name: str) -> DecodedAudio:
+def open_file(
+    source: str | os.PathLike[str] | bytes | Any, name: str, notes: list[Note], strict: bool = False
+) -> DecodedAudio:
     """Opens a path, the bytes of a file, a binary file object (read from its beginning; never closed), or what
-    ``descriptors.taken`` made of one.
+    ``descriptors.taken`` made of one. The format is told from the content.
 
-    A file that ends early is read as far as it decodes; damage that the decoder reports raises AudioError when it is
-    reached. Raises AudioError for what is no audio file, naming it by ``name``.
+    All that decodes is kept: what is lost (the file is damaged, or shorter than its header says), and a header that
+    was mended, is added to ``notes`` as it is reached; with ``strict`` a loss raises AudioError. Raises AudioError for
+    what is no audio file, naming it by ``name``.
     """
-    soundfile = _import_soundfile(name)
-    opened = taken(source, name)
-    os.lseek(opened.fd, 0, os.SEEK_SET)
+    _check_soundfile(name)
+    file = taken(source, name)
+    findings = Findings(name, notes, strict)
+    form = recognise(file)
+    refusal = ""
+    if form.kind != "ffmpeg":
+        try:
+            return DecodedAudio(*open_with_libsndfile(file, form, findings, VALUES_PER_BLOCK))
+        except Refused as reason:
+            refusal = f"libsndfile: {reason}"
+            if str(reason) == NO_SAMPLES:
+                raise AudioError(f"{name}: {NO_SAMPLES}") from None
     try:
-        file = soundfile.SoundFile(opened.fd, closefd=False)
-    except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:
-        return _decode_with_torchcodec(opened, name, _reason(error))
-    if file.channels < 1 or file.samplerate < 1:
-        file.close()
-        raise AudioError(f"{name}: its header says {file.channels} channels at {file.samplerate} Hz: no audio in it")
-    declared = file.frames if 0 <= file.frames < 1 << 62 else None  # libsndfile's "unknown" is 2^63 - 1
-    return DecodedAudio(
-        rate=int(file.samplerate),
-        duration=None if declared is None else declared / file.samplerate,
-        blocks=_soundfile_blocks(opened, file, soundfile.SoundFileError, name),
-    )
+        return DecodedAudio(*open_with_ffmpeg(file, findings, VALUES_PER_BLOCK))
+    except ImportError:
+        raise _refused(name, form, refusal) from None
+    except Refused as reason:
+        what = f"damaged, or no {form.name} that" if form.name else "not audio that"
+        raise AudioError(
+            f"{name}: {what} can be read ({'; '.join(filter(None, (refusal, f'FFmpeg: {reason}')))})"
+        ) from None
 
 
-def _soundfile_blocks(
-    opened: OpenFile, file: Any, decoding_error: type[Exception], name: str
-) -> Iterator[NDArray[np.float32]]:
-    size = max(1, VALUES_PER_BLOCK // file.channels)
-    done = 0
-    with contextlib.closing(opened), file:
-        while True:
-            try:
-                block = file.read(size, dtype="float32", always_2d=True)
-            except decoding_error as error:
-                raise AudioError(
-                    f"{name}: damaged after {done / file.samplerate:.1f} s ({_reason(error)}): repair or replace it"
-                ) from error
-            if not len(block):
-                return
-            done += len(block)
-            yield block
+def _refused(name: str, form: Format, refusal: str) -> AudioError:
+    """The error for what libsndfile can't read, without PyAV."""
+    extra = "FFmpeg: pip install 'astfast[ffmpeg]'"
+    if form.kind == "ffmpeg":
+        return AudioError(f"{name}: {form.name} needs {extra}")
+    if form.kind == "ogg":
+        return AudioError(f"{name}: damaged, or another codec than Vorbis and Opus, which needs {extra} ({refusal})")
+    if form.kind == "unknown":
+        return AudioError(
+            f"{name}: not audio that can be read here. It reads {READABLE}; for M4A, WebM, WMA, video files and more: "
+            "pip install 'astfast[ffmpeg]'"
+        )
+    return AudioError(f"{name}: damaged, or a codec that needs {extra} ({refusal})")
 
 
-def _import_soundfile(name: str) -> Any:
+def _check_soundfile(name: str) -> None:
     try:
-        import soundfile
+        import soundfile  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not
         raise AudioError(f"{name}: audio files need the package soundfile ({error}): pip install soundfile") from error
-    return soundfile
-
-
-def _decode_with_torchcodec(opened: OpenFile, name: str, refusal: str) -> DecodedAudio:
-    """What libsndfile refused, decoded whole by torchcodec."""
-    if importlib.util.find_spec("torchcodec") is None:
-        raise AudioError(
-            f"{name}: not audio that can be read here (libsndfile: {refusal}). It reads {READABLE}; for AAC and video "
-            "files: pip install torchcodec"
-        )
-    try:
-        from torchcodec.decoders import AudioDecoder
-
-        return open_decoder(AudioDecoder(os.pread(opened.fd, opened.size, 0)), name)
-    except AudioError:
-        raise
-    except Exception as error:  # torchcodec's import and its decoders raise whatever FFmpeg led to
-        raise AudioError(
-            f"{name}: not audio that can be read (libsndfile: {refusal}; torchcodec: {_reason(error)})"
-        ) from error
 
 
 def open_decoder(decoder: Any, name: str) -> DecodedAudio:
-    """An AudioDecoder of torchcodec or datasets; it decodes the whole clip."""
-    try:
-        samples = decoder.get_all_samples()
-        data = np.asarray(samples.data, dtype=np.float32)  # [channels, samples]
-        rate = int(samples.sample_rate)
-    except Exception as error:  # whatever FFmpeg led to
-        raise AudioError(f"{name}: can't be decoded ({_reason(error)})") from error
-    if data.ndim != 2 or 0 in data.shape or rate < 1:
-        raise AudioError(f"{name}: decodes to samples of shape {data.shape} at {rate} Hz: no audio in it")
-    return DecodedAudio(rate=rate, duration=data.shape[1] / rate, blocks=iter([data.T]))
+    """An AudioDecoder of torchcodec or datasets, decoded in pieces where it knows its length.
+
+    Raises AudioError, at once or in the middle, for whatever the decoder raises.
+    """
+    metadata = getattr(decoder, "metadata", None)
+    duration = getattr(metadata, "duration_seconds", None)
+    pieces = _pieces(decoder, duration, getattr(metadata, "begin_stream_seconds", None) or 0.0)
+    blocks = _decoder_blocks(pieces, name)
+    rate, first = next(blocks)
+    if duration is None:
+        duration = len(first) / rate
+    return DecodedAudio(rate, float(duration), itertools.chain([first], (block for _, block in blocks)))
 
 
-def _reason(error: Exception) -> str:
-    """The message without the repr of the stream that soundfile puts before it."""
-    return str(getattr(error, "error_string", None) or error).rstrip(".") or type(error).__name__
+def _pieces(decoder: Any, duration: float | None, start: float) -> Iterator[Any]:
+    if duration is None:
+        yield decoder.get_all_samples()
+        return
+    while start < duration:
+        stop = start + SECONDS_PER_PIECE
+        yield decoder.get_samples_played_in_range(start, stop if stop < duration else None)
+        start = stop
+
+
+def _decoder_blocks(pieces: Iterator[Any], name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """(rate, block) of each piece; at least one."""
+    count = 0
+    while True:
+        try:
+            samples = next(pieces, None)
+            if samples is None:
+                break
+            data = np.asarray(samples.data, dtype=np.float32)  # [channels, samples]
+            rate = int(samples.sample_rate)
+        except Exception as error:  # whatever FFmpeg led to
+            raise AudioError(f"{name}: can't be decoded ({str(error) or type(error).__name__})") from error
+        if data.ndim != 2 or not data.shape[0] or rate < 1:
+            raise AudioError(f"{name}: decodes to samples of shape {data.shape} at {rate} Hz: no audio in it")
+        if data.shape[1]:
+            count += 1
+            yield rate, data.T
+    if not count:
+        raise AudioError(f"{name}: {NO_SAMPLES}")

@@ -156,7 +156,7 @@ def _open(x: Any, sampling_rate: float | None, target_rate: int, notes: list[Not
     """The input with its native rate and channels, and its name."""
     name = name_of_file(x)
     if name is not None:
-        return open_file(x, name), name
+        return open_file(x, name, notes), name
     if hasattr(x, "get_all_samples"):
         return open_decoder(x, "<audio decoder>"), "<audio decoder>"
     if isinstance(x, Mapping):

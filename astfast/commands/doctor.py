@@ -17,7 +17,7 @@ PACKAGES = (
     "torch",
     "torchaudio",
     "triton",
-    "torchcodec",
+    "av",
     "transformers",
 )
 

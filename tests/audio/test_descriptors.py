@@ -99,12 +99,12 @@ def test_a_regular_file_that_is_open_is_not_copied(
 ) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    monkeypatch.setattr(descriptors, "_memory_file", None)
+    monkeypatch.setattr(descriptors, "memory_file", None)
     with path.open("rb") as opened:
         assert all_of(taken(opened, "x")) == content
 
 
-def test_without_memory_files_temporary_ones_are_used(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_withoutmemory_files_temporary_ones_are_used(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
     assert all_of(taken(content, "x")) == content
 

@@ -1,7 +1,6 @@
 """Every kind of input gives the right samples; what is refused stands in test_bad_audio.py."""
 
 import io
-import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -133,15 +132,15 @@ def test_only_what_is_needed_of_a_long_file_is_decoded(tmp_path: Path, monkeypat
     path = tmp_path / "hour.flac"
     soundfile.write(path, np.zeros(3600 * RATE, np.int16), RATE)
     decoded = 0
-    read = soundfile.SoundFile.read
+    read = soundfile.SoundFile.buffer_read_into
 
-    def counted(self: soundfile.SoundFile, *args: Any, **kwargs: Any) -> np.ndarray:
+    def counted(self: soundfile.SoundFile, *args: Any) -> int:
         nonlocal decoded
-        block = read(self, *args, **kwargs)
-        decoded += len(block)
-        return block
+        frames: int = read(self, *args)
+        decoded += frames
+        return frames
 
-    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+    monkeypatch.setattr(soundfile.SoundFile, "buffer_read_into", counted)
     clip = load_audio(path, max_samples=10 * RATE)
     assert clip.truncated
     assert (len(clip.wave), clip.duration) == (10 * RATE, 3600.0)
@@ -222,6 +221,42 @@ def test_decoders_of_datasets_and_torchcodec(wave: np.ndarray) -> None:
 
     with pytest.raises(AudioError, match="no audio stream"):
         load_audio(SimpleNamespace(get_all_samples=failing))
+    for data in (np.zeros((2, 0)), np.zeros(5), np.zeros((0, 5))):
+        samples = SimpleNamespace(data=data, sample_rate=RATE)
+        with pytest.raises(AudioError, match="no "):
+            load_audio(SimpleNamespace(get_all_samples=lambda samples=samples: samples))
+
+
+class LongDecoder:
+    """Ten minutes, as torchcodec decodes them: in pieces, when asked for."""
+
+    metadata = SimpleNamespace(duration_seconds=600.0, begin_stream_seconds=0.0)
+
+    def __init__(self, wave: np.ndarray) -> None:
+        self.wave = wave
+        self.asked: list[tuple[float, float | None]] = []
+
+    def get_all_samples(self) -> None:
+        raise AssertionError("all of it is decoded")
+
+    def get_samples_played_in_range(self, start: float, stop: float | None) -> SimpleNamespace:
+        self.asked.append((start, stop))
+        piece = self.wave[int(start * 1000) : None if stop is None else int(stop * 1000)]
+        return SimpleNamespace(data=torch.from_numpy(piece[None]), sample_rate=1000)
+
+
+def test_a_decoder_is_asked_for_what_is_needed_of_it_only() -> None:
+    wave = np.random.default_rng(0).standard_normal(600_000).astype(np.float32) / 8
+    decoder = LongDecoder(wave)
+    clip = load_audio(decoder, target_rate=1000, max_samples=15_000)
+    np.testing.assert_array_equal(clip.wave, wave[:15_000])
+    assert (clip.truncated, clip.duration) == (True, 600.0)
+    assert decoder.asked == [(0.0, 10.0), (10.0, 20.0)]
+    np.testing.assert_array_equal(load_audio(decoder, target_rate=1000).wave, wave)
+    refused = LongDecoder(wave)
+    with pytest.raises(AudioError, match="limit of 60 s"):
+        load_audio(refused, target_rate=1000, max_duration=60.0)
+    assert len(refused.asked) == 1
 
 
 def test_a_bare_array_without_a_rate_has_a_note_and_is_16_khz(wave: np.ndarray) -> None:
@@ -284,24 +319,6 @@ def test_a_2d_array_of_samples_by_channels_is_refused() -> None:
     with pytest.raises(AudioError, match="samples, channels"):
         expand_batch(np.zeros((33, 32)))
     assert len(expand_batch(np.zeros((33, 33)))[0]) == 33
-
-
-def test_torchcodec_reads_what_libsndfile_cannot(wave: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    unknown = b"no format that libsndfile knows" * 50
-
-    def decoder(source: str | bytes) -> SimpleNamespace:
-        assert source == unknown
-        samples = SimpleNamespace(data=torch.from_numpy(wave[None]), sample_rate=RATE)
-        return SimpleNamespace(get_all_samples=lambda: samples)
-
-    module = SimpleNamespace(AudioDecoder=decoder)
-    monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=module))
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
-    np.testing.assert_array_equal(load_audio(unknown).wave, wave)
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)  # there, but its FFmpeg is not
-    with pytest.raises(AudioError, match=r"libsndfile: .*; torchcodec: "):
-        load_audio(unknown)
 
 
 def test_many_threads_read_what_one_reads(tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""What libsndfile can't read, decoded by FFmpeg through PyAV (the extra ``ffmpeg``)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astfast.audio.descriptors import OpenFile
+from astfast.audio.parts import Findings, Refused
+
+# Containers of sound. No playlists and no network formats: those make FFmpeg open other files.
+CONTAINERS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,matroska,webm,mlp,mov,mp4,m4a,3gp,3g2,mj2,mp3,"
+    "mpc,mpc8,mpeg,mpegts,nistsphere,ogg,rm,tak,truehd,tta,voc,w64,wav,wv,xwma"
+)
+COUNTED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "wv", "tta", "ape")  # whose length is no guess
+MISSING = 0.25  # seconds fewer than counted, which a codec's frames explain
+MOST_BAD_PACKETS = 100  # in a row
+MANY_CHANNELS = 8  # from which on PyAV reads behind a frame's table of planes
+FULL_SCALE = {"i2": 32768.0, "i4": 2147483648.0, "i8": 9223372036854775808.0}
+
+Opened = tuple[int, "float | None", Iterator[NDArray[np.float32]]]  # rate in Hz, seconds if known, blocks
+
+
+def open_with_ffmpeg(file: OpenFile, findings: Findings, values: int) -> Opened:
+    """The first audio stream of a file, in blocks [samples, channels] of about ``values`` values.
+
+    FFmpeg reads the descriptor itself, without a name and without another protocol, so that no file and no address
+    that the file mentions is opened. Raises Refused for what it can't read, ImportError without PyAV.
+    """
+    import av
+
+    options = {"fd": str(file.fd), "protocol_whitelist": "fd", "format_whitelist": CONTAINERS}
+    lenient: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+    os.lseek(file.fd, 0, os.SEEK_SET)
+    try:
+        container = av.open("fd:", options=options, **lenient)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise Refused(_reason(error)) from error
+    stream = next(iter(container.streams.audio), None)
+    if stream is None or stream.codec_context is None:
+        container.close()
+        raise Refused("no audio stream in it")
+    stream.codec_context.thread_count = 1  # files are decoded on threads already
+    seconds = None
+    if container.format.name in COUNTED:
+        if stream.duration is not None:
+            seconds = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            seconds = container.duration / av.time_base
+    frames = _frames(container, stream, seconds, findings)
+    first = next(frames, None)
+    if first is None:
+        container.close()
+        raise Refused("nothing in it decodes")
+    return first.sample_rate, seconds, _blocks(file, container, first, frames, findings, values)
+
+
+def _frames(container: Any, stream: Any, seconds: float | None, findings: Findings) -> Iterator[Any]:
+    """Decoded frames; bad packets are passed over, and said once."""
+    import av
+
+    passed = in_a_row = 0  # bad packets before a good one, and since
+    done = 0.0
+    reason = ""
+    packets = container.demux(stream)
+    while in_a_row < MOST_BAD_PACKETS:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                break
+            for frame in packet.decode():
+                passed, in_a_row = passed + in_a_row, 0
+                done += frame.samples / frame.sample_rate
+                yield frame
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            if isinstance(error, av.error.EOFError):
+                break
+            in_a_row += 1
+            reason = reason or _reason(error)
+            packets = container.demux(stream)  # the one that raised has ended
+    if seconds is not None and seconds - done > MISSING:
+        findings.lost(f"damaged or cut off: its header counts {seconds:.1f} s, {done:.1f} s decode")
+    elif passed or in_a_row > 1:  # one at the end: where a stream was cut
+        findings.lost(f"{passed + in_a_row} packets in it are damaged ({reason}): {done:.1f} s decode")
+
+
+def _blocks(
+    file: OpenFile, container: Any, first: Any, frames: Iterator[Any], findings: Findings, values: int
+) -> Iterator[NDArray[np.float32]]:
+    kind = _kind(first)
+    held: list[NDArray[np.float32]] = []
+    count = done = 0
+    with contextlib.closing(file), contextlib.closing(container):
+        frame = first
+        while frame is not None:
+            if _kind(frame) != kind:
+                at, rate, channels = done / kind[0], frame.sample_rate, frame.layout.nb_channels
+                findings.lost(f"from {at:.1f} s on it has {channels} channels at {rate} Hz: that is not read")
+                break
+            samples = _samples(frame)
+            done += len(samples)
+            held.append(samples)
+            count += samples.size
+            if count >= values:
+                yield np.concatenate(held)
+                held, count = [], 0
+            frame = next(frames, None)
+        if held:
+            yield np.concatenate(held)
+
+
+def _kind(frame: Any) -> tuple[int, int]:
+    return frame.sample_rate, frame.layout.nb_channels
+
+
+def _samples(frame: Any) -> NDArray[np.float32]:
+    """A frame as float32 [samples, channels]."""
+    channels = frame.layout.nb_channels
+    if frame.format.is_planar and channels >= MANY_CHANNELS:
+        import av
+
+        (frame,) = av.AudioResampler("flt").resample(frame)
+    data: NDArray[Any] = frame.to_ndarray()  # planar [channels, samples], else [1, samples * channels]
+    data = data.T if frame.format.is_planar else data.reshape(-1, channels)
+    samples: NDArray[np.float32] = data.astype(np.float32, copy=False)
+    if data.dtype == np.uint8:
+        samples = (samples - np.float32(128)) / np.float32(128)
+    elif data.dtype.kind != "f":
+        samples = samples / np.float32(FULL_SCALE[data.dtype.str[1:]])
+    return samples
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's message without numbers and the name that it was given."""
+    return str(getattr(error, "strerror", None) or error).split(":")[0]

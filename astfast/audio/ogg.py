@@ -1,0 +1,100 @@
+"""Ogg files of several streams one behind the other (chained), behind junk, and cut."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from astfast.audio.descriptors import OpenFile
+from astfast.audio.formats import SEARCHED
+from astfast.audio.parts import Ended, Findings, Part, Parts
+
+CAPTURE = b"OggS\0"
+FIRST_PAGE = 2  # flag of a page
+OPUS_RATE = 48_000  # Hz, of the times of its pages
+FURTHEST = 1 << 62  # samples; more are no time
+MISSING = 0.2  # seconds fewer than the pages count
+
+
+class Page(NamedTuple):
+    """A page's header."""
+
+    start: int
+    end: int
+    first: bool  # whether a stream begins with it
+    serial: int  # of its stream
+    time: int  # samples up to its end; none or a huge number where no packet ends in it
+
+
+def ogg_parts(file: OpenFile, start: int, findings: Findings) -> Parts:
+    """Every link of a chain."""
+    at = start if os.pread(file.fd, 5, start) == CAPTURE else _capture(file, start, start + SEARCHED)
+    while at is not None:
+        ended = yield Part(at, is_all=_ends_as_it_begins(file, at))
+        at = _next_link(file, at, ended, findings) if ended.samples else None
+
+
+def _next_link(file: OpenFile, start: int, ended: Ended, findings: Findings) -> int | None:
+    """Where the link behind the one at ``start`` begins, None behind the last; says what was lost of that one."""
+    opus = b"OpusHead" in os.pread(file.fd, 64, start)
+    following, last = None, start
+    first_time = time = 0  # in samples, of the ends of the first and of the last page with sound
+    for page in pages(file, start):
+        if page.first and time:
+            following = page.start
+            break
+        last = page.end
+        if 0 < page.time < FURTHEST and last <= file.size:
+            first_time, time = first_time or page.time, page.time
+    rate = OPUS_RATE if opus else ended.rate
+    missing = (time - first_time) / rate - ended.samples / ended.rate
+    if missing > MISSING:
+        findings.lost(f"damaged after {ended.samples / ended.rate:.1f} s: about {missing:.1f} s are missing")
+    elif last > file.size:
+        findings.lost("cut off in the middle of an Ogg page: what is before it is read")
+    return following
+
+
+def _ends_as_it_begins(file: OpenFile, start: int) -> bool:
+    """Whether the last page belongs to a stream that begins at ``start``: of a chain it doesn't, as a rule."""
+    first: set[int] = set()
+    for page in pages(file, start):
+        if not page.first:
+            break
+        first.add(page.serial)
+    tail = max(start, file.size - SEARCHED)
+    data = os.pread(file.fd, SEARCHED, tail)
+    last = data.rfind(CAPTURE)
+    return last >= 0 and int.from_bytes(data[last + 14 : last + 18], "little") in first
+
+
+def pages(file: OpenFile, at: int) -> Iterator[Page]:
+    """The headers of all pages; damaged ones are passed over."""
+    while True:
+        head = os.pread(file.fd, 27 + 255, at)
+        if head[:5] != CAPTURE:
+            found = _capture(file, at, file.size) if len(head) > 4 else None
+            if found is None:
+                return
+            at = found
+            continue
+        if len(head) < 27 or len(head) < 27 + head[26]:
+            yield Page(at, file.size + 1, first=False, serial=0, time=0)  # cut
+            return
+        end = at + 27 + head[26] + sum(head[27 : 27 + head[26]])
+        time, serial = struct.unpack_from("<QI", head, 6)
+        yield Page(at, end, bool(head[5] & FIRST_PAGE), serial, time)
+        at = end
+
+
+def _capture(file: OpenFile, at: int, end: int) -> int | None:
+    """The place of the next capture pattern."""
+    while at < end:
+        data = os.pread(file.fd, SEARCHED + len(CAPTURE) - 1, at)
+        found = data.find(CAPTURE)
+        if found >= 0:
+            return at + found
+        at += SEARCHED
+    return None
