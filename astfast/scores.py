@@ -39,7 +39,8 @@ def activate(logits: NDArray[np.float32], activation: str) -> NDArray[np.float32
 def aggregated(scores: NDArray[np.float32], how: str) -> NDArray[np.float32]:
     """Scores of the parts of a clip [parts, L] -> of the clip [L]: their "mean" or "max"; one part's, bit for bit."""
     found = scores.max(axis=0) if how == "max" else scores.mean(axis=0, dtype=np.float64)
-    return np.asarray(found, np.float32)
+    with np.errstate(under="ignore"):
+        return np.asarray(found, np.float32)
 
 
 def top_k(scores: NDArray[np.float32], k: int | None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

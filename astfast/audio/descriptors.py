@@ -114,11 +114,18 @@ def _reader(source: Any, name: str) -> Callable[[int], Any]:
     """The object's method ``read``, at the beginning of the object where that can seek."""
     if isinstance(source, io.TextIOBase):
         raise AudioError(f"{name}: {TEXT}")
-    seekable = getattr(source, "seekable", None)
-    if hasattr(source, "seek") and (seekable is None or _called(seekable, name)):
+    if _can_seek(source, name):
         _called(source.seek, name, 0)
     read: Callable[[int], Any] = source.read
     return read
+
+
+def _can_seek(source: Any, name: str) -> bool:
+    seekable = getattr(source, "seekable", None)
+    try:
+        return hasattr(source, "seek") and (seekable is None or bool(_called(seekable, name)))
+    except AudioError:  # members of a tar archive that is streamed have the method, which raises
+        return False
 
 
 def _copied(read: Callable[[int], Any], name: str) -> OpenFile:

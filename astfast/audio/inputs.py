@@ -7,33 +7,25 @@ samples. Streams depend on no global state: any number of threads may open input
 from __future__ import annotations
 
 import contextlib
-import math
-import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio.descriptors import name_of_file
-from astfast.audio.files import VALUES_PER_BLOCK, DecodedAudio, open_decoder, open_file
-from astfast.errors import AudioError
+from astfast.audio.arrays import checked_rate
+from astfast.audio.kinds import Source, not_readable, recognised
+from astfast.errors import AstfastError, AudioError
 from astfast.notes import Note
-from astfast.pcm import INT16_FULL_SCALE
 from astfast.spans import ignored_tail
 
 FloatArray = NDArray[np.float32]
-One: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Mapping[str, Any]"
-Many: TypeAlias = "list[Any] | tuple[Any, ...] | Generator[Any, Any, Any]"  # an array or tensor may be one or many
 
 DEFAULT_RATE = 16_000  # Hz, of ``load_audio`` and ``open_audio`` without a model
-LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # Hz
-MAX_CHANNELS = 32  # of an array: more are samples and channels mixed up
 MAX_DURATION = 24 * 3600.0  # seconds
 SUSPICIOUS_PEAK = 16.0  # that no recording in [-1, 1] reaches, headroom and all
 MAX_ABS_SAMPLE = 1e12  # far above any 32-bit integer; its square is still finite in float32
-INTEGER_PCM = {"uint8": (128, 128.0), "int8": (0, 128.0), "int16": (0, INT16_FULL_SCALE), "int32": (0, 2147483648.0)}
 
 
 @dataclass(frozen=True)
@@ -71,17 +63,20 @@ def load_audio(
     With ``int16`` a 1-D NumPy array of that type and rate stays as it is. The other arguments and errors are those of
     ``open_audio``.
     """
-    if int16 and isinstance(x, np.ndarray) and x.dtype == np.int16 and x.ndim == 1 and len(x) > 0:
-        rate, notes = rate_of_array(sampling_rate, target_rate, "<array>")
-        if rate == target_rate and len(x) <= max_duration * rate:
-            wave = x[:max_samples]
-            truncated = len(x) - len(wave) > ignored_tail(rate)
-            return Clip(wave, truncated, len(x) / rate, "<array>", tuple(notes))
-    stream = open_audio(x, sampling_rate, target_rate, max_duration, decode_all=max_samples is None)
+    source = as_source(x, sampling_rate, target_rate)
+    if max_samples is not None:
+        source = source.first(max_samples, target_rate)
+    if int16 and source.rate == target_rate and source.data.ndim == 1 and source.data.dtype == np.int16:
+        assert source.duration is not None
+        if source.duration <= max_duration:
+            wave = source.data[:max_samples].copy()
+            truncated = round(source.duration * target_rate) - len(wave) > ignored_tail(target_rate)
+            return Clip(wave, truncated, source.duration, source.name, source.notes)
+    stream = open_audio(source, None, target_rate, max_duration, decode_all=max_samples is None)
     parts: list[FloatArray] = []
     length = 0
     truncated = False
-    with contextlib.closing(stream.blocks):
+    with contextlib.closing(stream.blocks), only_audio_errors(stream.name), np.errstate(all="ignore"):
         for block in stream.blocks:
             parts.append(block)
             length += len(block)
@@ -103,165 +98,41 @@ def open_audio(
     """One input -> a stream of mono float32 blocks at ``target_rate``, resampled by soxr (HQ) where need be.
 
     ``x`` is a path, the bytes of a file, a binary file object, a 1-D array or tensor of samples, a dict
-    ``{"array" or "raw", "sampling_rate"}`` whose array may be (channels, samples), or an AudioDecoder of datasets or
-    torchcodec. ``sampling_rate`` (Hz) is that of bare arrays and of nothing else; without it they are taken as
-    ``target_rate``, with a note. Integer PCM (int8, uint8, int16, int32) is scaled to [-1, 1], channels are averaged.
+    ``{"array" or "raw", "sampling_rate"}`` whose array may be (channels, samples) or ``{"bytes", "path"}`` as datasets
+    gives it, a row with such a dict under "audio", a pair (array, rate) or (rate, array), a segment of pydub, an
+    AudioDecoder of datasets or torchcodec, or a ``Source``. ``sampling_rate`` (Hz) is that of bare arrays and of
+    nothing else; without it they are taken as ``target_rate``, with a note. Integer PCM (int8, uint8, int16, int32) is
+    scaled to [-1, 1], channels are averaged.
 
     Raises AudioError for anything that is no audio, and for more than ``max_duration`` seconds of it: at once when
     ``decode_all`` says that everything will be decoded and the header tells the length, else on reaching them.
     """
+    source = as_source(x, sampling_rate, target_rate)
+    name, notes = source.name, list(source.notes)
+    with only_audio_errors(name):
+        decoded = source.open(notes)
+    rate = checked_rate(decoded.rate, name)
+    if decode_all and decoded.duration is not None and decoded.duration > max_duration:
+        raise _too_long(name, decoded.duration, max_duration)
+    mono = _mono(decoded.blocks, rate, name, max_duration, notes)
+    return AudioStream(name, target_rate, decoded.duration, _resampled(mono, rate, target_rate, name), notes)
+
+
+@contextlib.contextmanager
+def only_audio_errors(name: str) -> Iterator[None]:
+    """Turns whatever a decoder raises into an AudioError that names the input."""
+    try:
+        yield
+    except AstfastError:
+        raise
+    except Exception as error:
+        raise not_readable(name, error) from error
+
+
+def as_source(x: Any, sampling_rate: float | None, target_rate: int) -> Source:
+    """An input of any kind as a source at its native rate. Raises AudioError for another object."""
     checked_rate(target_rate, "target_rate")
-    notes: list[Note] = []
-    source, name = _open(x, sampling_rate, target_rate, notes)
-    rate = checked_rate(source.rate, name)
-    if decode_all and source.duration is not None and source.duration > max_duration:
-        raise _too_long(name, source.duration, max_duration)
-    mono = _mono(source.blocks, rate, name, max_duration, notes)
-    return AudioStream(name, target_rate, source.duration, _resampled(mono, rate, target_rate, name), notes)
-
-
-def expand_batch(x: Any) -> tuple[list[Any], bool]:
-    """What a caller passed -> (list of inputs, whether it was one input).
-
-    A list, tuple or other iterable is a batch of inputs, a bare 2-D array or tensor a batch of clips; a path, bytes,
-    file object, dict, decoder or 1-D array is one input. Raises AudioError for a 2-D array that is (samples, channels).
-    """
-    if _is_array(x):
-        if len(x.shape) != 2:
-            return [x], True
-        rows, columns = x.shape
-        if rows > MAX_CHANNELS >= columns:
-            raise AudioError(
-                f"an array of shape {tuple(x.shape)} looks like (samples, channels), but a bare 2-D array is a batch "
-                f"of clips: pass {{'array': x.T, 'sampling_rate': ...}} for one clip of {columns} channels"
-            )
-        return list(x), False
-    if is_one(x) or not isinstance(x, Iterable):
-        return [x], True
-    return list(x), False
-
-
-def is_one(x: Any) -> bool:
-    """Whether this is one input by its kind: a path, bytes, a dict, a file object or a decoder. Arrays are either."""
-    kinds = (str, bytes, bytearray, memoryview, os.PathLike, Mapping)
-    return isinstance(x, kinds) or hasattr(x, "read") or hasattr(x, "get_all_samples")
-
-
-def _is_array(x: Any) -> bool:
-    """A numpy array, or a tensor of any library: what has a shape and converts to numpy. A class is neither."""
-    return hasattr(x, "shape") and hasattr(x, "__array__") and not isinstance(x, type)
-
-
-def _open(x: Any, sampling_rate: float | None, target_rate: int, notes: list[Note]) -> tuple[DecodedAudio, str]:
-    """The input with its native rate and channels, and its name."""
-    name = name_of_file(x)
-    if name is not None:
-        return open_file(x, name, notes), name
-    if hasattr(x, "get_all_samples"):
-        return open_decoder(x, "<audio decoder>"), "<audio decoder>"
-    if isinstance(x, Mapping):
-        return _open_dict(x)
-    if _is_array(x):
-        name = "<array>"
-        samples = to_numpy(x, name)
-        if samples.ndim == 2:
-            raise AudioError(
-                f"{name}: shape {samples.shape}: one clip is 1-D; pass {{'array': x, 'sampling_rate': ...}} for "
-                "(channels, samples)"
-            )
-        rate, of_rate = rate_of_array(sampling_rate, target_rate, name)
-        notes += of_rate
-        return _open_array(samples, rate, name), name
-    hint = " (samples go into a NumPy array)" if isinstance(x, int | float | complex | list | tuple) else ""
-    raise AudioError(
-        f"<{type(x).__name__}>: not an audio input{hint}: pass a path, the bytes of a file, a binary file object, a "
-        "1-D array, or a dict with 'array' and 'sampling_rate'"
-    )
-
-
-def _open_dict(x: Mapping[str, Any]) -> tuple[DecodedAudio, str]:
-    path = x.get("path")
-    name = path if isinstance(path, str) and path else "<dict>"
-    key = next((key for key in ("array", "raw") if x.get(key) is not None), None)
-    if key is None or x.get("sampling_rate") is None:
-        keys = ", ".join(map(repr, x)) or "nothing"
-        raise AudioError(f"{name}: a dict needs 'array' (or 'raw') and 'sampling_rate', this one has {keys}")
-    samples = to_numpy(x[key], name)
-    if samples.ndim == 2 and len(samples) > MAX_CHANNELS:
-        raise AudioError(
-            f"{name}: shape {samples.shape} means {len(samples)} channels: the array is (channels, samples), "
-            "transpose it"
-        )
-    return _open_array(samples, x["sampling_rate"], name), name
-
-
-def _open_array(samples: NDArray[Any], rate: Any, name: str) -> DecodedAudio:
-    """[samples] or [channels, samples] of a PCM type -> blocks [samples, channels] in [-1, 1]."""
-    if samples.ndim not in (1, 2):
-        raise AudioError(
-            f"{name}: {samples.ndim}-D array of shape {samples.shape}: a clip is 1-D, or 2-D (channels, samples) in a "
-            "dict"
-        )
-    if 0 in samples.shape:
-        raise AudioError(f"{name}: no samples in it (shape {samples.shape})")
-    if samples.dtype.kind != "f" and samples.dtype.name not in INTEGER_PCM:
-        raise AudioError(
-            f"{name}: samples of type {samples.dtype}: convert them to float32 in [-1, 1], or to int16 or int32 PCM"
-        )
-    checked = checked_rate(rate, name)
-    frames = np.atleast_2d(samples).T  # [samples, channels]
-    size = max(1, VALUES_PER_BLOCK // frames.shape[1])
-    starts = range(0, len(frames), size)
-    return DecodedAudio(checked, len(frames) / checked, (_scaled(frames[start : start + size]) for start in starts))
-
-
-def to_numpy(x: Any, name: str) -> NDArray[Any]:
-    """An array, a tensor of any library and device, or a list as a NumPy array. Raises AudioError naming ``name``."""
-    try:
-        if hasattr(x, "detach"):  # torch, without importing it
-            x = x.detach().cpu()
-            x = x.float() if str(x.dtype) == "torch.bfloat16" else x
-        return np.asarray(x)
-    except Exception as error:  # each library has its own exceptions
-        raise AudioError(f"{name}: can't be made a NumPy array ({error})") from error
-
-
-def _scaled(block: NDArray[Any]) -> FloatArray:
-    if block.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what overflows float32 is refused as not finite
-            return block.astype(np.float32)
-    offset, scale = INTEGER_PCM[block.dtype.name]
-    scaled: FloatArray = (block.astype(np.float32) - np.float32(offset)) / np.float32(scale)
-    return scaled
-
-
-def rate_of_array(sampling_rate: float | None, assumed: int, name: str) -> tuple[int, tuple[Note, ...]]:
-    """Rate in Hz of a bare array that came with this ``sampling_rate``; without one ``assumed``, and a note."""
-    if sampling_rate is not None:
-        return checked_rate(sampling_rate, name), ()
-    note = Note(
-        f"an array came without sampling_rate and is taken as {assumed} Hz: pass sampling_rate=, or a dict "
-        "{'array', 'sampling_rate'}",
-        once=True,
-    )
-    return assumed, (note,)
-
-
-def checked_rate(rate: Any, name: str) -> int:
-    """A sampling rate in Hz as an int. Raises AudioError naming ``name`` for an impossible one."""
-    try:
-        if isinstance(rate, bool | str | bytes):
-            raise TypeError
-        value = float(rate)
-        whole = math.isfinite(value) and value == int(value)
-    except (TypeError, ValueError):
-        raise AudioError(f"{name}: sampling_rate {rate!r} is not a number: give it in Hz") from None
-    if not whole or not LOWEST_RATE <= value <= HIGHEST_RATE:
-        raise AudioError(
-            f"{name}: a sampling rate of {rate!r} Hz is not possible: it is a whole number from {LOWEST_RATE} to "
-            f"{HIGHEST_RATE}"
-        )
-    return int(value)
+    return x if isinstance(x, Source) else recognised(x, sampling_rate, target_rate)
 
 
 def _mono(

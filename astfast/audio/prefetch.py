@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from astfast import notes
-from astfast.audio.inputs import Clip, checked_rate, load_audio, open_audio
+from astfast.audio.arrays import checked_rate
+from astfast.audio.inputs import Clip, as_source, load_audio, only_audio_errors, open_audio
+from astfast.audio.kinds import Source
 from astfast.audio.windows import Window, window_samples, windows
 from astfast.errors import AudioError
 from astfast.notes import Note
 
 DECODE_THREADS = 2  # a file takes a few milliseconds, a hundredth of the model's time
-PREFETCH = 32  # inputs at most that are being decoded or wait for the model
+AHEAD = 32  # inputs at most that are being decoded or wait for the model
+
+Load: TypeAlias = Callable[[], "Clip | AudioError"]
+Submit: TypeAlias = Callable[[Load], Load]
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class ReadOptions:
     window: float | None = None  # seconds; None for the beginning only
     hop: float | None = None  # seconds; None for windows side by side
     int16: bool = False  # whether the model takes such samples as they are
+    ahead: int = AHEAD  # inputs that are taken before the first one is handed on
+    prefetch: int | None = None  # inputs that are taken before the first result; None: ``ahead`` and a full batch
 
     def __post_init__(self) -> None:
         if self.sampling_rate is not None:
@@ -44,16 +52,25 @@ class ReadOptions:
             raise ValueError(f"hop is {self.hop!r} without a window: pass window= too, in seconds")
 
 
-def iter_windows(inputs: Iterable[Any], options: ReadOptions) -> Iterator[tuple[int, Window | AudioError]]:
-    """(index of the input, one of its windows) in order; a bad input ends with its AudioError, the others go on.
+class Part(NamedTuple):
+    """A window of an input, or the error with which it ends."""
 
-    Notes on the inputs are shown on the thread that iterates.
+    input: int  # its index
+    window: Window | AudioError
+    is_last: bool  # of its input
+
+
+def iter_windows(inputs: Iterable[Any], options: ReadOptions) -> Iterator[Part]:
+    """The windows of all inputs in order; a bad input ends with its AudioError, the others go on.
+
+    Inputs are recognised, copied as far as they may change, and warned of on the thread that iterates. What was taken
+    of them before they raise an exception comes out before it.
     """
-    items = _in_windows(inputs, options) if options.window is not None else _first_window_of_each(inputs, options)
-    for index, window in items:
-        if isinstance(window, AudioError) and str(window).startswith("<"):  # an array or bytes: no name of its own
-            window.args = (f"input {index}, {window}",)
-        yield index, window
+    parts = _in_windows(inputs, options) if options.window is not None else _first_window_of_each(inputs, options)
+    for part in parts:
+        if isinstance(part.window, AudioError) and str(part.window).startswith("<"):  # it has no name of its own
+            part.window.args = (f"input {part.input}, {part.window}",)
+        yield part
 
 
 def truncated(name: str, duration: float | None, used: float) -> Note:
@@ -65,11 +82,11 @@ def truncated(name: str, duration: float | None, used: float) -> Note:
     )
 
 
-def _first_window_of_each(inputs: Iterable[Any], options: ReadOptions) -> Iterator[tuple[int, Window | AudioError]]:
+def _first_window_of_each(inputs: Iterable[Any], options: ReadOptions) -> Iterator[Part]:
     warned = False
     for index, clip in enumerate(_clips(inputs, options)):
         if isinstance(clip, AudioError):
-            yield index, clip
+            yield Part(index, clip, True)
             continue
         for note in clip.notes:
             notes.show(note)
@@ -77,44 +94,119 @@ def _first_window_of_each(inputs: Iterable[Any], options: ReadOptions) -> Iterat
         if clip.truncated and not warned:
             warned = True
             notes.show(truncated(clip.name, clip.duration, seconds))
-        yield index, Window(0.0, seconds, clip.wave)
+        yield Part(index, Window(0.0, seconds, clip.wave), True)
 
 
 def _clips(inputs: Iterable[Any], options: ReadOptions) -> Iterator[Clip | AudioError]:
-    """Clips in order, decoded ahead on other threads."""
-    ahead: deque[Future[Clip]] = deque()
-    load = partial(load_audio, int16=options.int16)
-    with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="astfast-decode") as pool:
-        try:
-            for x in inputs:
-                ahead.append(pool.submit(load, x, options.sampling_rate, options.rate, options.samples))
-                if len(ahead) == PREFETCH:
-                    yield _result(ahead.popleft())
-            while ahead:
-                yield _result(ahead.popleft())
-        finally:
-            for future in ahead:
-                future.cancel()
+    """Clips in order, decoded ahead on other threads.
+
+    The input that the model waits for, an array at the model's rate and a decoder are decoded on the caller's thread:
+    a single input starts no thread.
+    """
+    ahead: deque[Load] = deque()
+    iterator = iter(inputs)
+    failed: Exception | None = None
+    with contextlib.ExitStack() as stack:
+        submit: Submit | None = None
+        while failed is None:
+            try:
+                x = next(iterator)
+            except StopIteration:
+                break
+            except Exception as error:  # of the caller's generator
+                failed = error
+                break
+            taken = _taken(x, options)
+            if not isinstance(taken, Source):
+                ahead.append(partial(_as_it_is, taken))
+            elif not ahead:
+                ahead.append(partial(_loaded, taken, options))
+            else:
+                submit = submit or _decoder_threads(stack)
+                ahead.append(submit(partial(_loaded, taken, options)))
+            if len(ahead) >= options.ahead:
+                yield ahead.popleft()()
+        while ahead:
+            yield ahead.popleft()()
+    if failed is not None:
+        raise failed
 
 
-def _result(future: Future[Clip]) -> Clip | AudioError:
+def _decoder_threads(stack: contextlib.ExitStack) -> Submit:
+    """A function that starts a call on one of DECODE_THREADS, until the stack is left, and returns what waits for it.
+
+    Once the interpreter exits no thread can be started: then the one that waits makes the call.
+    """
     try:
-        return future.result()
+        from concurrent.futures import ThreadPoolExecutor  # which takes a few milliseconds
+
+        pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="astfast-decode")
+    except RuntimeError:
+        return lambda load: load
+    stack.callback(pool.shutdown, cancel_futures=True)
+
+    def submit(load: Load) -> Load:
+        try:
+            return pool.submit(load).result
+        except RuntimeError:
+            return load
+
+    return submit
+
+
+def _as_it_is(loaded: Clip | AudioError) -> Clip | AudioError:
+    return loaded
+
+
+def _taken(x: Any, options: ReadOptions) -> Clip | AudioError | Source:
+    """An input as a source that shares nothing with the caller, or decoded already where that is as cheap as a copy."""
+    try:
+        source = as_source(x, options.sampling_rate, options.rate)
+    except AudioError as error:
+        return error
+    if source.rate == options.rate or hasattr(source.data, "get_all_samples"):
+        return _loaded(source, options)
+    return source.first(options.samples, options.rate).owned()
+
+
+def _loaded(source: Source, options: ReadOptions) -> Clip | AudioError:
+    try:
+        return load_audio(source, None, options.rate, options.samples, int16=options.int16)
     except AudioError as error:
         return error
 
 
-def _in_windows(inputs: Iterable[Any], options: ReadOptions) -> Iterator[tuple[int, Window | AudioError]]:
-    assert options.window is not None
+def _in_windows(inputs: Iterable[Any], options: ReadOptions) -> Iterator[Part]:
+    """Windows are read when they are asked for, and all of an input before the next one is taken."""
     for index, x in enumerate(inputs):
-        shown = 0
-        try:
-            stream = open_audio(x, options.sampling_rate, options.rate)
-            with contextlib.closing(stream.blocks):
-                for window in windows(stream.blocks, options.rate, options.window, options.hop):
-                    for note in stream.notes[shown:]:
-                        notes.show(note)
-                    shown = len(stream.notes)
-                    yield index, window
-        except AudioError as error:
-            yield index, error
+        window: Window | None = None  # the last one, until it is known whether another follows
+        for found in _windows_of(x, options):
+            if window is not None:
+                yield Part(index, window, False)
+            if isinstance(found, AudioError):
+                yield Part(index, found, True)
+                window = None
+            else:
+                window = found
+        if window is not None:
+            yield Part(index, window, True)
+
+
+def _windows_of(x: Any, options: ReadOptions) -> Iterator[Window | AudioError]:
+    assert options.window is not None
+    shown = 0
+    try:
+        stream = open_audio(x, options.sampling_rate, options.rate)
+        with contextlib.closing(stream.blocks):
+            found = windows(stream.blocks, options.rate, options.window, options.hop)
+            while True:
+                with only_audio_errors(stream.name), np.errstate(all="ignore"):
+                    window = next(found, None)
+                for note in stream.notes[shown:]:
+                    notes.show(note)
+                shown = len(stream.notes)
+                if window is None:
+                    return
+                yield window
+    except AudioError as error:
+        yield error

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio.inputs import to_numpy
+from astfast.audio.arrays import to_numpy
 from astfast.errors import AudioError
 
 NAME = "<features>"

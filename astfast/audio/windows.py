@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ def is_number(x: Any) -> bool:
         return math.isfinite(x)
     except OverflowError:  # an integer beyond any float
         return False
+
+
+def is_whole(x: Any) -> bool:
+    """Whether an option is a whole number of at least 1."""
+    return isinstance(x, Integral) and not isinstance(x, bool) and int(x) >= 1
 
 
 def window_samples(rate: int, window: float, hop: float | None = None) -> tuple[int, int]:

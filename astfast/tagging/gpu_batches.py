@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from astfast.audio.files import VALUES_PER_BLOCK
-from astfast.audio.inputs import MAX_CHANNELS, SUSPICIOUS_PEAK, not_finite, rate_of_array
+from astfast.audio.arrays import MAX_CHANNELS, rate_of_array
+from astfast.audio.inputs import SUSPICIOUS_PEAK, not_finite
+from astfast.audio.kinds import check_two_rows, samples_read
 from astfast.audio.prefetch import ReadOptions, truncated
 from astfast.audio.windows import Window
 from astfast.engines.base import DeviceBatch, Engine
@@ -65,6 +65,7 @@ def device_clips(engine: Engine, batch: Any, options: ReadOptions) -> DeviceClip
         return None
     if is_array and (rate == options.rate or batch.shape[1] <= MAX_CHANNELS or _suspicious(batch, rate, options)):
         return None
+    check_two_rows(batch)
     seconds = options.samples / options.rate
     duration = batch.shape[1] / rate
     if batch.shape[1] * options.rate > (options.samples + ignored_tail(options.rate)) * rate:
@@ -76,5 +77,5 @@ def _suspicious(clips: Any, rate: int, options: ReadOptions) -> bool:
     """Whether the part of float clips that the CPU would read has samples that it would refuse or warn of."""
     if clips.dtype != np.float32:
         return False
-    read = clips[:, : math.ceil(options.samples * rate / options.rate) + 2 * VALUES_PER_BLOCK]
+    read = clips[:, : samples_read(options.samples, options.rate, rate)]
     return not (read.min() >= -SUSPICIOUS_PEAK and read.max() <= SUSPICIOUS_PEAK)  # NaN is neither

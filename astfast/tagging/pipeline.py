@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast import notes
-from astfast.audio.inputs import expand_batch, is_one
-from astfast.audio.prefetch import ReadOptions, iter_windows
-from astfast.audio.windows import Window
+from astfast.audio.kinds import expand_batch
+from astfast.audio.prefetch import AHEAD, Part, ReadOptions, iter_windows
+from astfast.audio.windows import Window, is_whole
 from astfast.engines.base import Batch, Engine
 from astfast.errors import AudioError
 from astfast.scores import aggregated
@@ -25,7 +25,6 @@ from astfast.tagging.gpu_batches import DeviceClips, device_clips
 from astfast.tagging.tags import ErrorRecord, Segment, Tag, TagOptions
 
 T = TypeVar("T")
-Item = TypeVar("Item")
 EngineCall = Callable[[Batch], Iterable[T]]  # a batch -> one result a clip
 
 
@@ -36,21 +35,33 @@ class Scored(Generic[T]):
     index: int  # of the input
     window: Window  # without its samples
     value: T
+    is_last: bool  # of its input
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The error of an input that can't be used, or not to its end; it is the input's last."""
+    """The error of an input that can't be used, or not to its end; it is the input's last result."""
 
     index: int
     error: AudioError
 
 
 def read_options(
-    engine: Engine, sampling_rate: float | None, window: float | None = None, hop: float | None = None
+    engine: Engine,
+    sampling_rate: float | None,
+    window: float | None = None,
+    hop: float | None = None,
+    prefetch: int | None = None,
 ) -> ReadOptions:
-    """What to read of each input for this engine. Raises ValueError for an impossible window or hop."""
-    return ReadOptions(engine.sampling_rate, engine.input_samples, sampling_rate, window, hop, engine.accepts_int16)
+    """What to read of each input for this engine. Raises ValueError for an impossible window, hop or prefetch."""
+    ahead = AHEAD
+    if prefetch is not None:
+        if not is_whole(prefetch):
+            raise ValueError(f"prefetch is {prefetch!r}: it must be a whole number of at least 1, or None")
+        ahead = prefetch - min(prefetch, engine.preferred_batch_size) + 1
+    return ReadOptions(
+        engine.sampling_rate, engine.input_samples, sampling_rate, window, hop, engine.accepts_int16, ahead, prefetch
+    )
 
 
 def inputs_of(engine: Engine, batch: Any, options: ReadOptions) -> tuple[Iterable[Any] | DeviceClips, bool]:
@@ -59,13 +70,14 @@ def inputs_of(engine: Engine, batch: Any, options: ReadOptions) -> tuple[Iterabl
     return (on_device, False) if on_device is not None else expand_batch(batch)
 
 
-def check_stream(inputs: Any) -> Iterable[Any]:
+def stream_of(inputs: Any) -> Iterable[Any]:
     """What is to be streamed, if it is an iterable of inputs. Raises TypeError for one input."""
-    if is_one(inputs) or not isinstance(inputs, Iterable) or getattr(inputs, "ndim", 2) < 2:
+    expanded, single = expand_batch(inputs)
+    if single:
         raise TypeError(
             f"stream takes an iterable of inputs, not one {type(inputs).__name__}: pass [x], or classify(x)"
         )
-    return inputs
+    return expanded
 
 
 def run(
@@ -75,14 +87,39 @@ def run(
     if isinstance(inputs, DeviceClips):
         yield from _run_on_device(engine, inputs, call)
         return
-    for batch in batched(iter_windows(inputs, options), engine.preferred_batch_size):
-        waves = [window.wave for _, window in batch if isinstance(window, Window)]
-        values = iter(call(waves) if waves else ())
-        for index, window in batch:
+    for batch in _batches(iter_windows(inputs, options), engine, options.prefetch):
+        waves = [part.window.wave for part in batch if isinstance(part.window, Window)]
+        with np.errstate(all="ignore"):
+            values = iter(call(waves) if waves else ())
+        for index, window, is_last in batch:
             if isinstance(window, AudioError):
                 yield Failed(index, window)
             else:
-                yield Scored(index, Window.of_times(window.start, window.end), next(values))
+                yield Scored(index, Window.of_times(window.start, window.end), next(values), is_last)
+
+
+def _batches(parts: Iterator[Part], engine: Engine, prefetch: int | None) -> Iterator[list[Part]]:
+    """Parts that fill a call of the engine, or end ``prefetch`` inputs; long windows count as often as the model's
+    input fits in. What came before an exception comes out before it."""
+    batch: list[Part] = []
+    filled = ended = 0
+    while True:
+        try:
+            part = next(parts, None)
+        except Exception:
+            if batch:
+                yield batch
+            raise
+        if part is None:
+            break
+        batch.append(part)
+        filled += 1 if isinstance(part.window, AudioError) else 1 + len(part.window.wave) // (engine.input_samples + 1)
+        ended += part.is_last
+        if filled >= engine.preferred_batch_size or ended == prefetch:
+            yield batch
+            batch, filled, ended = [], 0, 0
+    if batch:
+        yield batch
 
 
 def _run_on_device(engine: Engine, clips: DeviceClips, call: EngineCall[T]) -> Iterator[Scored[T] | Failed]:
@@ -94,23 +131,24 @@ def _run_on_device(engine: Engine, clips: DeviceClips, call: EngineCall[T]) -> I
         values = call(batch)
         good = itertools.repeat(True) if finite is None else finite.tolist()
         for value, is_finite in zip(values, good, strict=False):
-            yield Scored(index, clips.window, value) if is_finite else Failed(index, clips.error(index))
+            yield Scored(index, clips.window, value, True) if is_finite else Failed(index, clips.error(index))
             index += 1
 
 
 def by_input(results: Iterable[Scored[T] | Failed], on_error: str) -> Iterator[list[tuple[Window, T]] | AudioError]:
-    """For each input its windows and their results, or its error; with ``on_error="raise"`` that is raised."""
-    for _, group in itertools.groupby(results, lambda result: result.index):
-        windows: list[tuple[Window, T]] = []
-        error: AudioError | None = None
-        for result in group:
-            if isinstance(result, Failed):
-                error = result.error
-            else:
-                windows.append((result.window, result.value))
-        if error is not None and on_error == "raise":
-            raise error
-        yield windows if error is None else error
+    """For each input its windows and their results, or its error, at once; with ``on_error="raise"`` that is raised."""
+    windows: list[tuple[Window, T]] = []
+    for result in results:
+        if isinstance(result, Failed):
+            if on_error == "raise":
+                raise result.error
+            yield result.error
+            windows = []
+        else:
+            windows.append((result.window, result.value))
+            if result.is_last:
+                yield windows
+                windows = []
 
 
 def tags(
@@ -164,10 +202,3 @@ def rows(
             raise result.error
         found.append(result.value)
     return np.stack(found) if found else call([])
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Items in lists of ``size``, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
-from astfast.audio.inputs import Many, One
+from astfast.audio.kinds import Many, One
 from astfast.audio.spectrograms import check_spectrograms
 from astfast.engines.base import FloatArray
 from astfast.engines.lazy import LazyEngine
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 class Tagger:
     """A loaded model, or an ensemble of them. Made by ``astfast.load``.
 
-    Every method takes one input or a batch of them: a path, the bytes of a file, a file object, a 1-D array or tensor
-    of samples (a 2-D one is a batch of clips), a dict ``{"array", "sampling_rate"}``, or an AudioDecoder of datasets or
-    torchcodec. ``sampling_rate`` (Hz) is that of bare arrays. A bad input raises AudioError, which names it.
+    Every method takes one input or a batch of them. An input is a path, the bytes of a file, a file object, a 1-D array
+    or tensor of samples, a dict ``{"array", "sampling_rate"}`` or ``{"bytes", "path"}``, a row of datasets, a pair
+    (array, rate) or (rate, array), a segment of pydub, or an AudioDecoder of datasets or torchcodec; a batch is an
+    iterable of inputs, a column of paths, or a 2-D array of clips. Inputs are taken as they arrive: what happens to a
+    buffer or a file object later changes nothing. ``sampling_rate`` (Hz) is that of bare arrays. A bad input raises
+    AudioError, which names it.
 
     Safe to call from many threads, survives fork, can be pickled (a copy loads its model when it is first used), and is
     a context manager that frees the model at its end.
@@ -88,13 +91,19 @@ class Tagger:
         window: float | None = None,
         hop: float | None = None,
         aggregate: Aggregate = "mean",
+        prefetch: int | None = None,
         on_error: OnError = "raise",
     ) -> Iterator[list[Tag] | ErrorRecord]:
-        """``classify`` of any number of inputs, in order, in bounded memory, decoded ahead while the model runs."""
+        """``classify`` of any number of inputs, in order, in bounded memory, decoded ahead while the model runs.
+
+        ``prefetch``: inputs that are taken before their first result, at most; 1 for a live source, whose inputs are
+        tagged as they come. None (default) is the model's preferred batch and 32 more. If ``inputs`` raises an
+        exception, the results of what it gave before come first.
+        """
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
-        read = read_options(engine, sampling_rate, window, hop)
-        return pipeline.tags(engine, pipeline.check_stream(inputs), read, options)
+        read = read_options(engine, sampling_rate, window, hop, prefetch)
+        return pipeline.tags(engine, pipeline.stream_of(inputs), read, options)
 
     @overload
     def segments(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[Segment]: ...

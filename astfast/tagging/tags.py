@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio.windows import is_number
+from astfast.audio.windows import is_number, is_whole
 from astfast.scores import ACTIVATIONS, AGGREGATES, top_k
 
 Aggregate = Literal["mean", "max"]
@@ -63,9 +62,7 @@ class TagOptions:
     on_error: str = "raise"
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and (
-            not isinstance(self.top_k, Integral) or isinstance(self.top_k, bool) or self.top_k < 1
-        ):
+        if self.top_k is not None and not is_whole(self.top_k):
             raise ValueError(
                 f"top_k is {self.top_k!r}: it must be a whole number of at least 1, or None for all labels"
             )

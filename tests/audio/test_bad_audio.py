@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from astfast.audio import inputs as audio
+from astfast.audio import arrays
 from astfast.audio.inputs import load_audio, open_audio
 from astfast.errors import AudioError
 from tests.cases.recordings import RATE, at_16k, file_bytes
@@ -55,7 +55,7 @@ def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
             load_audio(x)
 
 
-@pytest.mark.parametrize("rate", [audio.LOWEST_RATE, audio.HIGHEST_RATE])
+@pytest.mark.parametrize("rate", [arrays.LOWEST_RATE, arrays.HIGHEST_RATE])
 def test_the_lowest_and_highest_rates_are_read(rate: int) -> None:
     assert len(load_audio(wav_header(rate=rate)).wave) == pytest.approx(100 * RATE / rate, abs=1)
 
@@ -132,7 +132,7 @@ def test_samples_that_are_not_finite_are_found(bad: float, position: int) -> Non
         (at_16k([[1.0], [1.0, 2.0]]), "NumPy"),
         (at_16k("dog.wav"), "0-D"),
         (at_16k(None), "needs 'array'"),
-        ({"array": np.zeros(9, np.float32)}, "'sampling_rate', this one has 'array'"),
+        ({"array": np.zeros(9, np.float32)}, "'path' of a file, this one has 'array'"),
         ({"sampling_rate": RATE}, "needs 'array'"),
         ({}, "nothing"),
         (None, "NoneType"),
