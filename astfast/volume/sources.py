@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from astfast.audio.inputs import is_one
+from astfast.audio.kinds import is_one
 from astfast.errors import AudioError
 from astfast.volume import archives, folders, manifests
 from astfast.volume.items import Item, Roots, is_url, of_name, of_row
