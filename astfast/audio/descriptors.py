@@ -44,7 +44,7 @@ class OpenFile:
 def name_of_file(source: Any) -> str | None:
     """What messages call a path, the bytes of a file, a file object or an open file; None for any other object."""
     if isinstance(source, str | os.PathLike):
-        return os.fsdecode(source)
+        return os.fsdecode(source) or "''"
     if isinstance(source, bytes | bytearray | memoryview):
         return f"<{source.nbytes if isinstance(source, memoryview) else len(source)} bytes>"
     if not isinstance(source, OpenFile) and not hasattr(source, "read"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from astfast import notes
-from astfast.environment import MAX_THREADS
+from astfast.environment import MAX_THREADS, cpu_tier
 from astfast.errors import BackendError
 from astfast.notes import Note
 from astfast.ops import Ops
@@ -145,7 +145,8 @@ def choose(backend: str = "auto", device: str | list[str] = "auto", threads: int
 
 
 def _automatic(device_type: str) -> str:
-    """The backend for device "auto", "cpu" or "cuda". Warns if a faster backend exists but can't run."""
+    """The backend for device "auto", "cpu" or "cuda". Warns if a faster backend exists but can't run, unless that is
+    for a wish of ASTFAST_CPU_TIER, which then is an error."""
     if device_type == "cuda":
         return "cuda"
     if device_type == "auto" and gpu_present():
@@ -156,7 +157,7 @@ def _automatic(device_type: str) -> str:
     reason = unavailable("cpu")
     if reason is None:
         return "cpu"
-    if unavailable("reference") is None:
+    if cpu_tier() is None and unavailable("reference") is None:
         notes.show(Note(f"using the slow PyTorch reference, since the native CPU engine can't run: {reason}"))
         return "reference"
     return "cpu"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from astfast.commands.terminal import print_text
 from astfast.errors import AstfastError
@@ -58,8 +58,9 @@ def _lines(reasons: dict[str, str | None]) -> Iterator[str]:
     for name, reason in reasons.items():
         yield f"  {name:<10} {'ok: ' + ', '.join(module_of(name).precisions()) if reason is None else 'no: ' + reason}"
         if reason is None:
-            yield from (f"  {'':<10} {line}" for line in module_of(name).describe())
-    yield f"  {'auto':<10} {_automatic() if None in reasons.values() else 'no backend can run'}"
+            yield from (f"  {'':<10} {line}" for line in _told(module_of(name).describe))
+    for line in _told(_automatic) if None in reasons.values() else ["no backend can run"]:
+        yield f"  {'auto':<10} {line}"
     for line in autotuning_results():
         yield from (line,) if line.startswith(" ") else ("", line)
     yield ""
@@ -70,7 +71,15 @@ def _lines(reasons: dict[str, str | None]) -> Iterator[str]:
     yield f"built-in model   {_built_in()}"
 
 
-def _automatic() -> str:
+def _told(tell: Callable[[], list[str]]) -> list[str]:
+    """Lines of a report, or why there are none, such as an environment variable that can't be."""
+    try:
+        return tell()
+    except AstfastError as error:
+        return [f"no: {error}"]
+
+
+def _automatic() -> list[str]:
     """The backend and precision of ``load()`` without arguments."""
     from astfast import backends
     from astfast.engines.auto_precision import TOLERANCE
@@ -78,7 +87,7 @@ def _automatic() -> str:
     choice = backends.choose()
     precision = choice.fastest_precision()
     fallback = "" if precision == "float32" else f" (float32 if scores differ by more than {TOLERANCE:g})"
-    return f"backend {choice.backend}, precision {precision}{fallback}"
+    return [f"backend {choice.backend}, precision {precision}{fallback}"]
 
 
 def _version(name: str) -> str:

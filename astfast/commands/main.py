@@ -2,7 +2,8 @@
 
 Exit status: 0 everything succeeded; 1 something failed that was named on standard error (``tag``: some inputs, the
 others are tagged; ``doctor``: no backend can run); 2 the command could not start (usage, checkpoint or backend);
-130 interrupted.
+70 something unexpected (no memory left, or a bug); 74 standard output can't be written to, such as on a full disk, and
+what came before is there; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import atexit
 import importlib
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
@@ -27,7 +29,7 @@ COMMANDS = {
     "doctor": "show what this machine can run, and why not",
     "convert": "write a checkpoint as a Hugging Face folder",
 }
-SUCCESS, FAILURE, NOT_STARTED, INTERRUPTED = 0, 1, 2, 130
+SUCCESS, FAILURE, NOT_STARTED, UNEXPECTED, OUTPUT_FAILED, INTERRUPTED = 0, 1, 2, 70, 74, 130
 
 
 def entry() -> NoReturn:
@@ -42,21 +44,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Raises SystemExit with status 2, after a message on standard error, for wrong usage; with 0 for ``--help``.
     """
+    terminal.prepare_streams()
     words = sys.argv[1:] if arguments is None else arguments
     command = next((word for word in words if not word.startswith("-")), "")
     options = parser(command).parse_args(words)
     with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)  # also where warnings are errors by PYTHONWARNINGS
         warnings.showwarning = lambda message, *_, **__: terminal.print_warning(_in_options(message, options))
         try:
             return SUCCESS if options.run(options) else FAILURE
-        except AstfastError as error:
-            terminal.print_error(_in_options(error, options))
-            return NOT_STARTED
         except KeyboardInterrupt:
             return INTERRUPTED
         except BrokenPipeError:  # the reader of our output, such as `head`, has stopped: not an error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            terminal.discard_output()
             return SUCCESS
+        except Exception as error:
+            return _told(error, options)
+
+
+def _told(error: Exception, options: argparse.Namespace) -> int:
+    """Prints an error; the exit status that it stands for."""
+    if isinstance(error, AstfastError):
+        terminal.print_error(_in_options(error, options))
+        return NOT_STARTED
+    if isinstance(error, terminal.OutputError):
+        terminal.discard_output()
+        terminal.print_error(f"standard output can't be written to ({error}): results from here on are lost")
+        return OUTPUT_FAILED
+    if isinstance(error, MemoryError):
+        terminal.print_error("no memory left: close other programs, or take a smaller model or shorter windows")
+    else:
+        terminal.print_bug("".join(traceback.format_exception(error)))
+    return UNEXPECTED
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
+from typing import TYPE_CHECKING, Any
 
 from astfast.commands import arguments
-from astfast.commands.terminal import FORMATS, ResultPrinter, print_error, progress
+from astfast.commands.terminal import FORMATS, ResultPrinter, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from astfast import Tagger
 
 STANDARD_INPUT = "-"
 
 
-class _StandardInput(io.BytesIO):
-    name = "standard input"  # which messages about a file object use
+class _StandardInput:
+    """Standard input as a file object, whose errors are those of an input."""
+
+    name = STANDARD_INPUT  # which messages use
+
+    def read(self, size: int = -1) -> bytes:
+        if sys.stdin is None:
+            raise OSError("standard input is closed")
+        return sys.stdin.buffer.read(size)
+
+    def seekable(self) -> bool:
+        return False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's description and arguments."""
-    parser.description = "Tag audio files. Results go to standard output, one file at a time; errors to standard error."
-    parser.epilog = "Exit status: 0 all files tagged, 1 some could not be read, 2 nothing was tagged."
+    parser.description = "Tag audio files. Results go to standard output, errors to standard error, each at once."
+    parser.epilog = (
+        "Exit status: 0 all files tagged, 1 some could not be read, 2 nothing was tagged, 74 the output can't be "
+        "written, 130 interrupted."
+    )
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio file; - reads one from standard input")
     parser.add_argument("--model", help=arguments.MODEL_HELP)
     parser.add_argument(
@@ -68,18 +86,17 @@ def run(options: argparse.Namespace) -> bool:
     import astfast
 
     tagger = astfast.load(options.model, device=options.device, precision=options.precision)
-    inputs = [_StandardInput(sys.stdin.buffer.read()) if file == STANDARD_INPUT else file for file in options.files]
+    printer = ResultPrinter(options.format, windows=options.window is not None)
+    for number, result in progress(_results(tagger, options), len(options.files)):
+        printer.print_result(number, options.files[number], result)
+    printer.finish()
+    return not printer.errors
+
+
+def _results(tagger: Tagger, options: argparse.Namespace) -> Iterator[tuple[int, Any]]:
+    """(number of the file, its tags, one of its segments, or its error), each as soon as it is there."""
+    inputs = [_StandardInput() if file == STANDARD_INPUT else file for file in options.files]
     shared = {"top_k": options.top_k, "threshold": options.threshold, "on_error": "return"}
     if options.window is None:
-        results = tagger.stream(inputs, **shared)
-    else:
-        results = (tagger.segments(x, window=options.window, hop=options.hop, **shared) for x in inputs)
-    printer = ResultPrinter(options.format, windows=options.window is not None)
-    succeeded = True
-    for file, result in zip(options.files, progress(results, len(inputs)), strict=True):
-        if isinstance(result, dict):
-            succeeded = False
-            print_error(result["error"])
-        else:
-            printer.print_result(file, result)
-    return succeeded
+        return enumerate(tagger.stream(inputs, **shared))
+    return tagger.stream_segments(inputs, window=options.window, hop=options.hop, **shared)

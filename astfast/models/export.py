@@ -13,7 +13,7 @@ from typing import Any
 from astfast.checkpoints.safetensors import WRITTEN, Dtype, write_safetensors
 from astfast.checkpoints.sources import CONFIG, PREPROCESSOR
 from astfast.errors import CheckpointError
-from astfast.models.base import Model
+from astfast.models.base import Exported, Model
 from astfast.models.recognise import load
 
 
@@ -32,8 +32,8 @@ def convert(
     ``dtype``: of the tensors in the file.
     ``force``: replace these three files, one at a time, in a folder that isn't empty; others in it stay.
 
-    Raises CheckpointError for a source that can't be loaded or has no such layout, and for a folder that isn't empty
-    unless ``force``.
+    Raises CheckpointError for a source that can't be loaded or has no such layout, for a folder that isn't empty unless
+    ``force``, and for one that can't be written.
     """
     if dtype not in WRITTEN:
         raise ValueError(f"dtype is {dtype!r}: use one of {', '.join(WRITTEN)}")
@@ -47,9 +47,19 @@ def write_folder(
 ) -> tuple[str, ...]:
     """As ``convert``, from a model whose weights' leaves are anything that ``np.asarray`` takes."""
     exported = model.family.export(model.config, model.weights)
-    target = Path(folder).expanduser().absolute()
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not force):
-        raise CheckpointError(f"{target} exists and is not an empty folder: choose another, or pass force=True.")
+    try:
+        target = Path(folder).expanduser().absolute()
+        if target.is_file() or (target.is_dir() and any(target.iterdir()) and not force):
+            raise CheckpointError(f"{target} exists and is not an empty folder: choose another, or pass force=True.")
+        _write(exported, target, dtype)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user's home that is unknown
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{folder}: can't be written ({reason}): choose another folder, or free space") from error
+    return exported.notes
+
+
+def _write(exported: Exported, target: Path, dtype: Dtype) -> None:
+    """The files of a folder, written beside it and then moved there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -64,7 +74,6 @@ def write_folder(
             stage.rename(target)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-    return exported.notes
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

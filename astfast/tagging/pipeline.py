@@ -186,6 +186,20 @@ def segments(
             yield [Segment(start=w.start, end=w.end, tags=options.tags(s, engine.labels)) for w, s in windows]
 
 
+def segments_as_scored(
+    engine: Engine, inputs: Iterable[Any], read: ReadOptions, options: TagOptions
+) -> Iterator[tuple[int, Segment | ErrorRecord]]:
+    """(index of an input, the tags of one of its windows) as soon as they are there; its error record is its last."""
+    for result in run(engine, inputs, read, _scores(engine, options)):
+        if isinstance(result, Scored):
+            tags = options.tags(result.value, engine.labels)
+            yield result.index, Segment(start=result.window.start, end=result.window.end, tags=tags)
+        elif options.on_error == "raise":
+            raise result.error
+        else:
+            yield result.index, ErrorRecord(error=str(result.error))
+
+
 def _scores(engine: Engine, options: TagOptions) -> EngineCall[NDArray[np.float32]]:
     return lambda batch: engine.window_scores(batch, options.activation, options.aggregate)
 

@@ -142,6 +142,29 @@ class Tagger:
         segments = pipeline.segments(engine, inputs, read, options)
         return next(segments) if single else list(segments)
 
+    def stream_segments(
+        self,
+        inputs: Iterable[Any],
+        *,
+        sampling_rate: float | None = None,
+        top_k: int | None = 5,
+        threshold: float | None = None,
+        activation: str = "auto",
+        window: float | None = None,
+        hop: float | None = None,
+        aggregate: Aggregate = "mean",
+        on_error: OnError = "raise",
+    ) -> Iterator[tuple[int, Segment | ErrorRecord]]:
+        """``segments`` of any number of inputs, each as soon as it is scored: (number of the input from 0, segment).
+
+        With ``on_error="return"`` the last result of an input that goes bad is its ``{"error": message}``.
+        """
+        options = TagOptions(top_k, threshold, activation, aggregate, on_error)
+        engine = self._lazy.with_labels()
+        window = engine.input_samples / engine.sampling_rate if window is None else window
+        read = read_options(engine, sampling_rate, window, hop)
+        return pipeline.segments_as_scored(engine, pipeline.check_stream(inputs), read, options)
+
     def scores(self, batch: Any, *, sampling_rate: float | None = None, activation: str = "auto") -> FloatArray:
         """Scores of every label, [B, L] float32 (B = 1 for one input); an ensemble's are its members' mean.
 

@@ -1,10 +1,13 @@
 """``astfast convert``: a folder that tags like its source."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from astfast.commands.main import main
+from astfast.models import export
 from tests.commands.test_tag import run
 
 
@@ -18,6 +21,24 @@ def test_folder_tags_like_its_source(
         assert run("--model", str(model), files[0]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere/model", "~nosuchuser/model", "/dev/null/model"])
+def test_a_folder_that_can_not_be_written(folder: str, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(tiny_model), folder]) == 2
+    assert capsys.readouterr().err.startswith(f"astfast: error: {folder}: can't be written (")
+
+
+def test_a_full_disk_leaves_no_half_of_a_folder(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(export, "write_safetensors", full)
+    assert main(["convert", str(tiny_model), str(tmp_path / "model")]) == 2
+    assert "can't be written (No space left on device)" in capsys.readouterr().err
+    assert not [path for path in tmp_path.iterdir() if "model" in path.name]
 
 
 def test_a_folder_that_is_not_empty_needs_force(

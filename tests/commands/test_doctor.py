@@ -31,6 +31,20 @@ def test_automatic_choice(fastest: str, line: str, monkeypatch: pytest.MonkeyPat
     assert line in [" ".join(own.split()) for own in text.splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "cure"),
+    [("ASTFAST_CPU_TIER", "nosuch", "one of scalar, avx2"), ("ASTFAST_NUM_THREADS", "100000", "1 to 4096 threads")],
+)
+def test_the_report_is_whole_whatever_the_environment_says(
+    variable: str, value: str, cure: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, value)
+    main(["doctor"])
+    text = capsys.readouterr().out
+    assert cure in text
+    assert "built-in model" in text
+
+
 def test_no_backend_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(backends, "unavailable", lambda _: "nothing is installed")
     assert main(["doctor"]) == 1

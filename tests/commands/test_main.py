@@ -1,11 +1,16 @@
 """The parser of all commands: usage errors, and which modules it imports."""
 
+import argparse
 import subprocess
 import sys
+import warnings
+from typing import Literal
 
 import pytest
 
+from astfast import notes
 from astfast.backends import module_of
+from astfast.commands import doctor
 from astfast.commands.main import COMMANDS, main, parser
 from astfast.version import __version__
 
@@ -52,6 +57,36 @@ def test_help_names_every_precision(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for precision in {"auto", *module_of("cpu").precisions(), *module_of("cuda").precisions()}:
         assert precision in text
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(RuntimeError("odd"), "this is a bug in astfast: please report it"), (MemoryError(), "no memory left: close")],
+)
+def test_an_unexpected_error_has_its_own_status(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: argparse.Namespace) -> bool:
+        raise error
+
+    monkeypatch.setattr(doctor, "run", run)
+    assert main(["doctor"]) == 70
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"astfast: error: {message}")
+
+
+@pytest.mark.parametrize("filter_", ["error", "default", "ignore"])
+def test_warnings_are_lines_whatever_the_filters(
+    filter_: Literal["error", "default", "ignore"], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: argparse.Namespace) -> bool:
+        notes.show(notes.Note("first line\nsecond"))
+        return True
+
+    monkeypatch.setattr(doctor, "run", run)
+    with warnings.catch_warnings():
+        warnings.simplefilter(filter_)
+        assert main(["doctor"]) == 0
+    assert capsys.readouterr().err == "astfast: warning: first line\\nsecond\n"
 
 
 def modules_of(*arguments: str) -> set[str]:

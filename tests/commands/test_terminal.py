@@ -41,20 +41,20 @@ def screen(text: str) -> list[str]:
 
 def test_counter_is_rewritten_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = terminal_stderr(monkeypatch)
-    shown = [screen(stderr.getvalue()) for _ in terminal.progress(range(4), 4)]
+    shown = [screen(stderr.getvalue()) for _ in terminal.progress(enumerate(range(4)), 4)]
     assert shown == [[""], ["1 of 4 files, 2.0 files/s"], ["2 of 4 files, 2.0 files/s"], ["3 of 4 files, 2.0 files/s"]]
     assert screen(stderr.getvalue()) == [""]
 
 
 def test_counter_is_drawn_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = terminal_stderr(monkeypatch, tick=1 / 64)
-    assert list(terminal.progress(range(70), 70)) == list(range(70))
+    assert list(terminal.progress(enumerate(range(70)), 70)) == list(enumerate(range(70)))
     assert stderr.getvalue().count("files/s") == 10  # after 1, 8, 15, ..., 64 ticks: 7 of them are 0.109 s
 
 
 def test_errors_are_above_the_counter(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = terminal_stderr(monkeypatch)
-    for number in terminal.progress(range(3), 3):
+    for number, _ in terminal.progress(enumerate(range(3)), 3):
         if number == 1:
             terminal.print_error("b.wav: no audio")
         if number == 2:
@@ -70,8 +70,8 @@ def test_errors_are_above_the_counter(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_counter_is_erased_when_the_command_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = terminal_stderr(monkeypatch)
 
-    def results() -> Iterator[int]:
-        yield 1
+    def results() -> Iterator[tuple[int, str]]:
+        yield 0, "a"
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -84,14 +84,14 @@ def test_counter_is_erased_when_the_command_is_interrupted(monkeypatch: pytest.M
 def test_no_counter(stdout_is_terminal: bool, stderr_is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Terminal() if stdout_is_terminal else io.StringIO())
     monkeypatch.setattr(sys, "stderr", Terminal() if stderr_is_terminal else io.StringIO())
-    assert list(terminal.progress("ab", 2)) == ["a", "b"]
+    assert list(terminal.progress(enumerate("ab"), 2)) == [(0, "a"), (1, "b")]
     terminal.print_error("text")
     assert sys.stderr.getvalue() == ("\r\x1b[K" if stderr_is_terminal else "") + "astfast: error: text\n"
 
 
 def test_no_counter_for_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = terminal_stderr(monkeypatch)
-    assert list(terminal.progress("a", 1)) == ["a"]
+    assert list(terminal.progress(enumerate("a"), 1)) == [(0, "a")]
     assert stderr.getvalue() == ""
 
 
@@ -99,9 +99,11 @@ def test_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     stdout = Terminal()
     monkeypatch.setattr(sys, "stdout", stdout)
     tags = [{"score": 0.5, "label": "dog"}]
-    terminal.ResultPrinter("text", windows=False).print_result("a.wav", tags)
-    segment = {"start": 0.0, "end": 3661.5, "tags": tags}
-    terminal.ResultPrinter("text", windows=True).print_result("b.wav", [segment])
+    terminal.ResultPrinter("text", windows=False).print_result(0, "a.wav", tags)
+    windows = terminal.ResultPrinter("text", windows=True)
+    windows.print_result(0, "b.wav", {"start": 0.0, "end": 3661.5, "tags": tags})
+    windows.print_result(0, "b.wav", {"start": 3661.5, "end": 3662.0, "tags": []})
+    windows.finish()
     row = f"     50.0%  {'█' * 10:<20}  dog"
     assert stdout.getvalue().splitlines() == [
         "\x1b[1ma.wav\x1b[0m",
@@ -109,7 +111,17 @@ def test_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         "\x1b[1mb.wav\x1b[0m",
         "  0:00.0 - 1:01:01.5",
         row,
+        "  1:01:01.5 - 1:01:02.0",
     ]
+
+
+def test_escapes() -> None:
+    for text, expected in {
+        "plain, 日本 é, nb\xa0sp, a\u200cb": "plain, 日本 é, nb\xa0sp, a\u200cb",
+        "a\tb\nc\r\x1b[2J\x9b\x7f": r"a\tb\nc\r\x1b[2J\x9b\x7f",
+        "\u2028\u202e\u2066\udcff": r"\u2028\u202e\u2066\udcff",
+    }.items():
+        assert terminal.escaped(text) == expected
 
 
 def test_columns_are_aligned() -> None:
