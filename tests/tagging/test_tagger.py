@@ -157,6 +157,24 @@ def test_stream_keeps_order_and_reads_no_further_ahead_than_it_must(tagger: astf
     assert taken < 400
 
 
+def test_streamed_segments_are_those_of_each_input(tagger: astfast.Tagger, tmp_path: Path) -> None:
+    batch = [clips(1, 2.0)[0], tmp_path / "missing.wav", clips(1, 0.3)[0]]
+    options = {"sampling_rate": RATE, "window": 0.5, "hop": 0.25, "top_k": 2}
+    streamed = list(tagger.stream_segments(batch, on_error="return", **options))
+    expected = tagger.segments(batch, on_error="return", **options)
+    assert streamed == [
+        (number, segment)
+        for number, result in enumerate(expected)
+        for segment in (result if isinstance(result, list) else [result])
+    ]
+    with pytest.raises(astfast.AudioError, match=r"missing\.wav"):
+        list(tagger.stream_segments(batch, **options))
+    with pytest.raises(TypeError, match="iterable of inputs"):
+        tagger.stream_segments("one.wav")
+    with pytest.raises(ValueError, match="window is 0"):
+        tagger.stream_segments([], window=0)
+
+
 def test_longer_audio_warns_and_windows_hear_all_of_it(tagger: astfast.Tagger) -> None:
     length = tagger.config.front_end.input_samples / RATE
     (clip,) = clips(1, 3.5 * length)
