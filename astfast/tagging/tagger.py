@@ -153,17 +153,19 @@ class Tagger:
         window: float | None = None,
         hop: float | None = None,
         aggregate: Aggregate = "mean",
+        prefetch: int | None = None,
         on_error: OnError = "raise",
     ) -> Iterator[tuple[int, Segment | ErrorRecord]]:
         """``segments`` of any number of inputs, each as soon as it is scored: (number of the input from 0, segment).
 
-        With ``on_error="return"`` the last result of an input that goes bad is its ``{"error": message}``.
+        With ``on_error="return"`` the last result of an input that goes bad is its ``{"error": message}``; ``prefetch``
+        is as in ``stream``.
         """
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
         window = engine.input_samples / engine.sampling_rate if window is None else window
-        read = read_options(engine, sampling_rate, window, hop)
-        return pipeline.segments_as_scored(engine, pipeline.check_stream(inputs), read, options)
+        read = read_options(engine, sampling_rate, window, hop, prefetch)
+        return pipeline.segments_as_scored(engine, pipeline.stream_of(inputs), read, options)
 
     def scores(self, batch: Any, *, sampling_rate: float | None = None, activation: str = "auto") -> FloatArray:
         """Scores of every label, [B, L] float32 (B = 1 for one input); an ensemble's are its members' mean.
