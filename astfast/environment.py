@@ -36,7 +36,11 @@ def without_blas_threads() -> None:
 
 
 def cache_folder() -> Path:
-    """ASTFAST_CACHE: where verdicts of checks are kept between runs (default: ~/.cache/astfast, by XDG)."""
+    """ASTFAST_CACHE: where verdicts of checks are kept between runs (default: ~/.cache/astfast, by XDG).
+
+    Raises RuntimeError for a user without a home.
+    """
     if folder := os.environ.get("ASTFAST_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "astfast"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "astfast"
