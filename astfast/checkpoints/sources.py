@@ -32,10 +32,6 @@ READERS: dict[str, Callable[[Path], dict[str, LazyTensor]]] = {
     ".bin": _read_torch,
     ".ckpt": _read_torch,
 }
-HUB_WEIGHTS = (
-    ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"),
-)
 HUGGING_FACE_SUFFIXES = (".safetensors", ".bin")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LOOKED_FOR = f"looked for {', '.join(WEIGHTS)}. Pass the weights' file itself if it has another name."
@@ -67,10 +63,14 @@ def find(
     text = os.fspath(source)
     if re.match(r"\w+://", text):
         raise CheckpointError(f"{text} is a URL, which astfast doesn't fetch: download it and pass the file.")
-    path = Path(text).expanduser()
-    if text and path.is_dir():
+    try:
+        path = Path(text).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, the home of an unknown user, a null character
+        raise CheckpointError(f"{text!r} can't be a file or folder ({error}). Check the path.") from error
+    if text and is_folder:
         return _folder(path, text)
-    if text and path.exists():
+    if text and exists:
         return _file(path, text)
     is_hub_id = isinstance(source, str) and HUB_ID.fullmatch(text) and path.suffix.lower() not in READERS
     if not is_hub_id:
@@ -147,30 +147,10 @@ def _hub(
     repository: str, revision: str | None, cache_dir: str | os.PathLike[str] | None, local_files_only: bool
 ) -> CheckpointFiles:
     """A model of the Hugging Face hub, or of its local cache; only the files that are needed are fetched."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import LocalEntryNotFoundError
+    from astfast.checkpoints import hub  # which other sources have no use for
 
-    not_local = f"There is no local file or folder {repository!r} either (looked from {Path.cwd()})."
-    folder = Path()
-    for weights in HUB_WEIGHTS:  # .bin files only of models that have no others
-        try:
-            folder = Path(
-                snapshot_download(
-                    repository,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    local_files_only=local_files_only,
-                    allow_patterns=[CONFIG, PREPROCESSOR, *weights],
-                )
-            )
-        except LocalEntryNotFoundError as error:
-            raise CheckpointError(
-                f"{repository} is not in the local cache and can't be downloaded ({error}). Download it once while "
-                f"online, or pass a local folder. {not_local}"
-            ) from error
-        except (OSError, ValueError) as error:  # no such model or revision, gated, the hub's own failures
-            raise CheckpointError(f"{repository} can't be had from the model hub: {error}. {not_local}") from error
-        if (folder / CONFIG).is_file() and any((folder / name).is_file() for name in WEIGHTS):
-            return _folder(folder, repository)
-    where = "the local cache" if local_files_only else "the model hub, or what of it is cached,"
-    raise CheckpointError(f"{repository} in {where} lacks {CONFIG} or weights ({folder}): {_LOOKED_FOR}")
+    folder = hub.folder_of(repository, revision, cache_dir, local_files_only, (CONFIG, PREPROCESSOR))
+    if not ((folder / CONFIG).is_file() and any((folder / name).is_file() for name in WEIGHTS)):
+        where = "the local cache" if local_files_only else "the model hub, or what of it is cached,"
+        raise CheckpointError(f"{repository} in {where} lacks {CONFIG} or weights ({folder}): {_LOOKED_FOR}")
+    return _folder(folder, repository)

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "kernels": "",
     "_native": "",
     "audio": "errors pcm spans notes",
-    "checkpoints": "errors small_files",
+    "checkpoints": "errors notes small_files",
     "models": "errors labels front_end centred_log_mel ops checkpoints",
     "backends.no_images": "errors",
     "backends.cpu": "errors environment front_end centred_log_mel ops backends.no_images _native",
