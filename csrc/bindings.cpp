@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "exit_gate.h"
 #include "log_mel.h"
 #include "memory.h"
 #include "ops.h"
@@ -23,6 +24,7 @@ namespace {
 constexpr std::int64_t kMaxHeadDim = 256;
 
 using Shape = std::vector<std::int64_t>;
+using WithoutGil = BeyondGate<py::gil_scoped_release>;
 
 [[noreturn]] void refuse(const std::string& name, const std::string& problem) {
     throw py::value_error(name + " " + problem);
@@ -179,7 +181,7 @@ class PyContext {
         expect_shape("out", out, {x.clips, w.tokens, w.projection.n});
         const Patches source{x.as<const float>(), grid.along_time,    grid.patches(),
                              w.patch_size,        w.frequency_stride, w.time_stride};
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         patch_embed(context_, source, x.clips, w.projection, w.prefix.data(), w.prefix_tokens, w.position.data(),
                     y.as<float>());
     }
@@ -192,7 +194,7 @@ class PyContext {
         expect_width("norm", norm, x.columns);
         expect_shape("x", x_array, {x.clips, x.per_clip, w.k});
         expect_shape("out", out_array, {x.clips, x.per_clip, w.n});
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         astfast::norm_linear(context_, x.as<const float>(), x.count(), norm.get(), w,
                              gelu ? Epilogue::kGelu : Epilogue::kActivation, out.rows);
     }
@@ -203,7 +205,7 @@ class PyContext {
         const Matrix residual = matrix("residual", residual_array, sizeof(float), true);
         expect_shape("x", x_array, {x.clips, x.per_clip, w.k});
         expect_shape("residual", residual_array, {x.clips, x.per_clip, w.n});
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         astfast::linear_residual(context_, x.as<const void>(), x.count(), w, residual.rows);
     }
 
@@ -231,7 +233,7 @@ class PyContext {
                          kv.per_clip,
                          head_dim};
         const HeadStrides strides{q.rows.clip_stride, kv.rows.clip_stride, out.rows.clip_stride};
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         astfast::attention(context_, first, strides, q.clips, heads);
     }
 
@@ -239,7 +241,7 @@ class PyContext {
         const Matrix x = matrix("x", x_array, sizeof(float), false);
         expect_width("norm", norm, x.columns);
         float* out = contiguous_output(out_array, {x.clips, x.columns});
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         astfast::pool(context_, x.as<const float>(), x.clips, norm.get(), out);
     }
 
@@ -251,12 +253,12 @@ class PyContext {
         expect_width("norm", norm, w.k);
         float* out = contiguous_output(out_array, {clips, w.n});
         const auto stride = static_cast<std::int64_t>(x_array.strides(0) / static_cast<py::ssize_t>(sizeof(float)));
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         astfast::norm_linear(context_, {x, 1, stride, 0}, clips, norm.get(), w, Epilogue::kFloat32, {out, 1, w.n, 0});
     }
 
-    py::array_t<float> elementwise(void (*Kernels::*function)(const float*, std::int64_t, float*),
-                                   const py::array& x) const {
+    template <auto function>
+    py::array_t<float> elementwise(const py::array& x) const {
         const auto* data = static_cast<const float*>(checked_data("x", x, 1, 'f', sizeof(float), false));
         py::array_t<float> out(x.shape(0));
         (context_.kernels->*function)(data, x.shape(0), out.mutable_data());
@@ -270,7 +272,7 @@ class PyContext {
         const float* b = float_vector("bias", bias, weight.shape(0));
         const std::int64_t n = weight.shape(0), k = weight.shape(1);
         const auto stride = static_cast<std::int64_t>(weight.strides(0) / static_cast<py::ssize_t>(sizeof(float)));
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         return pack_linear(context_, kernels, w, stride, b, n, k);
     }
 
@@ -324,7 +326,7 @@ class PyLogMel {
             data.push_back(static_cast<const float*>(checked_data(name, waves[i], 1, 'f', sizeof(float), false)));
             lengths.push_back(waves[i].shape(0));
         }
-        const py::gil_scoped_release release;
+        const WithoutGil release;
         log_mel_.run(kernel_, data.data(), lengths.data(), y.clips, y.per_clip, static_cast<float*>(y.rows.data),
                      threads);
     }
@@ -351,6 +353,8 @@ class PyLogMel {
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "Kernels and thread pool of the CPU backend. astfast.backends.cpu is the only user.";
+    const py::cpp_function at_exit(&shut_exit_gate, py::call_guard<py::gil_scoped_release>());
+    py::module_::import("atexit").attr("register")(at_exit);
     m.def("available_threads", &available_threads);
     m.def("empty", [](std::size_t bytes) {
         auto memory = std::make_unique<Memory>(allocate(bytes));
@@ -380,9 +384,8 @@ PYBIND11_MODULE(_native, m) {
         .def("attention", &PyContext::attention)
         .def("pool", &PyContext::pool)
         .def("head", &PyContext::head)
-        .def("exp", [](const PyContext& context, const py::array& x) { return context.elementwise(&Kernels::exp, x); })
-        .def("gelu",
-             [](const PyContext& context, const py::array& x) { return context.elementwise(&Kernels::gelu, x); });
+        .def("exp", &PyContext::elementwise<&Kernels::exp>)
+        .def("gelu", &PyContext::elementwise<&Kernels::gelu>);
     py::class_<PyLogMel>(m, "LogMel")
         .def(py::init<const std::string&, int, int, int, int, double, double, double, double, const py::array&,
                       const py::array&, const std::string&, double, double>(),

@@ -5,19 +5,16 @@ One engine may be called from many threads (calls take turns: the backend itself
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from astfast.engines import locks
 from astfast.engines.base import Batch, DeviceBatch, FloatArray, ModelEngine, Output
 from astfast.models.base import Model
 from astfast.ops import Ops
-
-_engines: weakref.WeakSet[EagerEngine] = weakref.WeakSet()
 
 
 class EagerEngine(ModelEngine):
@@ -28,7 +25,11 @@ class EagerEngine(ModelEngine):
         self._workspace: dict[str, Any] = {}  # buffers for the largest micro-batch met so far
         self._workspace_clips = 0
         self._lock = threading.Lock()
-        _engines.add(self)
+        locks.watch(self)
+
+    def unlock(self) -> None:
+        self._lock = threading.Lock()
+        self._workspace_clips = 0  # another thread may be writing to the workspace
 
     @property
     def preferred_batch_size(self) -> int:
@@ -77,13 +78,3 @@ class EagerEngine(ModelEngine):
             self._workspace = {name: self.ops.empty((batch, *shape), kind) for name, (shape, kind) in spec.items()}
             self._workspace_clips = batch
         return {name: None if part is None else part[:batch] for name, part in self._workspace.items()}
-
-
-def _unlock_after_fork() -> None:
-    """A fork copies locks as they are: a child gets fresh ones, and workspaces that no other thread was writing."""
-    for engine in _engines:
-        engine._lock = threading.Lock()
-        engine._workspace_clips = 0
-
-
-os.register_at_fork(after_in_child=_unlock_after_fork)

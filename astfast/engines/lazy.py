@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from typing import Any
 
+from astfast.engines import locks
 from astfast.engines.base import Engine
 from astfast.engines.load import LoadArguments, load_engine
 from astfast.errors import AstfastError
-
-_all: weakref.WeakSet[LazyEngine] = weakref.WeakSet()
 
 
 class LazyEngine:
@@ -22,7 +19,10 @@ class LazyEngine:
         self._closed = False
         self._lock = threading.Lock()
         self._engine: Engine | None = None
-        _all.add(self)
+        locks.watch(self)
+
+    def unlock(self) -> None:
+        self._lock = threading.Lock()
 
     def load(self) -> LazyEngine:
         """Loads the engine now; returns itself."""
@@ -62,12 +62,3 @@ class LazyEngine:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["arguments"])  # type: ignore[misc]
         self._closed = state["_closed"]
-
-
-def _unlock_after_fork() -> None:
-    """A fork copies locks as they are: a child gets fresh ones."""
-    for lazy in _all:
-        lazy._lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_unlock_after_fork)

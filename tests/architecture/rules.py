@@ -77,8 +77,7 @@ MAY_BE_HEAVY = {
 MAY_COMPUTE_NAMES = {"backends", "commands.main"}  # of the modules that they import
 MAY_ACT_WHEN_IMPORTED = {
     "__main__": "entry()",  # it is a script
-    "engines.eager": "os.register_at_fork",  # a child of a fork starts with locks that are free
-    "engines.lazy": "os.register_at_fork",
+    "engines.locks": ("os.register_at_fork", "atexit.register"),  # a child, and an exit handler, find locks free
 }
 # Decorators that return what they are given, or one that does the same; none files it anywhere but PyTorch's own.
 DECORATORS = {
