@@ -8,7 +8,8 @@ tagger.classify("dog.wav")  # [{"score": 0.97, "label": "dog"}, ...]
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from astfast.tagging.tagger import Tagger
+    from astfast.volume.reading import Input
 
 __all__ = [
     "AstfastError",
@@ -34,6 +36,7 @@ __all__ = [
     "load",
     "load_audio",
     "restore",
+    "tag_files",
 ]
 
 
@@ -161,6 +164,89 @@ def load_audio(x: Any, *, sampling_rate: float | None = None, target_rate: int =
         notes.show(note)
     wave: NDArray[np.float32] = clip.wave
     return wave
+
+
+def tag_files(
+    source: Any,
+    out: str | PathLike[str] | None = None,
+    *,
+    tagger: Tagger | None = None,
+    formats: Sequence[str] = ("jsonl",),
+    top_k: int | None = 5,
+    threshold: float | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    labels: Iterable[str] | None = None,
+    activation: str = "auto",
+    window: float | None = None,
+    hop: float | None = None,
+    merge: tuple[float, float] | None = None,
+    scores: bool = False,
+    embeddings: str | None = None,
+    order: bool = False,
+    shard: str | None = None,
+    root: str | PathLike[str] = "",
+    urls: float | None = None,
+    max_failures: int | None = None,
+    overwrite: bool = False,
+    retry: bool = False,
+    decoders: int | None = None,
+    on_file: Callable[[str, str | None], object] | None = None,
+) -> Any:
+    """Tags any number of inputs, in bounded memory, with listing, decoding, model and writing side by side.
+
+    - ``source``: a file, folder, glob, manifest (.jsonl, .csv, .tsv), tar, Parquet or Arrow file; an input of
+      ``Tagger.classify``; a dict with "path", "audio" or "file" and optional "id", "start", "end" (seconds) and further
+      columns, which are carried; or an iterable of these.
+    - ``out``: output folder. None: an iterator of rows ``{"id", "file", "start", "end", "tags"}`` is returned, one a
+      window, and ``{"id", "file", "error", "kind"}`` for an input that fails. With a folder, the run is finished when
+      the call returns, with its counts. The same call on the same folder goes on where the last one stopped.
+    - ``tagger``: the model; None is the built-in one.
+    - ``formats``: of the folder: "jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope".
+    - ``top_k``, ``threshold``, ``activation``, ``window``, ``hop``: as in ``Tagger.classify``; windows are rows.
+    - ``thresholds``: label -> its own threshold; ``labels``: the only labels that may be tags.
+    - ``merge``: (gap, shortest) in seconds: tags of windows in a row become one detection if no more than ``gap`` lies
+      between them, and it stays if it is at least ``shortest`` long; its score is the mean of its best three.
+    - ``scores``: also write all scores, float16; ``embeddings``: also write them, as "parquet" or "npy".
+    - ``order``: keep the order of the list; otherwise an input is through when it is done.
+    - ``shard``: "I/N", one of N shares of the inputs (I from 0), in a folder of its own below ``out``.
+    - ``root``: folder that relative paths of manifests are relative to; default: the working directory.
+    - ``urls``: fetch URLs with fsspec, each up to this many MB; None refuses them.
+    - ``max_failures``: stop with AstfastError once more inputs have failed; None never does.
+    - ``overwrite``: begin anew in a folder; ``retry``: try again what failed in earlier runs.
+    - ``decoders``: threads that decode; default: 2 on a CPU, all cores (up to 32) beside a GPU.
+    - ``on_file``: called with the id of each input that is done and its error, or None.
+
+    Raises ValueError for an impossible option, OutputError for a folder of another run or one that can't be written.
+    """
+    from astfast.tagging.tagger import opened
+    from astfast.volume.detections import Merge
+    from astfast.volume.tag_files import Options, Run
+
+    options = Options(
+        top_k=top_k,
+        threshold=threshold,
+        thresholds=thresholds,
+        labels=labels,
+        activation=activation,
+        window=window,
+        hop=hop,
+        merge=None if merge is None else Merge(*merge),
+        scores=scores,
+        embeddings=embeddings,
+        order=order,
+        shard=shard,
+        root=root,
+        urls=urls,
+        max_failures=max_failures,
+        decoders=decoders,
+    )
+    run = Run(source, *opened(load() if tagger is None else tagger), options)
+
+    def done(finished: Input) -> None:
+        if on_file is not None:
+            on_file(finished.item.id, None if finished.error is None else str(finished.error))
+
+    return run.rows(done) if out is None else run.into(out, formats, overwrite, retry, done)
 
 
 def __getattr__(name: str) -> Any:

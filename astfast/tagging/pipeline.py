@@ -87,7 +87,12 @@ def run(
     if isinstance(inputs, DeviceClips):
         yield from _run_on_device(engine, inputs, call)
         return
-    for batch in _batches(iter_windows(inputs, options), engine, options.prefetch):
+    yield from run_batches(_batches(iter_windows(inputs, options), engine, options.prefetch), call)
+
+
+def run_batches(batches: Iterable[list[Part]], call: EngineCall[T]) -> Iterator[Scored[T] | Failed]:
+    """The results of batches of windows, in order; an input's error is passed on in its place."""
+    for batch in batches:
         waves = [part.window.wave for part in batch if isinstance(part.window, Window)]
         with np.errstate(all="ignore"):
             values = iter(call(waves) if waves else ())

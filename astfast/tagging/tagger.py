@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from astfast.audio.kinds import Many, One
 from astfast.audio.spectrograms import check_spectrograms
-from astfast.engines.base import FloatArray
+from astfast.engines.base import Engine, FloatArray
 from astfast.engines.lazy import LazyEngine
 from astfast.engines.load import LoadArguments
 from astfast.models.base import ModelConfig
@@ -235,3 +235,8 @@ class Tagger:
 
     def __repr__(self) -> str:
         return f"<astfast.Tagger {self._lazy}>"
+
+
+def opened(tagger: Tagger) -> tuple[Engine, LoadArguments]:
+    """The engine of a tagger, for a run of many inputs, and what it was loaded with. Raises AstfastError as a call."""
+    return tagger._lazy.with_labels(), tagger._lazy.arguments

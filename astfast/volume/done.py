@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from astfast.volume.items import digest
 
-# One input of a part: the digests of its id and of id and stamp, as two numbers each, and whether it failed.
-ENTRY = np.dtype([("id", "<u8", 2), ("key", "<u8", 2), ("failed", "u1")])
+# One input of a part: digests of its id and of id and stamp, as two numbers each; whether it failed or has warnings.
+ENTRY = np.dtype([("id", "<u8", 2), ("key", "<u8", 2), ("failed", "u1"), ("warned", "u1")])
 Entries = NDArray[np.void]
 
 
-def entry(id: str, stamp: str, failed: bool) -> bytes:
+def entry(id: str, stamp: str, failed: bool, warned: bool) -> bytes:
     """The entry of an input in the index of its part."""
-    return digest(id) + key(id, stamp) + bytes([failed])
+    return digest(id) + key(id, stamp) + bytes([failed, warned])
 
 
 def key(id: str, stamp: str) -> bytes:

@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,9 +34,10 @@ from astfast.volume.records import About, Record, Records, parse
 PART_INPUTS = 10_000  # at most in a part
 PART_BYTES = 64 << 20  # after which a part is closed
 SYNC_SECONDS = 5.0  # of results that a loss of power may cost; a process that is killed loses none of them
+NOTICES = ("failures.jsonl", "warnings.jsonl")
 OWN_NAMES = (  # in an output folder, beside the journal
     *("tags", "tags-long", "scores", "embeddings", "raven", "audacity"),
-    *("kaleidoscope.csv", "failures.jsonl", "run.json"),
+    *("kaleidoscope.csv", *NOTICES, "run.json"),
 )
 
 
@@ -79,7 +80,7 @@ class Journal:
         self._compact()
         self._make_missing_formats()
         open_entries = self._recover()
-        self._write_failures()
+        self._write_notices()
         return done.join([*map(self._entries_of, self._parts), open_entries])
 
     # --- opening -------------------------------------------------------------------------------------------------
@@ -158,9 +159,9 @@ class Journal:
                 written += self._file.write(line[written:]) or 0
             self._bytes += len(line)
             self._entries.append(_entry(record))
-            if record.error is not None:
-                with (self.folder / "failures.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json_lines.text(json_lines.failure(record)))
+            for name, lines in _notices(record).items():
+                with (self.folder / name).open("a", encoding="utf-8") as file:
+                    file.write(lines)
             if len(self._entries) >= PART_INPUTS or self._bytes >= PART_BYTES:
                 self._close_part()
             elif time.monotonic() - self._synced > SYNC_SECONDS:
@@ -174,7 +175,7 @@ class Journal:
                 self._close_part()
             if finished:
                 if self._compact():
-                    self._write_failures()
+                    self._write_notices()
                 for name in self._formats:
                     if name in TABLES:
                         TABLES[name](self.folder, self.records(), self._about)
@@ -265,12 +266,18 @@ class Journal:
                 self._write_index(part, self._journal(part).stat().st_size, entries[~old].tobytes())
         return found
 
-    def _write_failures(self) -> None:
-        failed = [part for part in self._parts if self._entries_of(part)["failed"].any()]
-        with replacing(self.folder / "failures.jsonl") as path, path.open("w", encoding="utf-8") as file:
-            for record in Records(*map(self._journal, failed), self._open_path):
-                if record.error is not None:
-                    file.write(json_lines.text(json_lines.failure(record)))
+    def _write_notices(self) -> None:
+        """failures.jsonl and warnings.jsonl, as the journal has them."""
+        entries = {part: self._entries_of(part) for part in self._parts}
+        parts = [part for part, of_part in entries.items() if of_part["failed"].any() or of_part["warned"].any()]
+        with ExitStack() as stack:
+            files = {}
+            for name in NOTICES:
+                path = stack.enter_context(replacing(self.folder / name))
+                files[name] = stack.enter_context(path.open("w", encoding="utf-8"))
+            for record in Records(*map(self._journal, parts), self._open_path):
+                for name, lines in _notices(record).items():
+                    files[name].write(lines)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -284,7 +291,14 @@ class Journal:
 
 
 def _entry(record: Record) -> bytes:
-    return done.entry(record.id, record.stamp, record.error is not None)
+    return done.entry(record.id, record.stamp, record.error is not None, bool(record.warnings))
+
+
+def _notices(record: Record) -> dict[str, str]:
+    """Name of a file -> the lines that it gets for a record."""
+    failures = [json_lines.failure(record)] if record.error is not None else []
+    found = zip(NOTICES, (failures, json_lines.warnings(record)), strict=True)
+    return {name: "".join(map(json_lines.text, values)) for name, values in found if values}
 
 
 def _path(folder: Path, made: PartFormat, part: int) -> Path:

@@ -36,6 +36,7 @@ class Record(NamedTuple):
     duration: float = 0.0  # seconds of the whole file, as far as its header says
     error: str | None = None
     kind: str | None = None  # of the error, in one word
+    warnings: Sequence[str] = ()
     windows: Sequence[tuple[float, float]] = ()  # of the rows of the arrays
     scores: FloatArray | None = None  # [windows, L] float16
     embeddings: FloatArray | None = None  # [windows, D] float32

@@ -40,10 +40,10 @@ MAY_IMPORT = {
     # what it does
     "engines": "version errors pcm spans notes cache front_end ops scores models backends backends.cuda",
     "tagging": "errors spans notes scores audio models engines",
-    "volume": "errors audio",
+    "volume": "version errors spans cache scores audio models engines tagging",
     # what people call
     "integrations": "errors pcm notes front_end ops checkpoints models backends backends.cpu backends.cuda engines",
-    "astfast": "version errors notes audio models engines tagging integrations",  # its __init__.py
+    "astfast": "version errors notes audio models engines tagging volume integrations",  # its __init__.py
     "benchmarking": "astfast errors environment models backends engines tagging",
     "commands": "astfast version errors environment models backends engines benchmarking",
     "__main__": "commands",

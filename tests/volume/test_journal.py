@@ -81,7 +81,26 @@ def test_a_run_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     assert [name for name, _ in rows(out)] == [f"clip {number}" for number in (0, 1, 2, 3, 5, 6, 7)]
     assert failures(out) == ["clip 4"]
     assert json.loads((out / "run.json").read_text()) == {"tagged": 7, "settings": SETTINGS}
-    assert sorted(path.name for path in out.iterdir()) == [".journal", "failures.jsonl", "run.json", "tags"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".journal",
+        "failures.jsonl",
+        "run.json",
+        "tags",
+        "warnings.jsonl",
+    ]
+
+
+def test_warnings_are_kept_by_input(tmp_path: Path) -> None:
+    run = Journal(tmp_path, ABOUT, ["jsonl"])
+    run.add(record(0)._replace(warnings=["a peak of 20", "odd"]))
+    run.add(record(1))
+    expected = [{"id": "clip 0", "file": "0.wav", "warning": text} for text in ("a peak of 20", "odd")]
+    for _ in range(2):
+        lines = (tmp_path / "warnings.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in lines] == expected
+        run.close(True, {})
+        run = Journal(tmp_path, ABOUT, ["jsonl"])
+    run.release()
 
 
 def test_a_line_that_was_cut_off_is_done_again(tmp_path: Path) -> None:

@@ -28,6 +28,11 @@ def failure(record: Record) -> dict[str, Any]:
     return {"id": record.id, "file": record.file, "error": record.error, "kind": record.kind, **record.columns}
 
 
+def warnings(record: Record) -> list[dict[str, Any]]:
+    """An object for each warning of an input."""
+    return [{"id": record.id, "file": record.file, "warning": warning} for warning in record.warnings]
+
+
 def text(value: dict[str, Any]) -> str:
     """An object as a line, with its end."""
     return printable(json.dumps(value, ensure_ascii=False), backslash="\\\\") + "\n"

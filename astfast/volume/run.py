@@ -1,0 +1,225 @@
+"""A run: items in, records out, by the one loop of ``tagging.pipeline``; listing, decoding and writing beside it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from astfast.audio.prefetch import ReadOptions
+from astfast.errors import AstfastError, AudioError
+from astfast.tagging.pipeline import Failed, run_batches
+from astfast.volume.detections import Merge, merged
+from astfast.volume.items import Item, digest
+from astfast.volume.journal import Journal
+from astfast.volume.progress import Progress
+from astfast.volume.reading import Input, Reader
+from astfast.volume.records import Record, Row
+from astfast.volume.scoring import Scoring
+
+WRITE_AHEAD = 1_000  # records that wait for the disk, at most
+
+Event = tuple[Input, Row | None]  # a row of an input, or None once it is done or has failed
+
+
+class Plan(NamedTuple):
+    """What a run does with its items."""
+
+    items: Iterable[Item]
+    read: ReadOptions
+    scoring: Scoring
+    batch_size: int
+    decoders: int
+    merge: Merge | None = None
+    in_order: bool = False
+    max_failures: int | None = None
+    keep_rows: bool = True  # until an input is done; a caller that takes them one by one needs no second time
+
+
+def events(plan: Plan, progress: Progress, journal: Journal | None = None) -> Iterator[Event]:
+    """The rows of all inputs as they come, each input ended by None; in the order of the list if the plan says so.
+
+    Inputs that the journal holds are left out, and those whose id was listed before. Raises AstfastError once more
+    inputs than the plan allows have failed, and what listing raises.
+    """
+    reader = Reader(_new(plan.items, progress, journal), plan.read, plan.decoders, plan.batch_size, plan.in_order)
+    progress.reader = reader
+    found = _events(plan, reader, progress)
+    try:
+        yield from _in_order(found) if plan.in_order else found
+    finally:
+        reader.close()
+
+
+def _new(items: Iterable[Item], progress: Progress, journal: Journal | None) -> Iterator[Item]:
+    """The items that are to be tagged, with the stamps that a journal tells them by."""
+    listed: set[bytes] = set()
+    for item in items:
+        name = digest(item.id)
+        if name in listed:
+            progress.repeated += 1
+            continue
+        listed.add(name)
+        if journal is None:
+            yield item
+            continue
+        stamped = item.stamped()
+        if journal.holds(stamped):
+            progress.skipped += 1
+        else:
+            yield stamped
+
+
+def _events(plan: Plan, reader: Reader, progress: Progress) -> Iterator[Event]:
+    for result in run_batches(reader.batches(), plan.scoring):
+        input_ = reader.inputs[result.index]
+        if isinstance(result, Failed):
+            input_.error = result.error
+        else:
+            values, window = result.value, result.window
+            row = Row(window.start, window.end, values.tags)
+            if values.scores is not None or values.embedding is not None:
+                input_.arrays.append((window.start, window.end, values.scores, values.embedding))
+            if plan.keep_rows or plan.merge is not None:
+                input_.rows.append(row)
+            if plan.merge is None:
+                yield input_, row
+        if isinstance(result, Failed) or result.is_last:
+            reader.finished(result.index)
+            if plan.merge is not None and input_.error is None:
+                input_.rows = merged(input_.rows, plan.merge)
+                yield from ((input_, row) for row in input_.rows)
+            progress.add(input_, None if input_.error is None else kind_of(input_.error, input_.item))
+            yield input_, None
+            _check_failures(plan, progress, input_)
+
+
+def _check_failures(plan: Plan, progress: Progress, last: Input) -> None:
+    failed = sum(progress.failed.values())
+    if plan.max_failures is not None and failed > plan.max_failures:
+        raise AstfastError(
+            f"{failed} inputs failed, more than max_failures={plan.max_failures}; the last one: {last.error}"
+        )
+
+
+def _in_order(found: Iterable[Event]) -> Iterator[Event]:
+    """The same events, those of each input together and in the order of the list."""
+    held: dict[int, list[Event]] = {}
+    turn = 0
+    for input_, row in found:
+        held.setdefault(input_.number, []).append((input_, row))
+        while turn in held:
+            yield from held[turn]
+            if held[turn] and held[turn][-1][1] is None:
+                del held[turn]
+                turn += 1
+            else:
+                held[turn] = []
+                break
+
+
+def kind_of(error: AudioError, item: Item) -> str:
+    """What is wrong, in one word: missing, empty, unreadable, damaged, too_long, not_finite or undecodable."""
+    if isinstance(item.audio, str):
+        path = Path(item.audio)
+        try:
+            status = path.stat()
+        except OSError:
+            return "missing"
+        if not os.access(path, os.R_OK):
+            return "unreadable"
+        if status.st_size == 0:
+            return "empty"
+    message = str(error)
+    for phrase, kind in (("damaged", "damaged"), ("above the limit", "too_long"), ("not finite", "not_finite")):
+        if phrase in message:
+            return kind
+    return "undecodable"
+
+
+def record_of(done: Input) -> Record:
+    """What the journal keeps of an input."""
+    item = done.item
+    shared = (item.id, item.file, item.stamp or "", item.columns)
+    if done.error is not None:
+        return Record(*shared, [], error=str(done.error), kind=kind_of(done.error, item))
+    windows = [(start, end) for start, end, _, _ in done.arrays]
+    scores, embeddings = (
+        np.stack([values[field] for values in done.arrays])
+        if done.arrays and done.arrays[0][field] is not None
+        else None
+        for field in (2, 3)
+    )
+    return Record(
+        *shared,
+        done.rows,
+        seconds=done.seconds,
+        duration=done.duration,
+        warnings=done.warnings,
+        windows=windows,
+        scores=scores,
+        embeddings=embeddings,
+    )
+
+
+class Writer:
+    """Adds records to a journal on a thread of its own; an error there is raised by the next ``add`` or ``close``."""
+
+    def __init__(self, journal: Journal, progress: Progress) -> None:
+        self._journal, self._progress = journal, progress
+        self._queue: queue.Queue[Input | None] = queue.Queue(WRITE_AHEAD)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._write, name="astfast-write", daemon=True)
+        self._thread.start()
+
+    def add(self, done: Input) -> None:
+        """Hands over an input that is done."""
+        if self._error is not None:
+            raise self._error
+        start = time.perf_counter()
+        self._queue.put(done)
+        self._progress.waiting_to_write += time.perf_counter() - start
+
+    def close(self) -> None:
+        """Waits until all records are written."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _write(self) -> None:
+        while (done := self._queue.get()) is not None:
+            if self._error is None:  # after one, nothing is written any more, and nobody waits
+                try:
+                    self._journal.add(record_of(done))
+                except BaseException as error:
+                    self._error = error
+
+
+def into(
+    journal: Journal, plan: Plan, progress: Progress, on_file: Callable[[Input], Any], about: dict[str, Any]
+) -> None:
+    """A run into an output folder, to its end or to the exception that ends it; what is done is on the disk then.
+
+    ``on_file``: called with each input that is done; ``about``: what run.json says beside the counts.
+    """
+    finished = False
+    writer = Writer(journal, progress)
+    try:
+        try:
+            for input_, row in events(plan, progress, journal):
+                if row is None:
+                    writer.add(input_)
+                    on_file(input_)
+            finished = True
+        finally:
+            writer.close()
+            journal.close(finished, {**about, "finished": finished, **progress.report()})
+    finally:
+        journal.release()
