@@ -1,16 +1,18 @@
 """Builds astfast._native, the C++ engine: any x86-64 (or Arm), no torch, no -march=native, no -ffast-math, no LTO.
 
-Instruction sets are chosen when it runs: each csrc/tier_*.cpp sets its own target by pragma. Without a C++ compiler or
-pybind11 the install still works and ``astfast doctor`` says that the CPU engine is missing; ASTFAST_REQUIRE_NATIVE=1
-makes that an error. ASTFAST_SANITIZE=1 builds with ASan and UBSan, as the tests do.
+Instruction sets are chosen when it runs: each csrc/tier_*.cpp sets its own target by pragma. Without a C++ compiler the
+install fails, unless ASTFAST_REQUIRE_NATIVE=0 says that it is for a GPU or the slow reference: then ``astfast doctor``
+says that the CPU engine is missing. ASTFAST_SANITIZE=1 builds with ASan and UBSan, as the tests do.
 """
 
 import os
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CompileError, LinkError
 
-required = os.environ.get("ASTFAST_REQUIRE_NATIVE") == "1"
+required = os.environ.get("ASTFAST_REQUIRE_NATIVE") != "0"
 sanitize = os.environ.get("ASTFAST_SANITIZE") == "1"
 checks = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all", "-g1"]
 
@@ -39,6 +41,19 @@ def native_module() -> Extension:
     return module
 
 
+class BuildEngine(build_ext):
+    """The standard build, whose failure says what to install."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except (BaseError, CompileError, LinkError, OSError) as error:
+            raise SystemExit(
+                f"astfast: the native CPU engine can't be built ({error}): install a C++17 compiler (such as the "
+                "package g++), or set ASTFAST_REQUIRE_NATIVE=0 to install without the engine, for GPUs only"
+            ) from error
+
+
 try:
     modules = [native_module()]
 except ImportError:
@@ -49,6 +64,7 @@ except ImportError:
 
 setup(
     license="Apache-2.0",
+    cmdclass={"build_ext": BuildEngine},
     ext_modules=modules,
     packages=[*find_packages(include=["astfast", "astfast.*"], exclude=["astfast.kernels"]), "astfast.kernels"],
     package_dir={"astfast": "astfast", "astfast.kernels": "kernels"},

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -100,3 +101,45 @@ def test_wheel_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:
 def test_the_build_sets_no_machine_or_maths_flags() -> None:
     text = (ROOT / "setup.py").read_text().split('"""', 2)[2]
     assert not re.search(r"-march|-mtune|-ffast-math|-Ofast|-flto", text)
+
+
+@pytest.mark.parametrize(("variables", "succeeds"), [({}, False), ({"ASTFAST_REQUIRE_NATIVE": "0"}, True)])
+def test_an_install_without_a_compiler_fails_unless_asked_otherwise(
+    variables: dict[str, str], succeeds: bool, tmp_path: Path
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ASTFAST_REQUIRE_NATIVE"}
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path, "--build-temp", tmp_path],
+        cwd=ROOT,
+        env={**environment, "CC": "no-such-compiler", "CXX": "no-such-compiler", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) == succeeds
+    said = "install a C++17 compiler" in done.stderr and "ASTFAST_REQUIRE_NATIVE=0" in done.stderr
+    assert said != succeeds
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_source_folder_without_the_engine_says_where_to_go(tmp_path: Path) -> None:
+    """What ``pip install .`` and then Python in the checkout comes to: this package hides the installed one."""
+    shutil.copytree(
+        ROOT / "astfast", tmp_path / "astfast", copy_function=os.symlink, ignore=shutil.ignore_patterns("_native*.so")
+    )
+    (tmp_path / "csrc").mkdir()
+    code = (  # an editable installation, as this one may be, would find the engine of another folder
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)];"
+        "import astfast; astfast.load(backend='cpu')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    message = done.stderr.splitlines()[-1]
+    assert f"this is astfast's source folder, {tmp_path}, where Python finds it before one" in message
+    assert "start Python in another folder, or build it in this one with pip install -e ." in message

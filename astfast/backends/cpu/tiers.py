@@ -6,6 +6,7 @@ avx512_vnni, avx512_bf16, amx. The fastest that the machine has is taken unless 
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 from astfast import environment
@@ -17,11 +18,19 @@ def native() -> ModuleType:
     try:
         from astfast import _native
     except ImportError as error:
-        raise BackendError(
-            f"the native module is missing ({error}): install a C++17 compiler and astfast again, from its source"
-        ) from error
+        raise BackendError(f"the native module is missing ({error}): {_cure()}") from error
     module: ModuleType = _native
     return module
+
+
+def _cure() -> str:
+    root = Path(__file__).parents[3]
+    if (root / "csrc").is_dir():
+        return (
+            f"this is astfast's source folder, {root}, where Python finds it before one that is installed: start "
+            "Python in another folder, or build it in this one with pip install -e ."
+        )
+    return "install a C++17 compiler and astfast again, from its source"
 
 
 def choose_tier(tier: str | None = None) -> str:
