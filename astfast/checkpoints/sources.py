@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from astfast import small_files
 from astfast.checkpoints.lazy_tensor import LazyTensor
 from astfast.checkpoints.safetensors import read_safetensors
-from astfast.errors import CheckpointError
+from astfast.checkpoints.wrappers import unwrapped
+from astfast.errors import CheckpointError, brief
 
 BUILTIN = Path(__file__).parent.parent / "data" / "builtin"
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+ADAPTER = "adapter_config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -33,18 +35,19 @@ READERS: dict[str, Callable[[Path], dict[str, LazyTensor]]] = {
     ".ckpt": _read_torch,
 }
 HUGGING_FACE_SUFFIXES = (".safetensors", ".bin")
+HUGGING_FACE_NAME = "embeddings."  # is in names of tensors by transformers, and in no author's
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_LOOKED_FOR = f"looked for {', '.join(WEIGHTS)}. Pass the weights' file itself if it has another name."
 
 
 class CheckpointFiles(NamedTuple):
-    """A checkpoint as found: its tensors by their names in the file, and the contents of its JSON files."""
+    """A checkpoint as found: its tensors by name, without the prefixes of what trained it, and its JSON files."""
 
     source: str  # for messages: a path, or a hub id
     paths: tuple[Path, ...]  # of the files that hold the weights
     tensors: Mapping[str, LazyTensor]
     config: Mapping[str, Any] | None  # config.json
-    preprocessor: Mapping[str, Any] | None  # preprocessor_config.json
+    preprocessor: Mapping[str, Any] | None  # preprocessor_config.json, or that part of processor_config.json
+    notes: tuple[str, ...] = ()  # what a user should be warned of
 
 
 def find(
@@ -55,8 +58,9 @@ def find(
 ) -> CheckpointFiles:
     """The files behind ``source``: None is the built-in model, an existing path comes before a hub id.
 
-    A file in a Hugging Face format (.safetensors, .bin) is read with the config.json and preprocessor_config.json
-    beside it, if there are any. Raises CheckpointError for what isn't there or can't be read.
+    A file in a Hugging Face format (.safetensors, .bin), or with tensors of transformers' names, is read with the
+    config.json and preprocessor_config.json beside it, if there are any. Raises CheckpointError for what isn't there,
+    can't be read, or only stands for a checkpoint.
     """
     if source is None:
         return _folder(BUILTIN, "the built-in model")
@@ -82,25 +86,50 @@ def find(
 
 def _folder(folder: Path, source: str) -> CheckpointFiles:
     """A folder in Hugging Face layout."""
-    config, preprocessor = (_json(folder / name) for name in (CONFIG, PREPROCESSOR))
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if weights is None:
-        raise CheckpointError(f"{source} has no weights: {_LOOKED_FOR}")
+    if (folder / ADAPTER).is_file() or weights is None:
+        from astfast.checkpoints.placeholders import missing_weights, refuse_adapter
+
+        refuse_adapter(folder / ADAPTER, source)
+        raise missing_weights(folder, source, WEIGHTS)
     paths = _shards(weights) if weights.name.endswith(".index.json") else (weights,)
-    return CheckpointFiles(source, paths, _merged(paths), config, preprocessor)
+    return _opened(source, paths, _merged(paths), folder)
 
 
 def _file(path: Path, source: str) -> CheckpointFiles:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in READERS:
         raise CheckpointError(
             f"{source}: astfast reads {', '.join(READERS)} and folders in Hugging Face layout, not {path.name}."
         )
     if not path.is_file():
         raise CheckpointError(f"{source} is a pipe or a device: pass a file.")
-    hugging_face = path.suffix.lower() in HUGGING_FACE_SUFFIXES
-    config, preprocessor = (_json(path.with_name(name)) if hugging_face else None for name in (CONFIG, PREPROCESSOR))
-    return CheckpointFiles(source, (path,), reader(path), config, preprocessor)
+    tensors = _read(path)
+    hugging_face = path.suffix.lower() in HUGGING_FACE_SUFFIXES or any(HUGGING_FACE_NAME in name for name in tensors)
+    return _opened(source, (path,), tensors, path.parent if hugging_face else None)
+
+
+def _opened(
+    source: str, paths: tuple[Path, ...], tensors: Mapping[str, LazyTensor], folder: Path | None
+) -> CheckpointFiles:
+    """Tensors without wrappers, with the JSON files of ``folder``."""
+    model = unwrapped(source, tensors)
+    config = preprocessor = None
+    if folder is not None:
+        nested = (_json(folder / PROCESSOR) or {}).get("feature_extractor")  # as transformers 5 writes it, and prefers
+        config = _json(folder / CONFIG)
+        preprocessor = nested if isinstance(nested, dict) else _json(folder / PREPROCESSOR)
+    return CheckpointFiles(source, paths, model.tensors, config, preprocessor, model.notes)
+
+
+def _read(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a file of weights."""
+    try:
+        return READERS[path.suffix.lower()](path)
+    except CheckpointError:
+        from astfast.checkpoints.placeholders import refuse_placeholder
+
+        refuse_placeholder(path)  # which says more
+        raise
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
@@ -112,7 +141,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     for name in sorted({str(name) for name in weight_map.values()}):
         path = index.parent / name
         if Path(name).name != name or path.suffix not in READERS:
-            raise CheckpointError(f"{index} names the shard {name!r}: a shard must be a weights' file beside it.")
+            raise CheckpointError(f"{index} names the shard {brief(name)}: a shard must be a weights' file beside it.")
         if not path.is_file():
             raise CheckpointError(f"{index} names the shard {name}, which isn't there. Download it.")
         paths.append(path)
@@ -122,7 +151,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
 def _merged(paths: tuple[Path, ...]) -> dict[str, LazyTensor]:
     tensors: dict[str, LazyTensor] = {}
     for path in paths:
-        shard = READERS[path.suffix](path)
+        shard = _read(path)
         for name in shard:
             if name in tensors:
                 raise CheckpointError(f"{path}: tensor {name} is in another shard too. Download the checkpoint again.")
@@ -137,6 +166,9 @@ def _json(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(small_files.read(path))
     except (OSError, ValueError, RecursionError) as error:
+        from astfast.checkpoints.placeholders import refuse_placeholder
+
+        refuse_placeholder(path)  # which says more
         raise CheckpointError(f"{path} can't be read as JSON: {error}. Download it again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object. Download it again.")
@@ -149,8 +181,13 @@ def _hub(
     """A model of the Hugging Face hub, or of its local cache; only the files that are needed are fetched."""
     from astfast.checkpoints import hub  # which other sources have no use for
 
-    folder = hub.folder_of(repository, revision, cache_dir, local_files_only, (CONFIG, PREPROCESSOR))
-    if not ((folder / CONFIG).is_file() and any((folder / name).is_file() for name in WEIGHTS)):
+    folder = hub.folder_of(
+        repository, revision, cache_dir, local_files_only, (CONFIG, PREPROCESSOR, PROCESSOR, ADAPTER)
+    )
+    if not (folder / ADAPTER).is_file() and not (
+        (folder / CONFIG).is_file() and any((folder / name).is_file() for name in WEIGHTS)
+    ):
+        looked_for = f"looked for {', '.join(WEIGHTS)}"
         where = "the local cache" if local_files_only else "the model hub, or what of it is cached,"
-        raise CheckpointError(f"{repository} in {where} lacks {CONFIG} or weights ({folder}): {_LOOKED_FOR}")
+        raise CheckpointError(f"{repository} in {where} lacks {CONFIG} or weights ({folder}): {looked_for}.")
     return _folder(folder, repository)

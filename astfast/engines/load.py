@@ -42,8 +42,8 @@ def load_engine(arguments: LoadArguments) -> Engine:
     members: list[Engine] = []
     for source in arguments.sources:
         checkpoint = recognise.load(source, **arguments.checkpoint_options)
-        if checkpoint.approximate is not None:
-            notes.show(Note(checkpoint.approximate))
+        for message in checkpoint.warnings:
+            notes.show(Note(message))
         members.append(_engine(checkpoint, choice, arguments))
         _check_agreement(members[0], members[-1], arguments.sources[0], source)
     if len(members) == 1:

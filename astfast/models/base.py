@@ -144,7 +144,13 @@ class Checkpoint(Model):
     source: str  # path, hub id or "the built-in model"
     layout: str  # name of the key layout that was recognised
     paths: tuple[Path, ...] = ()  # of the files that hold the weights
+    notes: tuple[str, ...] = ()  # warnings: what was assumed or left out
     approximate: str | None = None  # why results are an approximation of the published model's, if they are
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All that a user should be warned of."""
+        return self.notes if self.approximate is None else (self.approximate, *self.notes)
 
     @property
     def fingerprint(self) -> str:

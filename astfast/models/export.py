@@ -38,8 +38,7 @@ def convert(
     if dtype not in WRITTEN:
         raise ValueError(f"dtype is {dtype!r}: use one of {', '.join(WRITTEN)}")
     checkpoint = load(source, **options)
-    notes = write_folder(checkpoint, folder, dtype=dtype, force=force)
-    return notes if checkpoint.approximate is None else (checkpoint.approximate, *notes)
+    return (*checkpoint.warnings, *write_folder(checkpoint, folder, dtype=dtype, force=force))
 
 
 def write_folder(

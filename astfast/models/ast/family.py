@@ -52,6 +52,7 @@ class AstFamily:
             layout=tensors.layout.name,
             paths=files.paths,
             approximate=approximate,
+            notes=(*files.notes, *resolved.notes),
         )
 
     def pack(self, ops: Ops, weights: AstWeights) -> AstWeights:

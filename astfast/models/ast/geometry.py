@@ -6,20 +6,19 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from astfast import labels as label_tables
 from astfast.checkpoints.sources import CheckpointFiles
 from astfast.errors import CheckpointError
 from astfast.front_end import KaldiFbank
+from astfast.models.assumed import label_names, note, with_normalisation
 from astfast.models.ast.config import PREFIX, AstConfig
 from astfast.models.ast.hugging_face import FRONT_END_FIELDS, GEOMETRY, MODEL_FIELDS, front_end_fields
 from astfast.models.ast.key_layouts import AstTensors, Layout
 from astfast.models.base import LabelNames
 from astfast.ops import patch_grid
 
-# Number of labels -> mean and std of log-mel energies over AudioSet, Speech Commands V2, ESC-50 (the authors' recipes).
-NORMALISATION = {527: (-4.2677393, 4.5689974), 35: (-6.845978, 5.5654526), 50: (-6.6268077, 5.358466)}
 # (stride along both axes, frames) of the published checkpoints, all with 128 mel bins and patches of 16 x 16.
 PUBLISHED = ((10, 1024), (12, 1024), (14, 1024), (16, 1024), (10, 512), (10, 128))
+PUBLISHED_FIELDS = ("frequency_stride", "time_stride", "max_length", "num_attention_heads")  # taken from them
 HEAD_DIM = 64  # of every published size
 
 
@@ -28,6 +27,7 @@ class ResolvedConfig(NamedTuple):
 
     config: AstConfig
     file_grid: tuple[int, int]
+    notes: tuple[str, ...]  # what was assumed
 
 
 def resolve(
@@ -43,18 +43,21 @@ def resolve(
     and for what contradicts itself.
     """
     sizes = tensors.sizes()
+    assumed: list[str] = []
     try:
         front_end = front_end_fields(files.preprocessor)
         if fields is None:
             values = {**_from_shapes(sizes, tensors.num_layers, overrides), **front_end, **overrides}
             values, file_grid = _published_geometry(sizes, values, overrides)
+            assumed += [f"{name}={values[name]}" for name in PUBLISHED_FIELDS if name not in overrides]
         else:
             _check_agreement(fields, front_end, overrides)
             values = {**fields, **front_end, **overrides}
             file_grid = _grid({**values, "max_length": fields["max_length"]})
         _check_positions(sizes["T"] - len(PREFIX), file_grid)
-        names = label_names(sizes.get("L"), files.config, labels)
-        return ResolvedConfig(_model_config(values, tensors.layout, names), file_grid)
+        names = label_names(sizes.get("L"), files.config, labels, assumed)
+        values = with_normalisation(values, names, fields is not None, assumed)
+        return ResolvedConfig(_model_config(values, tensors.layout, names), file_grid, note(files.source, assumed))
     except CheckpointError as error:
         raise CheckpointError(f"{files.source}: {error}") from None
 
@@ -130,43 +133,7 @@ def _grid(values: Mapping[str, Any]) -> tuple[int, int]:
     return patch_grid(*(values[name] for name in names))
 
 
-def label_names(count: int | None, config_json: Mapping[str, Any] | None, given: LabelNames) -> tuple[str, ...]:
-    """Display names: given, of config.json, of the packaged table of that many, or numbered; none without a head."""
-    if count is None:
-        if given is not None:
-            raise CheckpointError("it has no classifier: labels= has nothing to name.")
-        return ()
-    id2label = (config_json or {}).get("id2label")
-    if given is not None:
-        names = label_tables.read(given)
-    elif id2label:
-        names = label_tables.from_id2label(id2label, "config.json")
-    elif config_json is not None:
-        names = label_tables.numbered(count)  # transformers leaves out id2label of unnamed labels
-    else:
-        names = label_tables.packaged(count) or label_tables.numbered(count)
-    if len(names) != count:
-        origin = "config.json" if given is None else "labels="
-        raise CheckpointError(f"it has {count} outputs, but {origin} names {len(names)} labels. Pass labels= for all.")
-    return names
-
-
-def kaldi_front_end(values: Mapping[str, Any], num_labels: int) -> KaldiFbank:
-    """The front end of these fields; mean and std that they lack are those of the data set with so many labels."""
-    if ("mean" not in values or "std" not in values) and values.get("do_normalize", True):
-        if num_labels not in NORMALISATION:
-            raise CheckpointError(
-                "mean and std of the log-mel energies that it was trained on can't be told (no "
-                f"preprocessor_config.json, and {num_labels} labels are of no known data set): pass mean= and std= "
-                "(AudioSet's are -4.2677393 and 4.5689974)."
-            )
-        mean, std = NORMALISATION[num_labels]
-        values = {"mean": mean, "std": std, **values}
-    return KaldiFbank(**{name: values[name] for name in FRONT_END_FIELDS if name in values})
-
-
 def _model_config(values: Mapping[str, Any], layout: Layout, labels: tuple[str, ...]) -> AstConfig:
-    front_end = kaldi_front_end(values, len(labels))
     eps = values["layer_norm_eps"]
     head_eps = values["head_layer_norm_eps"]
     return AstConfig(
@@ -175,5 +142,5 @@ def _model_config(values: Mapping[str, Any], layout: Layout, labels: tuple[str, 
         head_layer_norm_eps=next(e for e in (head_eps, eps, layout.head_layer_norm_eps) if e is not None),
         labels=labels,
         problem_type=values["problem_type"],
-        front_end=front_end,
+        front_end=KaldiFbank(**{name: values[name] for name in FRONT_END_FIELDS if name in values}),
     )

@@ -10,6 +10,7 @@ from astfast.front_end import KaldiFbank
 from astfast.models.ast.config import AstConfig
 from astfast.models.fields import typed
 
+EXTRACTORS = ("ASTFeatureExtractor",)  # whose formula KaldiFbank is
 MODEL_TYPE = "audio-spectrogram-transformer"
 ERF_GELU = ("gelu", "gelu_python")  # the two names that transformers has for it
 # Defaults under the names of ASTConfig and ASTFeatureExtractor. None: the layout's default, or none.
@@ -67,8 +68,25 @@ def model_fields(source: str, config_json: Mapping[str, Any] | None) -> dict[str
 
 
 def front_end_fields(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The fields of a preprocessor_config.json, of the right types; CheckpointError for a value of another."""
+    """The fields of a preprocessor_config.json, of the right types.
+
+    Raises CheckpointError for a value of another type, and for a feature extractor of another formula.
+    """
+    refuse_other_extractors(preprocessor or {}, EXTRACTORS)
     return typed(preprocessor or {}, FRONT_END_FIELDS, "preprocessor_config.json")
+
+
+def refuse_other_extractors(preprocessor: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raises CheckpointError for a feature extractor that isn't one of ``known``, or is code of the checkpoint."""
+    extractor = preprocessor.get("feature_extractor_type")
+    code = preprocessor.get("auto_map")
+    if isinstance(code, Mapping) and "AutoFeatureExtractor" in code:
+        extractor = code["AutoFeatureExtractor"]
+    if extractor is not None and extractor not in known:
+        raise CheckpointError(
+            f"preprocessor_config.json has the feature extractor {brief(extractor)}: astfast runs {', '.join(known)}. "
+            "Compute the features with its own code and pass them to forward()."
+        )
 
 
 def config_json(config: AstConfig) -> dict[str, Any]:

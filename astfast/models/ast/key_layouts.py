@@ -102,7 +102,7 @@ LAYOUTS = (
         ignored=re.compile(r"v\.head(_dist)?\.(weight|bias)"),  # 1,000 ImageNet classes
     ),
 )
-DATA_PARALLEL = "module."  # torch's DataParallel puts it before every name
+SSAST = ("cpredlayer.", "gpredlayer.", "mask_embed", "p_input_")  # names of self-supervised pre-training
 
 
 class AstTensors(NamedTuple):
@@ -138,7 +138,7 @@ class AstTensors(NamedTuple):
 
 def fit(tensors: Iterable[str]) -> bool:
     """Whether most of these names are those of an AST, in one of the layouts."""
-    names, _ = _unwrapped(tensors)
+    names = set(tensors)
     _, _, expected = _best_layout(names)
     return 2 * sum(name in names for name, _ in expected.values()) > len(names)
 
@@ -156,7 +156,7 @@ def map_tensors(
             f"{source}: its config says {num_layers} layers, but it has only {len(tensors)} tensors. "
             "Check that the file is whole and its config.json its own."
         )
-    names, prefix = _unwrapped(tensors)
+    names = set(tensors)
     layout, count, expected = _best_layout(names, num_layers, qkv_bias)
     found = [name for name, _ in expected.values() if name in names]
     if not found or not count:
@@ -164,28 +164,25 @@ def map_tensors(
             f"{source} is no AST checkpoint: its tensors ({_first(sorted(tensors))}) fit none of the layouts "
             f"{'; '.join(layout.name for layout in LAYOUTS)}."
         )
+    if any(name.startswith(SSAST) for name in names):
+        raise CheckpointError(
+            f"{source} is an SSAST before fine-tuning: it has no classifier, and pools and patches otherwise. astfast "
+            "runs AST checkpoints."
+        )
     ignored = layout.ignored
-    missing = [prefix + name for name, _ in expected.values() if name not in names]
+    missing = [name for name, _ in expected.values() if name not in names]
     unexpected = sorted(names - set(found))
-    unexpected = [prefix + name for name in unexpected if not (ignored and ignored.fullmatch(name))]
+    unexpected = [name for name in unexpected if not (ignored and ignored.fullmatch(name))]
     for problem, listed in (("lacks", missing), ("has, beside those of an AST,", unexpected)):
         if listed:
             raise CheckpointError(
                 f"{source} (layout: {layout.name}, {count} layers) {problem} {len(listed)} tensors: {_first(listed)}. "
                 "Check that the file is whole and its config.json its own."
             )
-    in_file = {canonical: prefix + name for canonical, (name, _) in expected.items()}
+    in_file = {canonical: name for canonical, (name, _) in expected.items()}
     by_canonical = {canonical: tensors[name] for canonical, name in in_file.items()}
     shapes = {canonical: shape for canonical, (_, shape) in expected.items()}
     return AstTensors(source, layout, count, by_canonical, in_file, shapes)
-
-
-def _unwrapped(tensors: Iterable[str]) -> tuple[set[str], str]:
-    """Names without the prefix of DataParallel, and that prefix if they have it."""
-    names = set(tensors)
-    wrapped = bool(names) and all(name.startswith(DATA_PARALLEL) for name in names)
-    prefix = DATA_PARALLEL if wrapped else ""
-    return {name.removeprefix(prefix) for name in names}, prefix
 
 
 def _best_layout(

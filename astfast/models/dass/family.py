@@ -7,7 +7,8 @@ from typing import Any
 
 from astfast.checkpoints.sources import CheckpointFiles
 from astfast.errors import CheckpointError
-from astfast.models.ast.geometry import kaldi_front_end, label_names
+from astfast.front_end import KaldiFbank
+from astfast.models.assumed import label_names, note, with_normalisation
 from astfast.models.ast.hugging_face import FRONT_END_FIELDS
 from astfast.models.base import Checkpoint, Exported, LabelNames
 from astfast.models.dass import forward, hugging_face, key_layouts
@@ -35,13 +36,15 @@ class DassFamily:
         given = typed(overrides, self.fields, "the call")
         fields = hugging_face.model_fields(files.source, files.config)
         tensors = key_layouts.map_tensors(files.tensors, files.source, fields.get("depths"))
+        assumed: list[str] = []
         try:
-            config = self._config(files, fields, tensors, given, labels)
+            config = self._config(files, fields, tensors, given, labels, assumed)
         except CheckpointError as error:
             prefix = "" if files.source in str(error) else f"{files.source} (DASS): "
             raise CheckpointError(f"{prefix}{error}") from None
         weights = key_layouts.canonical_weights(tensors, config)
-        return Checkpoint(self, config, weights, files.source, tensors.layout.name, files.paths)
+        notes = (*files.notes, *note(files.source, assumed))
+        return Checkpoint(self, config, weights, files.source, tensors.layout.name, files.paths, notes)
 
     @staticmethod
     def _config(
@@ -50,9 +53,12 @@ class DassFamily:
         tensors: key_layouts.DassTensors,
         given: Mapping[str, Any],
         labels: LabelNames,
+        assumed: list[str],
     ) -> DassConfig:
+        count = tensors.size("head.weight") if tensors.has_head else None
+        names = label_names(count, files.config, labels, assumed)
         values = hugging_face.front_end_fields(fields, files.preprocessor, given)
-        names = label_names(tensors.size("head.weight") if tensors.has_head else None, files.config, labels)
+        values = with_normalisation(values, names, files.config is not None, assumed)
         stages = range(len(tensors.depths))
         return DassConfig(
             depths=tensors.depths,
@@ -62,7 +68,7 @@ class DassFamily:
             stem_dim=tensors.size("stem.norm.weight"),
             labels=names,
             problem_type=given.get("problem_type", fields.get("problem_type")),
-            front_end=kaldi_front_end(values, len(names)),
+            front_end=KaldiFbank(**{name: values[name] for name in FRONT_END_FIELDS if name in values}),
         )
 
     def pack(self, ops: Ops, weights: DassWeights) -> DassWeights:

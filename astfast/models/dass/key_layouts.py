@@ -23,7 +23,6 @@ from astfast.ops import ConvNorm, Depthwise, LayerNorm, Linear, NormLinear, Scan
 EPS = 1e-5  # of every LayerNorm
 STATE = 2  # columns of a direction's projection beside those of its step: b and c
 DIRECTIONS = (1, 0, 3, 2)  # of the authors' scans, in the order of ``ops.Scan``
-DATA_PARALLEL = "module."  # torch's DataParallel puts it before every name
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class DassTensors:
 
 def fit(tensors: Iterable[str]) -> bool:
     """Whether most of these names are those of a DASS, in one of the layouts."""
-    names, _ = _unwrapped(tensors)
+    names = set(tensors)
     layout = _best_layout(names)
     return 2 * sum(name in names for name in _names(layout, _depths(names, layout), True).values()) > len(names)
 
@@ -103,7 +102,7 @@ def map_tensors(tensors: Mapping[str, LazyTensor], source: str, depths: Sequence
     ``depths`` come from a config; None reads them off the names. Raises CheckpointError, naming the first few, for
     tensors that are missing or that the layout doesn't have.
     """
-    names, prefix = _unwrapped(tensors)
+    names = set(tensors)
     layout = _best_layout(names)
     found = tuple(depths) if depths is not None else _depths(names, layout)
     if sum(found) > len(names):
@@ -112,24 +111,15 @@ def map_tensors(tensors: Mapping[str, LazyTensor], source: str, depths: Sequence
             "the file is whole and its config.json its own."
         )
     expected = _names(layout, found, any(name.startswith(f"{layout.head}.") for name in names))
-    missing = [prefix + name for name in expected.values() if name not in names]
-    unexpected = sorted(prefix + name for name in names - set(expected.values()))
+    missing = [name for name in expected.values() if name not in names]
+    unexpected = sorted(names - set(expected.values()))
     for problem, listed in (("lacks", missing), ("has, beside those of a DASS,", unexpected)):
         if listed:
             raise CheckpointError(
                 f"{source} (DASS, layout: {layout.name}, depths {'-'.join(map(str, found))}) {problem} {len(listed)} "
                 f"tensors: {_first(listed)}. Check that the file is whole and its config.json its own."
             )
-    in_file = {canonical: prefix + name for canonical, name in expected.items()}
-    return DassTensors(source, layout, found, {c: tensors[name] for c, name in in_file.items()}, in_file)
-
-
-def _unwrapped(tensors: Iterable[str]) -> tuple[set[str], str]:
-    """Names without the prefix of DataParallel, and that prefix if they have it."""
-    names = set(tensors)
-    wrapped = bool(names) and all(name.startswith(DATA_PARALLEL) for name in names)
-    prefix = DATA_PARALLEL if wrapped else ""
-    return {name.removeprefix(prefix) for name in names}, prefix
+    return DassTensors(source, layout, found, {c: tensors[name] for c, name in expected.items()}, expected)
 
 
 def _best_layout(names: set[str]) -> Layout:
