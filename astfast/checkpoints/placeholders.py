@@ -31,7 +31,7 @@ def refuse_placeholder(path: Path) -> None:
 
 
 def refuse_adapter(path: Path, source: str) -> None:
-    """Raises CheckpointError if this config of an adapter is there; transformers applies one to base weights beside it."""
+    """Raises CheckpointError if this config of an adapter exists; transformers applies it to weights beside it."""
     if not path.is_file():
         return
     try:
