@@ -53,7 +53,7 @@ class Findings:
     def __init__(self, name: str, notes: list[Note], strict: bool) -> None:
         self.name = name
         self.strict = strict
-        self._notes = notes
+        self.notes = notes
         self._said: set[str] = set()
 
     def mended(self, what: str) -> None:
@@ -67,7 +67,7 @@ class Findings:
     def _say(self, kind: str, what: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
-            self._notes.append(Note(f"{self.name}: {what}"))
+            self.notes.append(Note(f"{self.name}: {what}"))
 
 
 class View(io.RawIOBase):

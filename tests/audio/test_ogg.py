@@ -1,0 +1,54 @@
+"""Ogg: chained streams, and what is cut."""
+
+import numpy as np
+import pytest
+
+from astfast.audio.descriptors import taken
+from astfast.audio.inputs import load_audio, open_audio
+from astfast.audio.ogg import pages
+from tests.cases.odd_audio import tone
+from tests.cases.recordings import RATE, file_bytes
+
+X = tone(5.0, RATE)
+OGG = file_bytes(X, format="OGG", subtype="VORBIS")
+OTHER = file_bytes(X[::-1].copy(), format="OGG", subtype="VORBIS")
+OPUS = file_bytes(X, format="OGG", subtype="OPUS")
+
+
+@pytest.mark.parametrize(("first", "second"), [(OGG, OTHER), (OGG, OGG), (OPUS, OPUS)])
+def test_every_link_of_a_chain_is_read(first: bytes, second: bytes) -> None:
+    clip = load_audio(first + second)
+    np.testing.assert_allclose(clip.wave, np.concatenate([load_audio(x).wave for x in (first, second)]), atol=1e-6)
+    assert clip.notes == ()
+    assert open_audio(OGG + OTHER).duration is None
+    assert open_audio(OGG).duration == 5.0
+
+
+def test_junk_between_and_before_the_links_is_passed_over() -> None:
+    wave = load_audio(OGG).wave
+    np.testing.assert_array_equal(load_audio(b"\x55" * 500 + OGG).wave, wave)
+    assert len(load_audio(OGG + b"\x55" * 70_000 + OTHER).wave) == 2 * len(wave)
+
+
+def test_a_link_of_another_rate_is_told_of() -> None:
+    clip = load_audio(OGG + file_bytes(tone(1.0, 44_100), 44_100, format="OGG"))
+    assert len(clip.wave) == len(X)
+    assert "from 5.0 s on it has 1 channels at 44100 Hz: that is not read" in clip.notes[0].message
+
+
+def test_a_cut_file_is_read_to_its_last_whole_page_and_said_to_be_cut() -> None:
+    ends = [page.end for page in pages(taken(OGG, "x"), 0)]
+    assert ends[-1] == len(OGG)
+    clip = load_audio(OGG[: (ends[-2] + ends[-1]) // 2])
+    assert 0 < len(clip.wave) < len(X)
+    (note,) = clip.notes
+    assert "cut off" in note.message
+
+
+def test_a_damaged_page_is_told_of() -> None:
+    content = bytearray(OGG * 2)
+    starts = [page.start for page in pages(taken(bytes(content), "x"), 0)]
+    middle = starts[len(starts) // 4]
+    content[middle + 40 : middle + 60] = bytes(20)
+    clip = load_audio(bytes(content))
+    assert len(clip.wave) >= len(X)
