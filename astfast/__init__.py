@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from astfast.audio.mono import Channel
     from astfast.tagging.tagger import Tagger
     from astfast.volume.reading import Input
 
@@ -150,16 +151,25 @@ def convert(
     return export.convert(source, folder, dtype=dtype, force=force, **options)
 
 
-def load_audio(x: Any, *, sampling_rate: float | None = None, target_rate: int = 16_000) -> NDArray[np.float32]:
+def load_audio(
+    x: Any,
+    *,
+    sampling_rate: float | None = None,
+    target_rate: int = 16_000,
+    channel: Channel = "mean",
+    on_damage: str = "warn",
+) -> NDArray[np.float32]:
     """One input of ``Tagger.classify`` -> all of its samples, mono, float32 in [-1, 1] at ``target_rate``, [samples].
 
-    ``sampling_rate`` (Hz) is that of a bare array; without it ``target_rate`` is assumed, with a warning. Raises
-    AudioError for what is no audio.
+    - ``sampling_rate``: of a bare array, Hz; without it ``target_rate`` is assumed, with a warning.
+    - ``channel``, ``on_damage``: as in ``Tagger.classify``.
+
+    Raises AudioError for what is no audio, ValueError for an impossible option.
     """
     from astfast import notes
     from astfast.audio import inputs
 
-    clip = inputs.load_audio(x, sampling_rate, target_rate)
+    clip = inputs.load_audio(x, sampling_rate, target_rate, channel=channel, on_damage=on_damage)
     for note in clip.notes:
         notes.show(note)
     wave: NDArray[np.float32] = clip.wave

@@ -20,7 +20,6 @@ from astfast.audio.formats import READABLE, Format, recognise
 from astfast.audio.libsndfile import NO_SAMPLES, open_with_libsndfile
 from astfast.audio.parts import Findings, Refused
 from astfast.errors import AudioError
-from astfast.notes import Note
 
 SECONDS_PER_PIECE = 10.0  # of an AudioDecoder
 VALUES_PER_BLOCK = 1 << 18  # samples times channels that are decoded at a time: 1 MiB of float32
@@ -35,19 +34,16 @@ class DecodedAudio:
     blocks: Iterator[NDArray[np.float32]]  # [samples, channels] each, in [-1, 1]
 
 
-def open_file(
-    source: str | os.PathLike[str] | bytes | Any, name: str, notes: list[Note], strict: bool = False
-) -> DecodedAudio:
+def open_file(source: str | os.PathLike[str] | bytes | Any, findings: Findings) -> DecodedAudio:
     """Opens a path, the bytes of a file, a binary file object (read from its beginning; never closed), or what
     ``descriptors.taken`` made of one. The format is told from the content.
 
     All that decodes is kept: what is lost (the file is damaged, or shorter than its header says), and a header that
-    was mended, is added to ``notes`` as it is reached; with ``strict`` a loss raises AudioError. Raises AudioError for
-    what is no audio file, naming it by ``name``.
+    was mended, is told to ``findings`` as it is reached. Raises AudioError for what is no audio file.
     """
+    name = findings.name
     _check_soundfile(name)
     file = taken(source, name)
-    findings = Findings(name, notes, strict)
     form = recognise(file)
     refusal = ""
     if form.kind != "ffmpeg":

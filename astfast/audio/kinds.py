@@ -27,6 +27,7 @@ from astfast.audio.arrays import (
 )
 from astfast.audio.descriptors import name_of_file, taken
 from astfast.audio.files import DecodedAudio, open_decoder, open_file
+from astfast.audio.parts import Findings
 from astfast.audio.windows import is_number
 from astfast.errors import AudioError
 from astfast.notes import Note
@@ -59,14 +60,14 @@ class Source(NamedTuple):
         """The source with its own copy of an array."""
         return self if self.rate is None else self._replace(data=self.data.copy())
 
-    def open(self, notes: list[Note]) -> DecodedAudio:
-        """The source with its native rate and channels; ``notes`` gets what the caller should be warned of, also while
-        blocks are walked. Raises AudioError for what is no audio file."""
+    def open(self, findings: Findings) -> DecodedAudio:
+        """The source with its native rate and channels; ``findings`` gets what is odd about a file, also while blocks
+        are walked. Raises AudioError for what is no audio file."""
         if self.rate is not None:
             return DecodedAudio(self.rate, self.duration, blocks_of(self.data))
         if hasattr(self.data, "get_all_samples"):
             return open_decoder(self.data, self.name)
-        return open_file(self.data, self.name, notes)
+        return open_file(self.data, findings)
 
 
 def samples_read(samples: int, rate: int, native_rate: int) -> int:

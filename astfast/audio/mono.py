@@ -48,6 +48,8 @@ def to_mono(
         good = wave
         if not peak <= MAX_ABS_SAMPLE:
             good = wave[: int(np.argmin(np.abs(wave) <= MAX_ABS_SAMPLE))]
+            if not keep or not done + len(good):
+                raise not_finite(name, f"at {(done + len(good)) / rate:.3f} s")
         elif peak > SUSPICIOUS_PEAK and not suspicious:
             suspicious = True
             findings.notes.append(
@@ -62,9 +64,6 @@ def to_mono(
         if len(good):
             yield good
         if len(good) < len(wave):
-            error = not_finite(name, f"at {done / rate:.3f} s")
-            if not keep or not done:
-                raise error
             findings.lost(f"not finite from {done / rate:.3f} s on: what is before it is kept")
             return
     if not done:
@@ -81,7 +80,9 @@ def _numbered(blocks: Iterator[FloatArray], channel: int, name: str) -> Iterator
     for block in blocks:
         count = block.shape[1]
         if channel >= count:
-            raise AudioError(f"{name}: has {count} channel{'s' * (count > 1)}: channel {channel} is not there, 0 is the first")
+            raise AudioError(
+                f"{name}: has {count} channel{'s' * (count > 1)}: channel {channel} is not there, 0 is the first"
+            )
         yield np.ascontiguousarray(block[:, channel])
 
 

@@ -25,6 +25,7 @@ class Page(NamedTuple):
     end: int
     first: bool  # whether a stream begins with it
     serial: int  # of its stream
+    number: int  # in its stream, from 0
     time: int  # samples up to its end; none or a huge number where no packet ends in it
 
 
@@ -39,17 +40,20 @@ def ogg_parts(file: OpenFile, start: int, findings: Findings) -> Parts:
 def _next_link(file: OpenFile, start: int, ended: Ended, findings: Findings) -> int | None:
     """Where the link behind the one at ``start`` begins, None behind the last; says what was lost of that one."""
     opus = b"OpusHead" in os.pread(file.fd, 64, start)
-    following, last = None, start
-    first_time = time = 0  # in samples, of the ends of the first and of the last page with sound
+    following, last, before = None, start, -1
+    began = time = 0  # samples, by the pages' times; a stream that was tapped late does not begin at 0
     for page in pages(file, start):
         if page.first and time:
             following = page.start
             break
         last = page.end
         if 0 < page.time < FURTHEST and last <= file.size:
-            first_time, time = first_time or page.time, page.time
+            if not time and page.number != before + 1:
+                began = page.time
+            time = page.time
+        before = page.number
     rate = OPUS_RATE if opus else ended.rate
-    missing = (time - first_time) / rate - ended.samples / ended.rate
+    missing = (time - began) / rate - ended.samples / ended.rate
     if missing > MISSING:
         findings.lost(f"damaged after {ended.samples / ended.rate:.1f} s: about {missing:.1f} s are missing")
     elif last > file.size:
@@ -81,11 +85,11 @@ def pages(file: OpenFile, at: int) -> Iterator[Page]:
             at = found
             continue
         if len(head) < 27 or len(head) < 27 + head[26]:
-            yield Page(at, file.size + 1, first=False, serial=0, time=0)  # cut
+            yield Page(at, file.size + 1, first=False, serial=0, number=0, time=0)  # cut
             return
         end = at + 27 + head[26] + sum(head[27 : 27 + head[26]])
-        time, serial = struct.unpack_from("<QI", head, 6)
-        yield Page(at, end, bool(head[5] & FIRST_PAGE), serial, time)
+        time, serial, number = struct.unpack_from("<QII", head, 6)
+        yield Page(at, end, bool(head[5] & FIRST_PAGE), serial, number, time)
         at = end
 
 

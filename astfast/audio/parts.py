@@ -51,9 +51,9 @@ class Findings:
     """
 
     def __init__(self, name: str, notes: list[Note], strict: bool) -> None:
-        self.name = name
+        self.name = name  # of the file, in messages
         self.strict = strict
-        self.notes = notes
+        self.notes = notes  # for the caller
         self._said: set[str] = set()
 
     def mended(self, what: str) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from astfast import notes
 from astfast.audio.arrays import checked_rate
-from astfast.audio.inputs import Clip, as_source, load_audio, only_audio_errors, open_audio
+from astfast.audio.inputs import Clip, as_source, checked_damage, load_audio, only_audio_errors, open_audio
 from astfast.audio.kinds import Source
+from astfast.audio.mono import Channel, checked_channel
 from astfast.audio.windows import Window, window_samples, windows
 from astfast.errors import AudioError
 from astfast.notes import Note
@@ -30,8 +31,8 @@ Submit: TypeAlias = Callable[[Load], Load]
 class ReadOptions:
     """What of each input is read: its beginning, or all of it in windows.
 
-    Raises ValueError for a window or hop that is not a number of seconds or shorter than a frame, AudioError (a
-    ValueError) for an impossible sampling rate.
+    Raises ValueError for a window or hop that is not a number of seconds or shorter than a frame, and for another
+    ``channel`` or ``on_damage``; AudioError (a ValueError) for an impossible sampling rate.
     """
 
     rate: int  # Hz, of the model
@@ -42,8 +43,12 @@ class ReadOptions:
     int16: bool = False  # whether the model takes such samples as they are
     ahead: int = AHEAD  # inputs that are taken before the first one is handed on
     prefetch: int | None = None  # inputs that are taken before the first result; None: ``ahead`` and a full batch
+    channel: Channel = "mean"  # or "max", or a channel's number
+    on_damage: str = "warn"  # or "error"
 
     def __post_init__(self) -> None:
+        checked_channel(self.channel)
+        checked_damage(self.on_damage)
         if self.sampling_rate is not None:
             checked_rate(self.sampling_rate, "sampling_rate")
         if self.window is not None:
@@ -171,7 +176,15 @@ def _taken(x: Any, options: ReadOptions) -> Clip | AudioError | Source:
 
 def _loaded(source: Source, options: ReadOptions) -> Clip | AudioError:
     try:
-        return load_audio(source, None, options.rate, options.samples, int16=options.int16)
+        return load_audio(
+            source,
+            None,
+            options.rate,
+            options.samples,
+            int16=options.int16,
+            channel=options.channel,
+            on_damage=options.on_damage,
+        )
     except AudioError as error:
         return error
 
@@ -196,7 +209,9 @@ def _windows_of(x: Any, options: ReadOptions) -> Iterator[Window | AudioError]:
     assert options.window is not None
     shown = 0
     try:
-        stream = open_audio(x, options.sampling_rate, options.rate)
+        stream = open_audio(
+            x, options.sampling_rate, options.rate, channel=options.channel, on_damage=options.on_damage
+        )
         with contextlib.closing(stream.blocks):
             found = windows(stream.blocks, options.rate, options.window, options.hop)
             while True:

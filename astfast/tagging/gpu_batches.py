@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from astfast.audio.arrays import MAX_CHANNELS, rate_of_array
-from astfast.audio.inputs import SUSPICIOUS_PEAK, not_finite
 from astfast.audio.kinds import check_two_rows, samples_read
+from astfast.audio.mono import SUSPICIOUS_PEAK, not_finite
 from astfast.audio.prefetch import ReadOptions, truncated
 from astfast.audio.windows import Window
 from astfast.engines.base import DeviceBatch, Engine

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from astfast import notes
 from astfast.audio.kinds import expand_batch
+from astfast.audio.mono import Channel
 from astfast.audio.prefetch import AHEAD, Part, ReadOptions, iter_windows
 from astfast.audio.windows import Window, is_whole
 from astfast.engines.base import Batch, Engine
@@ -52,15 +53,26 @@ def read_options(
     window: float | None = None,
     hop: float | None = None,
     prefetch: int | None = None,
+    channel: Channel = "mean",
+    on_damage: str = "warn",
 ) -> ReadOptions:
-    """What to read of each input for this engine. Raises ValueError for an impossible window, hop or prefetch."""
+    """What to read of each input for this engine. Raises ValueError for an impossible option."""
     ahead = AHEAD
     if prefetch is not None:
         if not is_whole(prefetch):
             raise ValueError(f"prefetch is {prefetch!r}: it must be a whole number of at least 1, or None")
         ahead = prefetch - min(prefetch, engine.preferred_batch_size) + 1
     return ReadOptions(
-        engine.sampling_rate, engine.input_samples, sampling_rate, window, hop, engine.accepts_int16, ahead, prefetch
+        engine.sampling_rate,
+        engine.input_samples,
+        sampling_rate,
+        window,
+        hop,
+        engine.accepts_int16,
+        ahead,
+        prefetch,
+        channel,
+        on_damage,
     )
 
 

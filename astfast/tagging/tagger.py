@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
 from astfast.audio.kinds import Many, One
+from astfast.audio.mono import Channel
 from astfast.audio.spectrograms import check_spectrograms
 from astfast.engines.base import Engine, FloatArray
 from astfast.engines.lazy import LazyEngine
@@ -59,6 +60,8 @@ class Tagger:
         window: float | None = None,
         hop: float | None = None,
         aggregate: Aggregate = "mean",
+        channel: Channel = "mean",
+        on_damage: str = "warn",
         on_error: OnError = "raise",
     ) -> Any:
         """The tags of one input, ``[{"score", "label"}, ...]`` best first, or a list of those for a batch.
@@ -70,13 +73,16 @@ class Tagger:
           reads at a time, and a longer clip warns; with it, windows every ``hop`` seconds (default: the window) are
           scored, and a window that is longer than the model's input in parts of that length.
         - ``aggregate``: "mean" or "max" of the windows' scores, and of the scores of a window's parts.
+        - ``channel``: "mean" of the channels, the number of one (from 0), or "max", the one with the greatest energy.
+        - ``on_damage``: "warn" keeps what decodes of a damaged or cut file and warns, "error" refuses the file.
         - ``on_error``: "raise", or "return" ``{"error": message}`` for a bad input and the tags of all others.
 
         Raises AudioError for a bad input, ValueError for an impossible option.
         """
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
-        inputs, single = pipeline.inputs_of(engine, batch, read := read_options(engine, sampling_rate, window, hop))
+        read = read_options(engine, sampling_rate, window, hop, None, channel, on_damage)
+        inputs, single = pipeline.inputs_of(engine, batch, read)
         tags = pipeline.tags(engine, inputs, read, options)
         return next(tags) if single else list(tags)
 
@@ -91,6 +97,8 @@ class Tagger:
         window: float | None = None,
         hop: float | None = None,
         aggregate: Aggregate = "mean",
+        channel: Channel = "mean",
+        on_damage: str = "warn",
         prefetch: int | None = None,
         on_error: OnError = "raise",
     ) -> Iterator[list[Tag] | ErrorRecord]:
@@ -102,7 +110,7 @@ class Tagger:
         """
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
-        read = read_options(engine, sampling_rate, window, hop, prefetch)
+        read = read_options(engine, sampling_rate, window, hop, prefetch, channel, on_damage)
         return pipeline.tags(engine, pipeline.stream_of(inputs), read, options)
 
     @overload
@@ -128,6 +136,8 @@ class Tagger:
         window: float | None = None,
         hop: float | None = None,
         aggregate: Aggregate = "mean",
+        channel: Channel = "mean",
+        on_damage: str = "warn",
         on_error: OnError = "raise",
     ) -> Any:
         """The tags of every window of one input, ``[{"start", "end", "tags"}, ...]``, or a list of those for a batch.
@@ -138,7 +148,8 @@ class Tagger:
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
         window = engine.input_samples / engine.sampling_rate if window is None else window
-        inputs, single = pipeline.inputs_of(engine, batch, read := read_options(engine, sampling_rate, window, hop))
+        read = read_options(engine, sampling_rate, window, hop, None, channel, on_damage)
+        inputs, single = pipeline.inputs_of(engine, batch, read)
         segments = pipeline.segments(engine, inputs, read, options)
         return next(segments) if single else list(segments)
 
@@ -153,6 +164,8 @@ class Tagger:
         window: float | None = None,
         hop: float | None = None,
         aggregate: Aggregate = "mean",
+        channel: Channel = "mean",
+        on_damage: str = "warn",
         prefetch: int | None = None,
         on_error: OnError = "raise",
     ) -> Iterator[tuple[int, Segment | ErrorRecord]]:
@@ -164,7 +177,7 @@ class Tagger:
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
         window = engine.input_samples / engine.sampling_rate if window is None else window
-        read = read_options(engine, sampling_rate, window, hop, prefetch)
+        read = read_options(engine, sampling_rate, window, hop, prefetch, channel, on_damage)
         return pipeline.segments_as_scored(engine, pipeline.stream_of(inputs), read, options)
 
     def scores(self, batch: Any, *, sampling_rate: float | None = None, activation: str = "auto") -> FloatArray:

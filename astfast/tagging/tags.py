@@ -9,6 +9,7 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.audio.mono import Channel
 from astfast.audio.windows import is_number, is_whole
 from astfast.scores import ACTIVATIONS, AGGREGATES, top_k
 
@@ -43,6 +44,8 @@ class TagArgs(TypedDict, total=False):
     window: float | None
     hop: float | None
     aggregate: Aggregate
+    channel: Channel
+    on_damage: str
 
 
 class ErrorRecord(TypedDict):

@@ -107,8 +107,14 @@ def test_samples_that_are_not_finite_are_found(bad: float, position: int) -> Non
     for x in (at_16k(samples), at_16k(np.stack([np.zeros_like(samples), samples]))):
         with pytest.raises(AudioError, match=f"at {position / RATE:.3f} s"):
             load_audio(x)
+    content = file_bytes(samples, format="WAV", subtype="FLOAT")
     with pytest.raises(AudioError, match="not finite"):
-        load_audio(file_bytes(samples, format="WAV", subtype="FLOAT"))
+        load_audio(content, on_damage="error")
+    if position:
+        assert len(load_audio(content).wave) == position
+    else:
+        with pytest.raises(AudioError, match="not finite"):
+            load_audio(content)
     with pytest.raises(AudioError, match="not finite"):
         load_audio(np.float64([0, 1e300]), sampling_rate=RATE)
 

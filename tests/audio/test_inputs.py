@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astfast.audio import files as decoding
-from astfast.audio import inputs as audio
 from astfast.audio.arrays import HIGHEST_RATE, LOWEST_RATE
 from astfast.audio.inputs import load_audio, open_audio
 from astfast.audio.kinds import expand_batch
+from astfast.audio.mono import SUSPICIOUS_PEAK
 from astfast.errors import AudioError
 from tests.cases.recordings import RATE, at_16k, file_bytes
 
@@ -85,19 +85,6 @@ def test_channels_of_a_file_are_averaged(wave: np.ndarray, channels: int) -> Non
     spread = np.stack([wave * scale for scale in np.linspace(0, 1, channels)], axis=1)
     clip = load_audio(file_bytes(spread, format="WAV", subtype="FLOAT"))
     np.testing.assert_allclose(clip.wave, wave / 2, atol=1e-7)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 7, 40])
-@pytest.mark.filterwarnings("error")
-def test_channels_are_added_as_the_mean_of_float32_would_be(channels: int) -> None:
-    block = np.random.default_rng(channels).standard_normal((5000, channels)).astype(np.float32)
-    mean = audio.mean_of_channels(block)
-    if channels < 8:  # numpy's mean adds more than 8 in another order
-        np.testing.assert_array_equal(mean, block.mean(axis=1, dtype=np.float32))
-    np.testing.assert_allclose(mean, block.mean(axis=1, dtype=np.float64), atol=channels * 2**-23)
-    block[:] = [3e38] * channels
-    with np.errstate(all="raise"):
-        assert np.isinf(audio.mean_of_channels(block)).all() == (channels > 1)
 
 
 @pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 44_100, 48_000, 192_000])
@@ -271,7 +258,7 @@ def test_a_bare_array_without_a_rate_has_a_note_and_is_16_khz(wave: np.ndarray) 
 
 
 @pytest.mark.parametrize(
-    ("peak", "warns"), [(audio.SUSPICIOUS_PEAK, False), (np.nextafter(np.float32(audio.SUSPICIOUS_PEAK), 99), True)]
+    ("peak", "warns"), [(SUSPICIOUS_PEAK, False), (np.nextafter(np.float32(SUSPICIOUS_PEAK), 99), True)]
 )
 def test_integer_samples_in_a_float_array_have_a_note(peak: float, warns: bool) -> None:
     clip = load_audio(at_16k(np.float32([0, peak, -peak])))

@@ -99,7 +99,7 @@ def test_frames_are_found_behind_junk(junk: bytes) -> None:
 
 def test_half_a_file_is_half_as_long_and_said_to_be() -> None:
     length, notes = seconds(MP3[: len(MP3) // 2])
-    assert length == pytest.approx(1.5, abs=0.15)
+    assert length == pytest.approx(1.5, abs=0.25)
     (note,) = notes
     assert f"its header counts 3.0 s, {length:.1f} s decode" in note
     assert seconds(without_info(MP3)[: len(MP3) // 2])[1] == []  # nothing tells

@@ -10,6 +10,7 @@ from tests.cases.odd_audio import tone
 from tests.cases.recordings import RATE, file_bytes
 
 X = tone(5.0, RATE)
+NOISE = file_bytes(np.random.default_rng(0).standard_normal(20 * RATE) / 8, format="OGG", subtype="VORBIS")
 OGG = file_bytes(X, format="OGG", subtype="VORBIS")
 OTHER = file_bytes(X[::-1].copy(), format="OGG", subtype="VORBIS")
 OPUS = file_bytes(X, format="OGG", subtype="OPUS")
@@ -37,18 +38,20 @@ def test_a_link_of_another_rate_is_told_of() -> None:
 
 
 def test_a_cut_file_is_read_to_its_last_whole_page_and_said_to_be_cut() -> None:
-    ends = [page.end for page in pages(taken(OGG, "x"), 0)]
-    assert ends[-1] == len(OGG)
-    clip = load_audio(OGG[: (ends[-2] + ends[-1]) // 2])
-    assert 0 < len(clip.wave) < len(X)
+    found = list(pages(taken(NOISE, "x"), 0))
+    assert found[-1].end == len(NOISE)
+    middle = found[len(found) // 2]
+    clip = load_audio(NOISE[: (middle.start + middle.end) // 2])
+    assert len(clip.wave) == pytest.approx(found[len(found) // 2 - 1].time, abs=2000)
     (note,) = clip.notes
-    assert "cut off" in note.message
+    assert "cut off in the middle of an Ogg page" in note.message
 
 
 def test_a_damaged_page_is_told_of() -> None:
-    content = bytearray(OGG * 2)
-    starts = [page.start for page in pages(taken(bytes(content), "x"), 0)]
-    middle = starts[len(starts) // 4]
-    content[middle + 40 : middle + 60] = bytes(20)
+    content = bytearray(NOISE)
+    found = list(pages(taken(NOISE, "x"), 0))
+    content[found[len(found) // 2].start + 100] ^= 0xFF
     clip = load_audio(bytes(content))
-    assert len(clip.wave) >= len(X)
+    assert 18 * RATE < len(clip.wave) < 20 * RATE
+    (note,) = clip.notes
+    assert "s are missing" in note.message

@@ -95,7 +95,7 @@ def test_a_size_that_wrapped_at_4_gib_is_seen_through(tmp_path: Path) -> None:
 
 
 def test_more_than_4_gib_get_a_header_that_counts_them() -> None:
-    from astfast.audio.wav import Header, with_new_header  # noqa: PLC0415
+    from astfast.audio.wav import Header, with_new_header
 
     part = with_new_header(Header(wav(b"")[20:36], 44, 0), 2**33)
     assert part.prefix[:4] == b"RF64"
