@@ -53,9 +53,10 @@ def _next_link(file: OpenFile, start: int, ended: Ended, findings: Findings) -> 
             time = page.time
         before = page.number
     rate = OPUS_RATE if opus else ended.rate
-    missing = (time - began) / rate - ended.samples / ended.rate
+    decoded = ended.samples / ended.rate
+    missing = (time - began) / rate - decoded
     if missing > MISSING:
-        findings.lost(f"damaged after {ended.samples / ended.rate:.1f} s: about {missing:.1f} s are missing")
+        findings.lost(f"damaged in the middle: about {missing:.1f} s are missing, {decoded:.1f} s decode")
     elif last > file.size:
         findings.lost("cut off in the middle of an Ogg page: what is before it is read")
     return following

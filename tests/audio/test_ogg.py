@@ -54,4 +54,4 @@ def test_a_damaged_page_is_told_of() -> None:
     clip = load_audio(bytes(content))
     assert 18 * RATE < len(clip.wave) < 20 * RATE
     (note,) = clip.notes
-    assert "s are missing" in note.message
+    assert "about 0.9 s are missing" in note.message
