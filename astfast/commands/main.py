@@ -13,7 +13,6 @@ import atexit
 import importlib
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
@@ -74,6 +73,8 @@ def _told(error: Exception, options: argparse.Namespace) -> int:
     if isinstance(error, MemoryError):
         terminal.print_error("no memory left: close other programs, or take a smaller model or shorter windows")
     else:
+        import traceback
+
         terminal.print_bug("".join(traceback.format_exception(error)))
     return UNEXPECTED
 

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
-from astfast.models.ast.family import AST
-from astfast.models.base import Family
-from astfast.models.dass.family import DASS
+from collections.abc import Callable, Iterator
 
-FAMILIES: tuple[Family, ...] = (AST, DASS)
+from astfast.models.base import Family
+
+
+def _ast() -> Family:
+    from astfast.models.ast.family import AST
+
+    return AST
+
+
+def _dass() -> Family:
+    from astfast.models.dass.family import DASS
+
+    return DASS
+
+
+FAMILIES: tuple[Callable[[], Family], ...] = (_ast, _dass)  # in the order in which they are asked
+
+
+def families() -> Iterator[Family]:
+    """All families, each imported when it is reached: most processes load a model of the first."""
+    return (family() for family in FAMILIES)

@@ -32,7 +32,8 @@ def load(
 
     Raises CheckpointError for a checkpoint that can't be found, read or mapped, TypeError for an unknown keyword.
     """
-    _check_keywords(config, frozenset().union(*(family.fields for family in models.FAMILIES)), "a checkpoint")
+    if config:
+        _check_keywords(config, frozenset().union(*(family.fields for family in models.families())), "a checkpoint")
     return from_files(find(source, revision, cache_dir, local_files_only), config, labels)
 
 
@@ -41,11 +42,11 @@ def from_files(
 ) -> Checkpoint:
     """The checkpoint that opened files are, read by the first family that recognises them. Errors as ``load``."""
     overrides = overrides or {}
-    for family in models.FAMILIES:
+    for family in models.families():
         if family.recognises(files):
             _check_keywords(overrides, family.fields, f"{files.source} ({family.name})")
             return family.read(files, overrides, labels)
-    *others, last = (family.name for family in models.FAMILIES)
+    *others, last = (family.name for family in models.families())
     known = f"{', '.join(others)} or {last}" if others else last
     model_type = (files.config or {}).get("model_type")
     if model_type is not None:
@@ -54,7 +55,7 @@ def from_files(
     listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
     raise CheckpointError(
         f"{files.source} is no {known} checkpoint: its tensors ({listed}) fit none of the layouts "
-        f"{'; '.join(layout for family in models.FAMILIES for layout in family.layouts)}."
+        f"{'; '.join(layout for family in models.families() for layout in family.layouts)}."
     )
 
 

@@ -93,7 +93,7 @@ class Toy:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A toy checkpoint with random weights, while the family is one of astfast's."""
-    monkeypatch.setattr(models, "FAMILIES", (*models.FAMILIES, Toy()))
+    monkeypatch.setattr(models, "FAMILIES", (*models.FAMILIES, Toy))
     rng = np.random.default_rng(0)
     width = 32
     shapes = {"patches": (width, PATCH * PATCH), "norm": (width,), "head.norm": (width,), "head": (LABELS, width)}
