@@ -23,6 +23,26 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """A whole number of at least 0, for ``type=`` of an argument."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def duration(text: str) -> float:
+    """A finite number of at least 0, for ``type=`` of an argument."""
+    value = _parsed(text)
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between, for ``type=`` of an argument."""
+    return [name.strip() for name in text.split(",")]
+
+
 def score(text: str) -> float:
     """A number from 0 to 1, for ``type=`` of an argument."""
     value = _parsed(text)

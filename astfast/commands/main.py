@@ -2,8 +2,8 @@
 
 Exit status: 0 everything succeeded; 1 something failed that was named on standard error (``tag``: some inputs, the
 others are tagged; ``doctor``: no backend can run); 2 the command could not start (usage, checkpoint or backend);
-70 something unexpected (no memory left, or a bug); 74 standard output can't be written to, such as on a full disk, and
-what came before is there; 130 interrupted.
+70 something unexpected (no memory left, or a bug); 74 standard output or the output folder can't be written to, such as
+on a full disk, and what came before is there; 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from astfast.commands import terminal
-from astfast.errors import AstfastError
+from astfast.errors import AstfastError, OutputError
 from astfast.version import __version__
 
 COMMANDS = {
@@ -28,7 +28,7 @@ COMMANDS = {
     "doctor": "show what this machine can run, and why not",
     "convert": "write a checkpoint as a Hugging Face folder",
 }
-SUCCESS, FAILURE, NOT_STARTED, UNEXPECTED, OUTPUT_FAILED, INTERRUPTED = 0, 1, 2, 70, 74, 130
+SUCCESS, FAILURE, NOT_STARTED, UNEXPECTED, OUTPUT_FAILED, SIGNALLED, INTERRUPTED = 0, 1, 2, 70, 74, 128, 130
 
 
 def entry() -> NoReturn:
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_, **__: terminal.print_warning(_in_options(message, options))
         try:
             return SUCCESS if options.run(options) else FAILURE
-        except KeyboardInterrupt:
-            return INTERRUPTED
+        except KeyboardInterrupt as error:  # with the number of the signal where it was another one
+            return SIGNALLED + error.args[0] if error.args else INTERRUPTED
         except BrokenPipeError:  # the reader of our output, such as `head`, has stopped: not an error
             terminal.discard_output()
             return SUCCESS
@@ -65,7 +65,8 @@ def _told(error: Exception, options: argparse.Namespace) -> int:
     """Prints an error; the exit status that it stands for."""
     if isinstance(error, AstfastError):
         terminal.print_error(_in_options(error, options))
-        return NOT_STARTED
+        full_disk = isinstance(error, OutputError) and isinstance(error.__cause__, OSError)
+        return OUTPUT_FAILED if full_disk else NOT_STARTED
     if isinstance(error, terminal.OutputError):
         terminal.discard_output()
         terminal.print_error(f"standard output can't be written to ({error}): results from here on are lost")

@@ -1,4 +1,4 @@
-"""Command ``astfast tag``: audio files in, tags on standard output."""
+"""Command ``astfast tag``: audio files in, tags on standard output or in a folder (``tag_volume``)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from astfast import Tagger
 
 STANDARD_INPUT = "-"
+# Of which each makes a run, also of a single file.
+VOLUME_OPTIONS = (
+    *("out", "list", "labels", "thresholds", "merge", "shortest", "shard", "urls", "decoders", "scores", "embeddings"),
+    *("retry", "overwrite", "max_failures", "fail_fast", "order"),
+)
+OUT_FORMATS = ("jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope")
 
 
 class _StandardInput:
@@ -33,12 +39,21 @@ class _StandardInput:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's description and arguments."""
-    parser.description = "Tag audio files. Results go to standard output, errors to standard error, each at once."
+    parser.description = (
+        "Tag audio files. Results go to standard output, errors to standard error, each at once; or into a folder, in "
+        "which the same command goes on where it was stopped."
+    )
     parser.epilog = (
         "Exit status: 0 all files tagged, 1 some could not be read, 2 nothing was tagged, 74 the output can't be "
-        "written, 130 interrupted."
+        "written, 130 interrupted, 143 terminated."
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio file; - reads one from standard input")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="audio file, folder, glob, manifest (.jsonl, .csv, .tsv), tar, Parquet or Arrow file; - reads an audio "
+        "file from standard input",
+    )
     parser.add_argument("--model", help=arguments.MODEL_HELP)
     parser.add_argument(
         "--top-k", type=arguments.count, default=5, metavar="K", help="tags per file or window (default: 5)"
@@ -59,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="from the start of a window to the next; needs --window (default: its length)",
     )
     parser.add_argument(
-        "--format", choices=FORMATS, default="text", metavar="FORMAT", help="output: %(choices)s (default: text)"
+        "--format",
+        type=arguments.names,
+        metavar="FORMAT",
+        help=f"output: {', '.join(FORMATS)} (default: text); with --out one or more of {', '.join(OUT_FORMATS)}, "
+        "with commas between (default: jsonl)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
@@ -69,13 +88,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PRECISION",
         help="%(choices)s; a backend has some of these, see astfast doctor (default: auto)",
     )
+    _add_volume_arguments(parser)
     parser.set_defaults(usage_error=parser.error)
+
+
+def _add_volume_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("many files").add_argument
+    add("--out", metavar="DIR", help="write results into this folder, and go on with what is there")
+    add("--from", dest="list", metavar="LIST", help="file with a name a line, or a manifest; - is standard input")
+    add("-0", "--null", action="store_true", help="names in LIST end with NUL bytes instead of lines")
+    add("--root", default="", metavar="DIR", help="folder that relative names in lists and manifests are relative to")
+    add("--urls", type=arguments.number, metavar="MB", help="fetch URLs, up to this size each; needs fsspec")
+    add("--shard", metavar="I/N", help="tag one of N shares of the files, I from 0, in a folder of its own")
+    add("--labels", metavar="LIST", help="file of the labels that may be tags, one a line")
+    add("--thresholds", metavar="LIST", help="file of thresholds of single labels: JSON, or lines label,threshold")
+    add("--merge", type=arguments.duration, metavar="SECONDS", help="join tags of windows no further apart than this")
+    add("--shortest", type=arguments.duration, metavar="SECONDS", help="leave out joined tags that are shorter")
+    add("--scores", action="store_true", help="also write the scores of all labels (Parquet)")
+    add("--embeddings", choices=("parquet", "npy"), help="also write embeddings: %(choices)s")
+    add("--order", action="store_true", help="keep the order of the files in --out")
+    add("--retry", action="store_true", help="try again what failed in earlier runs")
+    add("--overwrite", action="store_true", help="begin anew in DIR")
+    add("--max-failures", type=arguments.whole, metavar="N", help="stop once more than N files have failed")
+    add("--fail-fast", action="store_true", help="stop at the first file that fails")
+    add("--decoders", type=arguments.count, metavar="N", help="threads that decode")
+    add("--progress", choices=("auto", "json", "off"), default="auto", help="%(choices)s: a line, or JSON on stderr")
 
 
 def run(options: argparse.Namespace) -> bool:
     """Tags the files; whether all of them could be read."""
     if options.hop is not None and options.window is None:
         options.usage_error("--hop needs --window")
+    if not options.files and options.list is None:
+        options.usage_error("name a FILE, or a list of them with --from")
+    _check_formats(options)
     if options.files.count(STANDARD_INPUT) > 1:
         options.usage_error("standard input (-) can be read once only")
 
@@ -84,13 +130,32 @@ def run(options: argparse.Namespace) -> bool:
     environment.without_blas_threads()
 
     import astfast
+    from astfast.volume import names
 
+    if any(getattr(options, name) not in (None, False) for name in VOLUME_OPTIONS) or any(
+        map(names.is_many, options.files)
+    ):
+        from astfast.commands import tag_volume
+
+        return tag_volume.run(options)
     tagger = astfast.load(options.model, device=options.device, precision=options.precision)
-    printer = ResultPrinter(options.format, windows=options.window is not None)
+    printer = ResultPrinter(options.format[0], windows=options.window is not None)
     for number, result in progress(_results(tagger, options), len(options.files)):
         printer.print_result(number, options.files[number], result)
     printer.finish()
     return not printer.errors
+
+
+def _check_formats(options: argparse.Namespace) -> None:
+    """Sets the formats that are not given, and ends with a usage error for one that is unknown."""
+    known = FORMATS if options.out is None else OUT_FORMATS
+    options.format = options.format or [known[0]]
+    for name in options.format:
+        if name not in known:
+            needs = " needs --out" if name in OUT_FORMATS else f" is not one of {', '.join(known)}"
+            options.usage_error(f"--format {name}{needs}")
+    if options.out is None and len(options.format) > 1:
+        options.usage_error("--format: one at a time, unless into a folder (--out)")
 
 
 def _results(tagger: Tagger, options: argparse.Namespace) -> Iterator[tuple[int, Any]]:

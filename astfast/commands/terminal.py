@@ -178,6 +178,24 @@ def progress(results: Iterable[tuple[int, T]], total: int) -> Iterator[tuple[int
         _write_error("", end="")
 
 
+def print_counter(line: str, end: str = "") -> None:
+    """Prints a line about progress on standard error, in place of the one before."""
+    _write_error(escaped(line), end=end)
+
+
+def clear_counter() -> None:
+    """Erases the line about progress."""
+    _write_error("", end="")
+
+
+def print_event(event: str, values: Mapping[str, Any]) -> None:
+    """Prints an event as a line of JSON on standard error: its name, the time in seconds since 1970, and more."""
+    import json
+
+    line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
+    print(line, file=sys.stderr, flush=True)
+
+
 def print_text(text: str) -> None:
     """Prints lines to standard output, at once."""
     write("\n".join(map(escaped, text.split("\n"))))

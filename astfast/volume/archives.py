@@ -11,11 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from astfast.errors import AstfastError, AudioError
-from astfast.volume.folders import is_audio
 from astfast.volume.items import Item, Roots, carried, file_stamp, of_row
+from astfast.volume.names import is_audio
 
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-TABLE_SUFFIXES = (".parquet", ".arrow")
 TABLE_ROWS = 32  # that are read at a time: their audio is held in memory
 LARGEST_MEMBER = 1 << 30  # bytes of a file inside a tar, which is held whole
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from astfast.errors import AudioError
 from astfast.volume.items import Item
-
-# What audio and video files are called; others in a folder are left alone.
-AUDIO_NAME = re.compile(
-    r"\.(wav|wave|flac|ogg|oga|opus|mp[23]|mpga|aif|aiff|aifc|au|snd|caf|w64|rf64|m4[ab]|mp4|aac|web[ma]|mk[av]|mov|wma|amr|"
-    r"3gp|e?ac3|wv|ape|tta|avi|ts)",
-    re.IGNORECASE,
-)
+from astfast.volume.names import is_audio
 
 
 def walk(folder: str, seen: set[tuple[int, int]], passed_over: Counter[str]) -> Iterator[Item]:
@@ -52,11 +45,6 @@ def walk(folder: str, seen: set[tuple[int, int]], passed_over: Counter[str]) -> 
             else:
                 passed_over["not audio"] += 1
         folders += reversed(subfolders)
-
-
-def is_audio(name: str) -> bool:
-    """Whether a file is audio by the ending of its name."""
-    return AUDIO_NAME.fullmatch(Path(name).suffix) is not None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from astfast.errors import AudioError
+from astfast.volume.names import is_url
 from astfast.volume.remote import Remote
 
 PATH_COLUMNS = ("path", "audio", "file")  # of a manifest: the first that it has names the audio
@@ -51,11 +52,6 @@ def file_stamp(path: Any) -> str:
     except (OSError, ValueError):
         return ""
     return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def is_url(text: str) -> bool:
-    """Whether a name is an address such as s3://bucket/key, and no path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
 def of_name(name: str, roots: Roots) -> Item:

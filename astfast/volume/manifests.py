@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from astfast.errors import AstfastError, AudioError
+from astfast.volume import names
 from astfast.volume.items import PATH_COLUMNS, Item, Roots, of_name, of_row
 
 READ_BYTES = 1 << 16
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv")
 
 
 def lines(file: BinaryIO, roots: Roots, zero: bool = False) -> Iterator[Item]:
@@ -56,7 +56,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
 
 def from_file(path: str, roots: Roots, zero: bool = False) -> Iterator[Item]:
     """The inputs that a file lists: a manifest by the ending of its name, else names one a line."""
-    if path.lower().endswith(SUFFIXES):
+    if path.lower().endswith(names.MANIFESTS):
         yield from manifest(path, roots)
         return
     with _opened(path) as file:

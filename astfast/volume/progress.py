@@ -109,6 +109,8 @@ class Progress:
             parts.append(f"{sum(self.failed.values())} failed ({kinds})")
         if self.failed_before:
             parts.append(f"{self.failed_before} failed before")
+        if not self.done:
+            return ", ".join(parts)
         audio = f"{self.seconds / 3600:.2f} h of audio in {_duration(self.elapsed)}, {self.real_time:.0f} x real time"
         return f"{', '.join(parts)}; {audio}; {self.bound()}"
 

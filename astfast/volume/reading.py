@@ -31,6 +31,7 @@ SLICE = 16  # windows of one input in a row
 LISTED_BYTES = 64 << 20  # of items that wait for a decoder, with the audio that they hold
 ITEM_BYTES = 1_000  # about what an item takes beside its audio
 PATIENCE = 0.1  # seconds that the model waits for a batch to fill up, if something is there for it
+CLOSING = 0.5  # seconds that threads have to come to their end
 AHEAD_IN_ORDER = 10_000  # inputs that may be done before the one whose turn it is
 
 
@@ -218,8 +219,9 @@ class Reader:
             self._stopped = True
             for condition in (self._may_list, self._may_decode, self._may_run):
                 condition.notify_all()
+        end = time.monotonic() + CLOSING
         for thread in self._threads:
-            thread.join(timeout=0.5)
+            thread.join(max(0.0, end - time.monotonic()))
 
     @property
     def total(self) -> int:

@@ -25,6 +25,11 @@ from astfast.volume.scoring import Scoring
 
 WRITE_AHEAD = 1_000  # records that wait for the disk, at most
 
+
+class TooManyFailures(AstfastError):
+    """More inputs of a run have failed than were allowed."""
+
+
 Event = tuple[Input, Row | None]  # a row of an input, or None once it is done or has failed
 
 
@@ -45,7 +50,7 @@ class Plan(NamedTuple):
 def events(plan: Plan, progress: Progress, journal: Journal | None = None) -> Iterator[Event]:
     """The rows of all inputs as they come, each input ended by None; in the order of the list if the plan says so.
 
-    Inputs that the journal holds are left out, and those whose id was listed before. Raises AstfastError once more
+    Inputs that the journal holds are left out, and those whose id was listed before. Raises TooManyFailures once more
     inputs than the plan allows have failed, and what listing raises.
     """
     reader = Reader(_new(plan.items, progress, journal), plan.read, plan.decoders, plan.batch_size, plan.in_order)
@@ -103,8 +108,8 @@ def _events(plan: Plan, reader: Reader, progress: Progress) -> Iterator[Event]:
 def _check_failures(plan: Plan, progress: Progress, last: Input) -> None:
     failed = sum(progress.failed.values())
     if plan.max_failures is not None and failed > plan.max_failures:
-        raise AstfastError(
-            f"{failed} inputs failed, more than max_failures={plan.max_failures}; the last one: {last.error}"
+        raise TooManyFailures(
+            f"stopped: {failed} inputs failed, more than the {plan.max_failures} allowed; the last one: {last.error}"
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 
 from astfast.audio.kinds import is_one
 from astfast.errors import AudioError
-from astfast.volume import archives, folders, manifests
-from astfast.volume.items import Item, Roots, is_url, of_name, of_row
+from astfast.volume import archives, folders, manifests, names
+from astfast.volume.items import Item, Roots, of_name, of_row
 
 
 class Sources:
@@ -50,17 +49,17 @@ class Sources:
 
     def _named(self, name: str) -> Iterator[Item]:
         lower = name.lower()
-        if is_url(name):
+        if names.is_url(name):
             yield of_name(name, self._roots)
-        elif Path(name).is_dir():
+        elif names.is_folder(name):
             yield from folders.walk(name, self._walked, self.passed_over)
-        elif lower.endswith(archives.TAR_SUFFIXES):
+        elif lower.endswith(names.TARS):
             yield from archives.tar(name, self.passed_over)
-        elif lower.endswith(archives.TABLE_SUFFIXES):
+        elif lower.endswith(names.TABLES):
             yield from archives.table(name, self._roots)
-        elif lower.endswith(manifests.SUFFIXES):
+        elif lower.endswith(names.MANIFESTS):
             yield from manifests.manifest(name, self._roots)
-        elif re.search(r"[*?[]", name) and not Path(name).exists():
+        elif names.is_pattern(name):
             yield from self._matching(name)
         else:
             yield of_name(name, Roots())
@@ -77,7 +76,7 @@ class Sources:
             if Path(path).is_dir():
                 if not pattern.endswith("**"):  # which matches what is in the folders itself
                     yield from folders.walk(path, self._walked, self.passed_over)
-            elif any_ending and not folders.is_audio(path):
+            elif any_ending and not names.is_audio(path):
                 self.passed_over["not audio"] += 1
             else:
                 yield from self._named(path)

@@ -52,6 +52,11 @@ class Options(NamedTuple):
     max_failures: int | None = None
     decoders: int | None = None
 
+    @property
+    def roots(self) -> Roots:
+        """How names of files in lists are understood."""
+        return Roots(os.fspath(self.root), None if self.urls is None else int(self.urls * 1e6))
+
     def check(self) -> None:
         """Raises ValueError for an impossible value."""
         if self.embeddings not in (None, *EMBEDDINGS):
@@ -77,8 +82,7 @@ class Run:
         allowed = None if options.labels is None else sorted(set(options.labels))
         selection = Selection(engine.labels, options.top_k, options.threshold, options.thresholds, allowed)
         shard = None if options.shard is None else Shard.parse(options.shard)
-        roots = Roots(os.fspath(options.root), None if options.urls is None else int(options.urls * 1e6))
-        self.sources = Sources(source, roots)
+        self.sources = Sources(source, options.roots)
         self.progress = Progress()
         self._engine, self._arguments, self._shard = engine, arguments, shard
         self._array_formats = (*(("scores",) if options.scores else ()), *EMBEDDINGS.get(options.embeddings or "", ()))

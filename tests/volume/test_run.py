@@ -234,7 +234,7 @@ def test_shards_write_side_by_side(folder: Path, tmp_path: Path) -> None:
 def test_too_many_failures_end_the_run_and_lose_nothing(tmp_path: Path) -> None:
     files = [str(tmp_path / f"missing {i}.wav") for i in range(5)]
     with pytest.raises(
-        astfast.AstfastError, match=r"2 inputs failed, more than max_failures=1; the last one: .*missing"
+        astfast.AstfastError, match=r"2 inputs failed, more than the 1 allowed; the last one: .*missing"
     ):
         fake_run(files, max_failures=1).into(tmp_path / "out", ["jsonl"], False, False, lambda done: None)
     assert len((tmp_path / "out" / "failures.jsonl").read_text().splitlines()) >= 2
