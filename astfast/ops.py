@@ -35,6 +35,18 @@ def halved(grid: tuple[int, int]) -> tuple[int, int]:
     return (grid[0] + 1) // 2, (grid[1] + 1) // 2
 
 
+def position_rows(prefix: int, tokens: int, grid: tuple[int, int]) -> NDArray[np.intp] | None:
+    """Rows of a position table [tokens, D] for a patch grid (F, T') of at most as many patches along time as the table
+    has: those of the prefix tokens, and of each of its F rows the first T'. None where these are all rows."""
+    frequency, time = grid
+    columns = (tokens - prefix) // frequency
+    if time == columns:
+        return None
+    assert time < columns, (tokens, prefix, grid)
+    patches = prefix + np.arange(frequency)[:, None] * columns + np.arange(time)
+    return np.concatenate([np.arange(prefix), patches.ravel()])
+
+
 def map_arrays(function: Callable[[Array], Array], w: W) -> W:
     """The same dataclass of weights with ``function`` of every array in it; numbers stay, dataclasses are entered."""
     changed: dict[str, Any] = {}
@@ -193,7 +205,10 @@ class Ops(Protocol):
         ...
 
     def patch_embed(self, spectrogram: Array, w: Any, out: Array) -> Array:
-        """[B, frames, mels] -> [B, T, D]: [prefix, projection of each patch of ``patch_grid``] + position."""
+        """[B, frames, mels] -> [B, T, D]: [prefix, projection of each patch of ``patch_grid``] + position.
+
+        Of fewer patches along time than ``position`` was made for, each row of the grid has the first positions.
+        """
         ...
 
     def norm_linear(self, x: Array, w: Any, out: Array, activation: Literal["gelu"] | None = None) -> Array:

@@ -173,17 +173,18 @@ class PyContext {
         if (grid.patches() == 0) {
             refuse("spectrogram", "has shape " + text(shape_of(spectrogram)) + ": too small for a patch");
         }
-        if (w.prefix_tokens + grid.patches() != w.tokens) {
+        const std::int64_t columns = (w.tokens - w.prefix_tokens) / grid.along_mel;  // positions along time
+        if (w.prefix_tokens + columns * grid.along_mel != w.tokens || grid.along_time > columns) {
             refuse("spectrogram", "has shape " + text(shape_of(spectrogram)) + ", which makes " +
                                       std::to_string(w.prefix_tokens + grid.patches()) + " tokens, not " +
                                       std::to_string(w.tokens));
         }
-        expect_shape("out", out, {x.clips, w.tokens, w.projection.n});
+        expect_shape("out", out, {x.clips, w.prefix_tokens + grid.patches(), w.projection.n});
         const Patches source{x.as<const float>(), grid.along_time,    grid.patches(),
                              w.patch_size,        w.frequency_stride, w.time_stride};
         const WithoutGil release;
         patch_embed(context_, source, x.clips, w.projection, w.prefix.data(), w.prefix_tokens, w.position.data(),
-                    y.as<float>());
+                    columns, y.as<float>());
     }
 
     void norm_linear(const py::array& x_array, const PyNorm& norm, const PackedLinear& w, const py::array& out_array,

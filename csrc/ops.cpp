@@ -89,7 +89,8 @@ PatchGrid patch_grid(std::int64_t frames, std::int64_t mels, std::int64_t size, 
 }
 
 void patch_embed(const ComputeContext& context, const Patches& patches, std::int64_t clips, const PackedLinear& w,
-                 const float* prefix, std::int64_t prefix_tokens, const float* position, const Rows<float>& out) {
+                 const float* prefix, std::int64_t prefix_tokens, const float* position, std::int64_t columns,
+                 const Rows<float>& out) {
     for (std::int64_t clip = 0; clip < clips; ++clip) {
         for (std::int64_t row = 0; row < prefix_tokens; ++row) {
             float* token = out.data + clip * out.clip_stride + row * out.row_stride;
@@ -97,7 +98,17 @@ void patch_embed(const ComputeContext& context, const Patches& patches, std::int
         }
     }
     const Rows<void> rest{out.data + prefix_tokens * out.row_stride, patches.patches, out.clip_stride, out.row_stride};
-    const PanelOutput output{Epilogue::kPosition, rest, w.bias.data(), position + prefix_tokens * w.n, w.n};
+    const float* of_patches = position + prefix_tokens * w.n;
+    std::vector<float> first_columns;
+    if (patches.time_patches < columns) {
+        const std::int64_t row = patches.time_patches * w.n;
+        for (std::int64_t f = 0; f < patches.patches / patches.time_patches; ++f) {
+            const float* const start = of_patches + f * columns * w.n;
+            first_columns.insert(first_columns.end(), start, start + row);
+        }
+        of_patches = first_columns.data();
+    }
+    const PanelOutput output{Epilogue::kPosition, rest, w.bias.data(), of_patches, w.n};
     multiply(context, clips * patches.patches, w, output, [&](std::int64_t row, std::int64_t count, std::byte* a) {
         w.kernels->patch_rows(patches, row, count, a);
     });

@@ -46,9 +46,11 @@ struct PatchGrid {
 PatchGrid patch_grid(std::int64_t frames, std::int64_t mels, std::int64_t size, std::int64_t frequency_stride,
                      std::int64_t time_stride);
 
-// out[clip] = [prefix, patches W^T + b] + position, [P + patches, n] each; prefix [P, n], P >= 0.
+// out[clip] = [prefix, patches W^T + b] + position, [P + patches, n] each; prefix [P, n], P >= 0. `position` has
+// `columns` patches along time in each row of the grid, of which the first count.
 void patch_embed(const ComputeContext& context, const Patches& patches, std::int64_t clips, const PackedLinear& w,
-                 const float* prefix, std::int64_t prefix_tokens, const float* position, const Rows<float>& out);
+                 const float* prefix, std::int64_t prefix_tokens, const float* position, std::int64_t columns,
+                 const Rows<float>& out);
 
 // One head of one clip for each of `clips` x `heads`; `first` is the first, the others lie at the strides.
 struct HeadStrides {

@@ -1,6 +1,6 @@
 """Train the built-in model on folds 1 to 3: a small Audio Spectrogram Transformer that imitates convolutional teachers.
 
-The network is astfast's own: parameters are handed to `astfast.models.ast.forward` on the reference backend. In
+The network is astfast's own: parameters are handed to `astfast.models.vit.forward` on the reference backend. In
 training a random part of the patch tokens is left out (PaSST, Koutini et al. 2022), the teachers see the very same
 augmented and mixed input (Beyer et al. 2022), and every token that is left must also foretell what the teachers'
 feature maps hold at its place; the linear layers that read those hints are dropped with the rest of the scaffolding.
@@ -25,7 +25,6 @@ from training import WeightAverage, accuracy, optimiser_groups, run_epochs, soft
 from astfast.backends.reference import ReferenceOps
 from astfast.front_end import KaldiFbank
 from astfast.models import vit
-from astfast.models.ast import forward as ast
 from astfast.models.ast.config import PREFIX, AstConfig
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
@@ -107,7 +106,7 @@ class Student(nn.Module):
         super().__init__()
         self.config = config
         self.ops = ReferenceOps(config.num_attention_heads)
-        self.workspace = dict.fromkeys(ast.workspace(config))  # the reference allocates for itself
+        self.workspace = dict.fromkeys(vit.workspace(config))  # the reference allocates for itself
         width = config.hidden_size
         self.projection = nn.Linear(config.patch_size**2, width)
         nn.init.trunc_normal_(self.projection.weight, std=0.03)
@@ -118,10 +117,10 @@ class Student(nn.Module):
         self.head = nn.Linear(width, config.num_labels)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
 
-    def weights(self) -> ast.AstWeights:
+    def weights(self) -> vit.Weights:
         config = self.config
         layers = [layer for layer in self.layers if isinstance(layer, LayerParameters)]
-        return ast.AstWeights(
+        return vit.Weights(
             embed=Embed(
                 _linear(self.projection), torch.cat([self.cls, self.dist]), self.position,
                 config.patch_size, config.frequency_stride, config.time_stride,
@@ -133,7 +132,7 @@ class Student(nn.Module):
         )  # fmt: skip
 
     def forward(self, spectrograms: Tensor) -> Tensor:
-        return ast.forward(self.ops, self.weights(), spectrograms, self.workspace)
+        return vit.forward(self.ops, self.weights(), spectrograms, self.workspace)
 
     def forward_in_part(self, spectrograms: Tensor, kept: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits from the patches `kept` (B, K) alone, and their residual stream after each of the HINTED layers."""

@@ -17,7 +17,19 @@ from numpy.typing import NDArray
 from astfast import centred_log_mel
 from astfast.centred_log_mel import CentredLogMel
 from astfast.front_end import FrontEnd, KaldiFbank, unknown
-from astfast.ops import ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan, map_arrays
+from astfast.ops import (
+    ConvNorm,
+    Depthwise,
+    Embed,
+    Head,
+    LayerNorm,
+    Linear,
+    NormLinear,
+    Scan,
+    map_arrays,
+    patch_grid,
+    position_rows,
+)
 
 T = TypeVar("T")
 
@@ -149,7 +161,11 @@ class ReferenceOps:
         patches = F.conv2d(image, kernel, w.projection.bias, stride=(w.frequency_stride, w.time_stride))
         patches = patches.flatten(2).transpose(1, 2)  # [B, F * T', D]
         prefix = w.prefix.expand(len(patches), -1, -1)  # [B, P, D]
-        return torch.cat([prefix, patches], dim=1).add(w.position)
+        _, frames, mels = spectrogram.shape
+        grid = patch_grid(frames, mels, *w.geometry)
+        rows = position_rows(len(w.prefix), len(w.position), grid)
+        position = w.position if rows is None else w.position[torch.from_numpy(rows)]
+        return torch.cat([prefix, patches], dim=1).add(position)
 
     def norm_linear(
         self, x: torch.Tensor, w: NormLinear, out: Any = None, activation: Literal["gelu"] | None = None

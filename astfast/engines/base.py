@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast.engines.parts import scores_in_parts
+from astfast.errors import AudioError
 from astfast.models.base import Model, ModelConfig
 from astfast.ops import Ops
 from astfast.scores import activate, activation_of, top_k
@@ -142,6 +143,8 @@ class ModelEngine(ABC):
         self.model = model
         self._batch_size = batch_size or ops.micro_batch(model.config.num_tokens)
         self._weights = model.family.pack(ops, model.weights)
+        self._one_length = model.config.front_end.frames_read(1) == model.config.max_length
+        self._known_tokens: dict[int, int] = {}  # by frames
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -195,10 +198,47 @@ class ModelEngine(ABC):
         return activation_of(self.config.problem_type, self.config.num_labels, asked)
 
     def _output(self, batch: Batch, output: Output) -> FloatArray:
-        if len(batch):
+        if not len(batch):
+            shape, _ = self.model.family.workspace(self.config)[BUFFERS[output]]
+            return np.empty((0, *shape), np.float32)
+        if self._one_length or isinstance(batch, np.ndarray | DeviceBatch):
             return self._run(batch, output)
-        shape, _ = self.model.family.workspace(self.config)[BUFFERS[output]]
-        return np.empty((0, *shape), np.float32)
+        groups = self._groups(batch, output)
+        if len(groups) == 1:
+            return self._run(batch, output)
+        parts = [(rows, self._run([batch[row] for row in rows], output)) for rows in groups]
+        shapes = {part.shape[1:] for _, part in parts}
+        if len(shapes) > 1:
+            raise AudioError(
+                f"<batch>: spectrograms of {min(shapes)[0]} to {max(shapes)[0]} frames make no array: this model reads "
+                "clips as long as they are; ask for the features of clips of one length at a time"
+            )
+        result = np.empty((len(batch), *shapes.pop()), np.float32)
+        for rows, part in parts:
+            result[rows] = part
+        return result
+
+    def _frames(self, batch: Batch) -> int:
+        """Frames of the spectrograms of a batch, each of which has as many patches: of the longest."""
+        if isinstance(batch, np.ndarray):
+            return int(batch.shape[1])
+        if isinstance(batch, DeviceBatch):
+            return self.config.front_end.frames_read(batch.waves.shape[1] * self.sampling_rate // batch.rate)
+        return max(self.config.front_end.frames_read(len(wave)) for wave in batch)
+
+    def _groups(self, waves: Waves, output: Output) -> list[list[int]]:
+        """Indices of clips that run together: of as many tokens, or frames if these are asked for."""
+        groups: dict[int, list[int]] = {}
+        for index, wave in enumerate(waves):
+            frames = self.config.front_end.frames_read(len(wave))
+            groups.setdefault(frames if output == "features" else self._tokens(frames), []).append(index)
+        return list(groups.values())
+
+    def _tokens(self, frames: int) -> int:
+        """Tokens of a spectrogram of so many frames."""
+        if frames not in self._known_tokens:
+            self._known_tokens[frames] = self.config.at_length(frames).num_tokens
+        return self._known_tokens[frames]
 
     @abstractmethod
     def _run(self, batch: Batch, output: Output) -> FloatArray:

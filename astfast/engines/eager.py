@@ -5,6 +5,7 @@ One engine may be called from many threads (calls take turns: the backend itself
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -49,7 +50,7 @@ class EagerEngine(ModelEngine):
         logits = self.ops.empty((len(spectrograms), self.config.num_labels), "output")
         with self._lock, self.ops.inference():
             start = 0
-            for clips, ws in self._micro_batches(spectrograms):
+            for clips, ws in self._micro_batches(spectrograms, spectrograms.shape[1]):
                 logits[start : start + len(clips)] = self._compute(clips, ws, "logits")
                 start += len(clips)
         return logits
@@ -57,7 +58,7 @@ class EagerEngine(ModelEngine):
     def _run(self, batch: Batch, output: Output) -> FloatArray:
         results = []
         with self._lock, self.ops.inference():
-            for clips, ws in self._micro_batches(batch):
+            for clips, ws in self._micro_batches(batch, self._frames(batch)):
                 if isinstance(clips, np.ndarray):
                     spectrogram = clips
                 else:
@@ -65,16 +66,29 @@ class EagerEngine(ModelEngine):
                 results.append(self.ops.to_host(self._compute(spectrogram, ws, output)))
         return np.concatenate(results)
 
-    def _micro_batches(self, batch: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-        """Parts of the batch of equal size but for the last, each with a workspace of that size."""
+    def _micro_batches(self, batch: Any, frames: int) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+        """Parts of the batch of equal size but for the last, each with a workspace of that size and so many frames."""
         for start in range(0, len(batch), self.batch_size):
             clips = batch[start : start + self.batch_size]
-            yield clips, self._workspace_of(len(clips))
+            yield clips, self._workspace_of(len(clips), frames)
 
-    def _workspace_of(self, batch: int) -> Mapping[str, Any]:
-        """The buffers of the forward pass, cut to this many clips; None where the backend makes its own."""
+    def _workspace_of(self, batch: int, frames: int) -> Mapping[str, Any]:
+        """The buffers of the forward pass, cut to this many clips of so many frames; None where the backend makes its
+        own."""
         if self._workspace_clips < batch:
             spec = self.model.family.workspace(self.config)
             self._workspace = {name: self.ops.empty((batch, *shape), kind) for name, (shape, kind) in spec.items()}
             self._workspace_clips = batch
-        return {name: None if part is None else part[:batch] for name, part in self._workspace.items()}
+        if frames == self.config.max_length:
+            return {name: None if part is None else part[:batch] for name, part in self._workspace.items()}
+        spec = self.model.family.workspace(self.config.at_length(frames))
+        return {name: _part(self._workspace[name], (batch, *shape), kind) for name, (shape, kind) in spec.items()}
+
+
+def _part(buffer: Any, shape: tuple[int, ...], kind: str) -> Any:
+    """The beginning of a buffer as one of this shape; outputs are without gaps."""
+    if buffer is None:
+        return None
+    if kind == "output":
+        return buffer.reshape(-1)[: math.prod(shape)].reshape(shape)
+    return buffer[tuple(map(slice, shape))]

@@ -19,7 +19,13 @@ def _dass() -> Family:
     return DASS
 
 
-FAMILIES: tuple[Callable[[], Family], ...] = (_ast, _dass)  # in the order in which they are asked
+def _ced() -> Family:
+    from astfast.models.ced.family import CED
+
+    return CED
+
+
+FAMILIES: tuple[Callable[[], Family], ...] = (_ast, _dass, _ced)  # in the order in which they are asked
 
 
 def families() -> Iterator[Family]:

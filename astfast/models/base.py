@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from astfast.checkpoints.lazy_tensor import LazyTensor
 from astfast.checkpoints.sources import CheckpointFiles
 from astfast.front_end import FrontEnd
 from astfast.ops import Ops
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LabelNames = Iterable[str] | str | PathLike[str] | None  # names in order, a file of them (``labels.read``), or unknown
 
@@ -42,6 +45,12 @@ class ModelConfig(ABC):
     def max_length(self) -> int:
         """Frames of the spectrogram that the model reads."""
         return self.front_end.max_length
+
+    def at_length(self, frames: int) -> Self:
+        """The config of the same model on spectrograms of so many frames."""
+        if frames == self.max_length:
+            return self
+        return replace(self, front_end=replace(self.front_end, max_length=frames))
 
     @property
     @abstractmethod

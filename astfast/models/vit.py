@@ -1,6 +1,7 @@
-"""Vision Transformer encoder: pre-LN layers and the pruned last layer, shared by AST, CED, PaSST and MAEST.
+"""Forward pass of a Vision Transformer: patches, pre-LN layers, pooling and classifier, of AST, CED, PaSST and MAEST.
 
-Shapes: B clips, T tokens (P prefix tokens such as cls and dist, then patches), D hidden, M MLP width. A model that
+Shapes: B clips, T tokens (P prefix tokens such as cls and dist, then F x T' patches), D hidden, M MLP width, L labels.
+A spectrogram may be shorter than the model's: it has fewer patches, of the first positions along time. A model that
 reads its logits off the prefix tokens has a ``LastLayer``, which computes only their rows; one that averages all tokens
 (P = 0) has none: all of its layers are whole. What an Ops backend makes of a leaf of the weights is its own business:
 these functions only hand the packed leaf back to it.
@@ -12,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from astfast.ops import Linear, NormLinear, Ops
+from astfast.models.vit_config import VitConfig
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, Ops
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,37 @@ class LastLayer:
     proj: Linear
     fc1: NormLinear
     fc2: Linear
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that the forward pass reads; leaves are arrays as read, or a backend's packed form of them."""
+
+    embed: Embed
+    layers: tuple[Layer, ...]
+    last: LastLayer | None  # None for a model without prefix tokens
+    norm: LayerNorm  # the final LN
+    head: Head | None  # None for a checkpoint without a classifier
+
+
+def forward(ops: Ops, w: Weights, spectrogram: Any, ws: Mapping[str, Any]) -> Any:
+    """Normalised log-mel spectrogram [B, frames, mels] -> logits [B, L], float32."""
+    return ops.head(embed(ops, w, spectrogram, ws), w.head, ws["logits"])
+
+
+def embed(ops: Ops, w: Weights, spectrogram: Any, ws: Mapping[str, Any]) -> Any:
+    """Normalised log-mel spectrogram [B, frames, mels] -> mean after the final LN [B, D], float32: of the prefix
+    tokens, or of all tokens if there are none."""
+    x = ops.patch_embed(spectrogram, w.embed, ws["tokens"])  # [B, T, D]
+    return ops.pool(encode(ops, w.layers, w.last, x, ws), w.norm, ws["embedding"])
+
+
+def pack(ops: Ops, w: Weights) -> Weights:
+    """The same weights with every leaf in the backend's own layout; leaves are read one at a time."""
+    layers = tuple(pack_layer(ops, layer) for layer in w.layers)
+    last = None if w.last is None else pack_last_layer(ops, w.last)
+    head = None if w.head is None else ops.pack_head(w.head)
+    return Weights(ops.pack_embed(w.embed), layers, last, ops.pack_norm(w.norm), head)
 
 
 def pack_layer(ops: Ops, w: Layer) -> Layer:
@@ -85,8 +118,18 @@ def last_layer(ops: Ops, w: LastLayer, x: Any, ws: Mapping[str, Any]) -> Any:
     return ops.linear_residual(ops.norm_linear(rows, w.fc1, ws["last_hidden"], activation="gelu"), w.fc2, rows)
 
 
-def workspace(tokens: int, hidden: int, mlp: int, prefix: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Buffers of ``encode`` and of its tokens, see ``Family.workspace``; ``prefix`` is P, 0 without a ``LastLayer``."""
+def workspace(config: VitConfig) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Every buffer of the forward pass, see ``Family.workspace``."""
+    return {
+        "spectrogram": ((config.max_length, config.num_mel_bins), "output"),
+        **encoder_workspace(config.num_tokens, config.hidden_size, config.intermediate_size, config.prefix_tokens),
+        "embedding": ((config.hidden_size,), "output"),
+        "logits": ((config.num_labels,), "output"),
+    }
+
+
+def encoder_workspace(tokens: int, hidden: int, mlp: int, prefix: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Buffers of ``encode`` and of its tokens; ``prefix`` is P, 0 without a ``LastLayer``."""
     buffers: dict[str, tuple[tuple[int, ...], str]] = {
         "tokens": ((tokens, hidden), "stream"),
         "qkv": ((tokens, 3 * hidden), "activation"),

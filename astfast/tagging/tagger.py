@@ -209,7 +209,8 @@ class Tagger:
         Raises AudioError for another shape, a dtype that is not a real number, or values that are not finite.
         """
         engine = self._lazy.with_labels()
-        return engine.logits(check_spectrograms(features, engine.config.max_length, engine.config.num_mel_bins))
+        frames = engine.config.front_end.frames_read(0), engine.config.max_length
+        return engine.logits(check_spectrograms(features, frames, engine.config.num_mel_bins))
 
     def warmup(self) -> Tagger:
         """Runs the model once on silence, so that the first real call is as fast as the next; returns the tagger."""

@@ -15,7 +15,7 @@ from astfast.backends.cpu.tiers import choose_tier
 from astfast.backends.reference import ReferenceOps
 from astfast.benchmarking.peers import EngineUnderTest
 from astfast.models import recognise as checkpoint
-from astfast.models.ast import forward as ast
+from astfast.models import vit
 from benchmarks import (
     models,
     one_clip,
@@ -66,12 +66,12 @@ def test_scripts_start(script: ModuleType, capsys: pytest.CaptureFixture[str]) -
 def test_operations_are_those_that_torch_counts(cache: Path) -> None:
     loaded = checkpoint.load(models.checkpoint("tiny", cache))
     ops = ReferenceOps(loaded.config.num_attention_heads)
-    weights = ast.pack(ops, loaded.weights)
-    nothing = dict.fromkeys(ast.workspace(loaded.config))
+    weights = vit.pack(ops, loaded.weights)
+    nothing = dict.fromkeys(vit.workspace(loaded.config))
     spectrogram = torch.zeros(1, loaded.config.max_length, loaded.config.num_mel_bins)
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):  # the fused attention is not counted
-        ast.forward(ops, weights, spectrogram, nothing)
+        vit.forward(ops, weights, spectrogram, nothing)
     assert models.operations(loaded.config) == counter.get_total_flops()
     base = models.GEOMETRIES["ast-base"].model_config()
     assert models.operations(base) == pytest.approx(242e9, rel=0.002)

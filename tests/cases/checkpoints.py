@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, ASTModel
 
 from astfast.backends.reference import ReferenceOps
-from astfast.models.ast import forward as ast
+from astfast.models import vit
 from astfast.models.base import Checkpoint
 
 SMALL = {
@@ -166,9 +166,9 @@ GEOMETRY = {
 def logits(checkpoint: Checkpoint, x: np.ndarray, dtype: torch.dtype = torch.float32) -> np.ndarray:
     """[B, frames, mels] -> [B, L] by the reference backend."""
     ops = ReferenceOps(checkpoint.config.num_attention_heads, dtype)
-    ws = dict.fromkeys(ast.workspace(checkpoint.config))
+    ws = dict.fromkeys(vit.workspace(checkpoint.config))
     with torch.no_grad():
-        return ast.forward(ops, ast.pack(ops, checkpoint.weights), torch.from_numpy(x), ws).numpy()
+        return vit.forward(ops, vit.pack(ops, checkpoint.weights), torch.from_numpy(x), ws).numpy()
 
 
 def transformers_logits(model: torch.nn.Module, x: np.ndarray) -> np.ndarray:

@@ -231,15 +231,17 @@ def cases(g: Geometry, precision: str, seed: int = 0) -> list[OpCase]:
 
         return OpCase(name, call, t**0.5 * FLOAT32_ROUNDING * float(np.abs(qkv).max()), 4.0 * b * queries * t * d)
 
-    def patch_embed(name: str, prefix: int) -> OpCase:
-        k, tokens = g.patch_size**2, prefix + g.patches
+    def patch_embed(name: str, prefix: int, more_columns: int = 0) -> OpCase:
+        """``more_columns``: positions along time that the model has and the spectrogram has not."""
+        rows, _ = patch_grid(g.frames, g.mels, g.patch_size, *g.strides)
+        k, tokens = g.patch_size**2, prefix + g.patches + rows * more_columns
         w = Embed(linear(d, k), normal(prefix, d), normal(tokens, d), g.patch_size, *g.strides)
         spectrogram = normal(b, g.frames, g.mels)
         floor = 4 * k**0.5 * FLOAT32_ROUNDING * float(np.abs(spectrogram).max())
         return OpCase(
             name,
             lambda ops, put: ops.patch_embed(
-                put(spectrogram, "stream"), ops.pack_embed(w), ops.empty((b, tokens, d), "stream")
+                put(spectrogram, "stream"), ops.pack_embed(w), ops.empty((b, prefix + g.patches, d), "stream")
             ),
             floor,
             2.0 * b * g.patches * k * d,
@@ -278,6 +280,7 @@ def cases(g: Geometry, precision: str, seed: int = 0) -> list[OpCase]:
         head(),
         patch_embed("patch_embed_without_prefix", 0),
         patch_embed("patch_embed_after_one_token", 1),
+        patch_embed("patch_embed_of_a_shorter_clip", 2, more_columns=3),
         pool("pool_one_row", 1),
         pool("pool_five_rows", 5),
         pool("pool_all_rows", t),

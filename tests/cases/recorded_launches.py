@@ -8,13 +8,12 @@ import torch
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.kernels.launch import Launch
 from astfast.models import vit
-from astfast.models.ast import forward as ast
 from astfast.models.ast.config import PREFIX, AstConfig
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 from tests.launchers import Recorder
 
 
-def zero_weights(config: AstConfig) -> ast.AstWeights:
+def zero_weights(config: AstConfig) -> vit.Weights:
     """Weights of the right shapes, all zero; of the layers but the last only one."""
     d, m, p = config.hidden_size, config.intermediate_size, config.patch_size
 
@@ -32,18 +31,18 @@ def zero_weights(config: AstConfig) -> ast.AstWeights:
     position = np.zeros((config.num_tokens, d))
     strides = (config.frequency_stride, config.time_stride)
     embed = Embed(linear(d, p * p), np.zeros((len(PREFIX), d)), position, p, *strides)
-    return ast.AstWeights(embed, (layer,), last, norm(), Head(norm(), linear(config.num_labels, d)))
+    return vit.Weights(embed, (layer,), last, norm(), Head(norm(), linear(config.num_labels, d)))
 
 
 def record(config: AstConfig, clips: int, precision: str, target: Target) -> list[Launch]:
     """The launches of one batch, int16 waveforms to logits. A host synchronisation would raise: there is no memory."""
     recorder = Recorder()
     ops = CudaOps(config.num_attention_heads, precision, "meta", launcher=recorder, target=target)
-    packed = ast.pack(ops, zero_weights(config))
+    packed = vit.pack(ops, zero_weights(config))
     weights = replace(packed, layers=packed.layers * (config.num_hidden_layers - 1))
-    ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in ast.workspace(config).items()}
+    ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in vit.workspace(config).items()}
     waves = torch.empty((clips, config.front_end.input_samples), dtype=torch.int16, device="meta")
     lengths = torch.empty(clips, dtype=torch.int32, device="meta")
     spectrogram = ops.log_mel_on_device(waves, lengths, config.front_end, ws["spectrogram"])
-    ast.forward(ops, weights, spectrogram, ws)
+    vit.forward(ops, weights, spectrogram, ws)
     return recorder.launches

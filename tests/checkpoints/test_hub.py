@@ -18,7 +18,7 @@ import torch
 from astfast.backends.reference import ReferenceOps
 from astfast.checkpoints import hub
 from astfast.errors import CheckpointError
-from astfast.models.ast import forward as ast
+from astfast.models import vit
 from astfast.models.recognise import load
 
 COMMIT = "c" * 40
@@ -183,8 +183,8 @@ def first_logits(model: str, wave: np.ndarray) -> np.ndarray:
     ops = ReferenceOps(checkpoint.config.num_attention_heads)
     features = ops.log_mel([wave], checkpoint.config.front_end)
     with torch.no_grad():
-        ws = dict.fromkeys(ast.workspace(checkpoint.config))
-        return ast.forward(ops, ast.pack(ops, checkpoint.weights), features, ws)[0, :3].numpy()
+        ws = dict.fromkeys(vit.workspace(checkpoint.config))
+        return vit.forward(ops, vit.pack(ops, checkpoint.weights), features, ws)[0, :3].numpy()
 
 
 @pytest.fixture(scope="module")

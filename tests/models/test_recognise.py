@@ -12,7 +12,7 @@ from astfast import labels
 from astfast.backends.reference import ReferenceOps
 from astfast.checkpoints.lazy_tensor import LazyTensor
 from astfast.errors import CheckpointError
-from astfast.models.ast import forward as ast
+from astfast.models import vit
 from astfast.models.ast.geometry import PUBLISHED
 from astfast.models.ast.position_embeddings import adapted
 from astfast.models.recognise import load
@@ -132,8 +132,8 @@ def test_bare_model_gives_embeddings_only(tmp_path, writer):
     x = spectrogram(bare.config)
     ops = ReferenceOps(loaded.config.num_attention_heads)
     with torch.no_grad():
-        ws = dict.fromkeys(ast.workspace(loaded.config))
-        ours = ast.embed(ops, ast.pack(ops, loaded.weights), torch.from_numpy(x), ws).numpy()
+        ws = dict.fromkeys(vit.workspace(loaded.config))
+        ours = vit.embed(ops, vit.pack(ops, loaded.weights), torch.from_numpy(x), ws).numpy()
         assert_close(ours, bare(torch.from_numpy(x)).pooler_output.numpy())
     with pytest.raises(CheckpointError, match="no classifier"):
         load(tmp_path, labels=["a"])

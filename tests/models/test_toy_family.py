@@ -171,11 +171,11 @@ def test_keywords_are_those_of_the_family(folder):
 
 def test_other_families_are_named_where_none_fits(folder):
     edit_json(folder / "config.json", model_type="wav2vec2")
-    with pytest.raises(CheckpointError, match="of a wav2vec2 model: astfast runs AST, DASS or Toy models"):
+    with pytest.raises(CheckpointError, match=r"of a wav2vec2 model: astfast runs AST, DASS, .* or Toy models"):
         astfast.load(folder, device="cpu")
     edit_json(folder / "config.json", model_type=None)
     with pytest.raises(
-        CheckpointError, match=r"no AST, DASS or Toy checkpoint.*head\.bias.*authors' \.pth; .*DASS.*; the toy's own"
+        CheckpointError, match=r"no AST, DASS, .* or Toy checkpoint.*head\.bias.*authors' \.pth;.*the toy's own"
     ):
         astfast.load(folder, device="cpu")
 

@@ -35,7 +35,7 @@ def test_the_pruned_last_layer_gives_the_first_rows(rows: int) -> None:
     layers = [random_layer(generator) for _ in range(2)]
     x = torch.randn(2, TOKENS, D, generator=generator)
     ops = ReferenceOps(HEADS, torch.float64)
-    ws = dict.fromkeys(vit.workspace(TOKENS, D, MLP, rows))
+    ws = dict.fromkeys(vit.encoder_workspace(TOKENS, D, MLP, rows))
     packed = [vit.pack_layer(ops, layer) for layer in layers]
     whole = vit.encode(ops, packed, None, x.double(), ws)
     assert whole.shape == (2, TOKENS, D)
@@ -49,7 +49,7 @@ def test_the_pruned_last_layer_gives_the_first_rows(rows: int) -> None:
 
 
 def test_workspace_has_buffers_of_a_last_layer_only_with_prefix_tokens() -> None:
-    whole, some = vit.workspace(TOKENS, D, MLP, 0), vit.workspace(TOKENS, D, MLP, 3)
+    whole, some = vit.encoder_workspace(TOKENS, D, MLP, 0), vit.encoder_workspace(TOKENS, D, MLP, 3)
     assert some.keys() - whole.keys() == {"last_q", "last_kv", "last_context", "last_hidden"}
     assert some["last_hidden"] == ((3, MLP), "operand")
     assert {name: some[name] for name in whole} == whole

@@ -168,7 +168,7 @@ class CudaOps(NoImages):
             patch_embed.patch_embed,
             fallback_ops.patch_embed,
             clips={"spectrogram": spectrogram, "stream": out.x, "sumsq": out.sumsq},
-            weights={"weight": w.weight, "table": w.table},
+            weights={"weight": w.weight, "table": w.rows_of(spectrogram.shape[1], spectrogram.shape[2])},
             settings={
                 "scale": self._packing.scale,
                 "prefix": w.prefix,

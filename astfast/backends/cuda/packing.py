@@ -11,7 +11,7 @@ import torch
 from astfast.backends.cuda import folding
 from astfast.front_end import KaldiFbank, mel_filters
 from astfast.kernels.linear import FLOAT8_MAX
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, patch_grid
 
 # Of the residual stream and the activations; in float8 the operands of the layers' products are of 8 bits.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float8": torch.bfloat16}
@@ -60,6 +60,14 @@ class PackedEmbed:
     patch_size: int
     frequency_stride: int
     time_stride: int
+
+    def rows_of(self, frames: int, mels: int) -> torch.Tensor:
+        """The rows of the table for a spectrogram of as many frames or fewer than it was made for."""
+        frequency, time = patch_grid(frames, mels, self.patch_size, self.frequency_stride, self.time_stride)
+        prefix, patches = self.table[: self.prefix], self.table[self.prefix :]
+        if frequency * time == len(patches):
+            return self.table
+        return torch.cat([prefix, patches.view(frequency, -1, patches.shape[1])[:, :time].flatten(0, 1)])
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from astfast.checkpoints.lazy_tensor import LazyTensor
+from astfast.models import vit
 from astfast.models.ast.config import PREFIX, AstConfig
-from astfast.models.ast.forward import AstWeights
 from astfast.models.ast.hugging_face import config_json, preprocessor_json
 from astfast.models.ast.key_layouts import V4
 from astfast.models.base import Exported
@@ -16,7 +16,7 @@ from astfast.models.vit import LastLayer, Layer
 from astfast.ops import LayerNorm, Linear
 
 
-def exported(config: AstConfig, weights: AstWeights) -> Exported:
+def exported(config: AstConfig, weights: vit.Weights) -> Exported:
     """See ``Family.export``; leaves of ``weights`` are anything that ``np.asarray`` takes."""
     notes: tuple[str, ...] = ()
     if weights.head is not None and config.head_layer_norm_eps != config.layer_norm_eps:
@@ -28,7 +28,7 @@ def exported(config: AstConfig, weights: AstWeights) -> Exported:
     return Exported(v4_tensors(weights), config_json(config), preprocessor_json(config.front_end), notes)
 
 
-def v4_tensors(weights: AstWeights) -> dict[str, LazyTensor]:
+def v4_tensors(weights: vit.Weights) -> dict[str, LazyTensor]:
     """Name in the layout of transformers v4 -> tensor of the shape that it has there, read when asked for."""
     encoder = V4.encoder if weights.head is not None else ""
     d = weights.norm.weight.shape[0]
@@ -50,6 +50,7 @@ def v4_tensors(weights: AstWeights) -> dict[str, LazyTensor]:
     add(projection, embed.projection)
     tensors[f"{projection}.weight"] = tensors[f"{projection}.weight"].reshape(d, 1, embed.patch_size, embed.patch_size)
 
+    assert weights.last is not None
     layers: tuple[Layer | LastLayer, ...] = (*weights.layers, weights.last)
     for n, layer in enumerate(layers):
         prefix = encoder + V4.layer.format(n)

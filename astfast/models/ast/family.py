@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from astfast.checkpoints.sources import CheckpointFiles
-from astfast.models.ast import forward, hugging_face, key_layouts
+from astfast.models import vit
+from astfast.models.ast import hugging_face, key_layouts
 from astfast.models.ast.config import AstConfig
-from astfast.models.ast.forward import AstWeights
 from astfast.models.ast.geometry import resolve
 from astfast.models.base import Checkpoint, Exported, LabelNames
-from astfast.ops import Ops
+from astfast.models.vit_family import VitFamily
 
 
-class AstFamily:
+class AstFamily(VitFamily):
     """Implements ``models.base.Family``."""
 
     name = "AST"
@@ -55,19 +55,7 @@ class AstFamily:
             notes=(*files.notes, *resolved.notes),
         )
 
-    def pack(self, ops: Ops, weights: AstWeights) -> AstWeights:
-        return forward.pack(ops, weights)
-
-    def workspace(self, config: AstConfig) -> dict[str, tuple[tuple[int, ...], str]]:
-        return forward.workspace(config)
-
-    def forward(self, ops: Ops, w: AstWeights, spectrogram: Any, ws: Mapping[str, Any]) -> Any:
-        return forward.forward(ops, w, spectrogram, ws)
-
-    def embed(self, ops: Ops, w: AstWeights, spectrogram: Any, ws: Mapping[str, Any]) -> Any:
-        return forward.embed(ops, w, spectrogram, ws)
-
-    def export(self, config: AstConfig, weights: AstWeights) -> Exported:
+    def export(self, config: AstConfig, weights: vit.Weights) -> Exported:
         from astfast.models.ast import export  # for convert only
 
         return export.exported(config, weights)

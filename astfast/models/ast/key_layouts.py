@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from astfast.checkpoints.lazy_tensor import LazyTensor, concatenated, zeros
 from astfast.errors import CheckpointError
+from astfast.models import vit
 from astfast.models.ast.config import PREFIX, AstConfig
-from astfast.models.ast.forward import AstWeights
 from astfast.models.ast.position_embeddings import adapted
 from astfast.models.vit import LastLayer, Layer
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
@@ -224,7 +224,7 @@ def _expected(layout: Layout, num_layers: int, head: bool, qkv_bias: bool) -> di
     return expected
 
 
-def canonical_weights(checkpoint: AstTensors, config: AstConfig, file_grid: tuple[int, int]) -> AstWeights:
+def canonical_weights(checkpoint: AstTensors, config: AstConfig, file_grid: tuple[int, int]) -> vit.Weights:
     """The weights that the forward pass reads, still in their file.
 
     Layers' q, k and v are stacked, the last layer's split in q and kv; position embeddings, which the file has for
@@ -282,7 +282,7 @@ def canonical_weights(checkpoint: AstTensors, config: AstConfig, file_grid: tupl
     )
     layers = tuple(layer(f"layers.{n}") for n in range(checkpoint.num_layers - 1))
     head = Head(norm("head.norm", config.head_layer_norm_eps), linear("head.linear")) if checkpoint.has_head else None
-    return AstWeights(embed, layers, last_layer, norm("norm"), head)
+    return vit.Weights(embed, layers, last_layer, norm("norm"), head)
 
 
 def _check_shapes(checkpoint: AstTensors, config: AstConfig) -> None:

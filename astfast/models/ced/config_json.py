@@ -1,0 +1,56 @@
+"""config.json and preprocessor_config.json of CED's hub folders: what they may say; all else is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from astfast.errors import CheckpointError, brief
+from astfast.models.ced.front_end import MELS, RATE
+
+# Field -> the values that it may have; absent or null is as good. What has one value is a constant of the published
+# models, from which no tensor would tell a difference.
+KNOWN: dict[str, tuple[Any, ...]] = {
+    "pooling": ("mean",),
+    "eval_avg": ("mean",),
+    "pad_last": (True,),
+    "qkv_bias": (True,),
+    "center": (True,),
+    "patch_size": (16, [16, 16]),
+    "patch_stride": (16, [16, 16]),
+    "n_mels": (MELS,),
+    "n_fft": (512,),
+    "win_size": (512,),
+    "hop_size": (160,),
+    "f_min": (0,),
+    "f_max": (8000,),
+}
+KNOWN_OF_EXTRACTOR: dict[str, tuple[Any, ...]] = {
+    "feature_extractor_type": ("CedFeatureExtractor",),
+    "sampling_rate": (RATE,),
+    "feature_size": (MELS,),
+    "n_fft": (512,),
+    "win_size": (512,),
+    "hop_size": (160,),
+    "f_min": (0,),
+    "f_max": (8000,),
+    "center": (True,),
+}
+HEADS = {"ced-tiny": 3, "ced-mini": 4, "ced-small": 6, "ced-base": 12}  # the authors' class goes by the name
+
+
+def check(content: Mapping[str, Any] | None, known: Mapping[str, tuple[Any, ...]], where: str) -> None:
+    """Raises CheckpointError for a field of another value than those known, naming it."""
+    for name, values in known.items():
+        value = (content or {}).get(name)
+        if value is not None and value not in values:
+            raise CheckpointError(
+                f"{name} in {where} is {brief(value)}: astfast runs CED with {' or '.join(map(brief, values))} only."
+            )
+
+
+def heads(config: Mapping[str, Any]) -> int | None:
+    """Attention heads by the model's name, else as config.json counts them; None where it says neither."""
+    named = HEADS.get(str(config.get("name")))
+    count = config.get("num_heads") if named is None else named
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 1 else None

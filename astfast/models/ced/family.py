@@ -1,0 +1,126 @@
+"""The CED family (https://arxiv.org/abs/2308.11957): its checkpoints as the authors and the hub publish them.
+
+A vision transformer over 64 mel bins in patches of 16 x 16 without overlap, no prefix token, whose embedding is the
+mean of all tokens. A clip shorter than the model's 10.1 s has fewer tokens, of the first positions along time. Longer
+audio is scored in windows, whose mean is taken, as the authors' own script does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from astfast.checkpoints.sources import CheckpointFiles
+from astfast.errors import CheckpointError
+from astfast.models.base import Checkpoint, Exported, LabelNames
+from astfast.models.vit_family import VitFamily
+
+if TYPE_CHECKING:
+    from astfast.centred_log_mel import CentredLogMel
+    from astfast.models.timm_layout import TimmTensors
+
+BATCH_NORM_EPS = 1e-5
+PATCH = 16
+
+
+class CedFamily(VitFamily):
+    """Implements ``models.base.Family``."""
+
+    name = "CED"
+    layouts = ("CED, hub", "CED, the authors' .pt")
+    fields = frozenset({"max_length"})
+
+    def recognises(self, files: CheckpointFiles) -> bool:
+        """By the model type of config.json; without one, by the names of the positions."""
+        model_type = (files.config or {}).get("model_type")
+        if model_type is not None:
+            return bool(model_type == "ced")
+        return any("time_pos_embed" in name for name in files.tensors)
+
+    def read(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
+        from astfast.models import timm_layout
+        from astfast.models.ced import config_json, key_layouts
+        from astfast.models.fields import typed
+        from astfast.models.outputs import label_names
+        from astfast.models.vit_config import VitConfig
+
+        source, config = files.source, files.config or {}
+        config_json.check(config, config_json.KNOWN, f"{source}'s config.json")
+        config_json.check(files.preprocessor, config_json.KNOWN_OF_EXTRACTOR, f"{source}'s preprocessor_config.json")
+        tensors = timm_layout.unwrapped(files.tensors)
+        layout = next((one for one in key_layouts.LAYOUTS if timm_layout.fits(tensors, one)), key_layouts.HUB)
+        found = timm_layout.map_tensors(tensors, source, layout)
+        sizes = found.sizes
+        if sizes["P"] != PATCH or sizes["C"] != PATCH * sizes["F"]:
+            raise CheckpointError(
+                f"{source} (CED): {sizes['F']} positions along frequency and patches of {sizes['P']} are not those of "
+                f"{sizes['C']} mel bins. Check that the file is whole."
+            )
+        given = typed(overrides, self.fields, "the call") | typed(
+            {"max_length": config.get("target_length")} if "max_length" not in overrides else {}, self.fields, source
+        )
+        max_length = _max_length(given.get("max_length"), sizes["T"], source)
+        heads = config_json.heads(config) or timm_layout.num_heads(sizes["D"], source)
+        return Checkpoint(
+            family=self,
+            config=VitConfig(
+                labels=label_names(sizes.get("L"), files.config, labels, source),
+                problem_type="multi_label_classification",
+                front_end=_front_end(found, key_layouts.BATCH_NORM[layout.name], max_length, source),
+                hidden_size=sizes["D"],
+                num_hidden_layers=found.num_layers,
+                num_attention_heads=heads,
+                intermediate_size=sizes["M"],
+                patch_size=PATCH,
+                frequency_stride=PATCH,
+                time_stride=PATCH,
+                layer_norm_eps=timm_layout.LAYER_NORM_EPS,
+                head_layer_norm_eps=timm_layout.HEAD_LAYER_NORM_EPS,
+                prefix_tokens=0,
+            ),
+            weights=timm_layout.weights(found, PATCH, PATCH),
+            source=source,
+            layout=layout.name,
+            paths=files.paths,
+        )
+
+    def export(self, config: Any, weights: Any) -> Exported:  # noqa: ARG002
+        raise CheckpointError(
+            "CED has no model class in transformers that a folder could be written for: keep the checkpoint as it is."
+        )
+
+
+def _max_length(given: int | None, positions: int, source: str) -> int:
+    """Frames of the longest input: as given, else those that the positions were made for."""
+    from astfast.models.ced.front_end import FRAMES
+
+    fitting = FRAMES if positions == FRAMES // PATCH else positions * PATCH
+    if given is None:
+        return fitting
+    if given // PATCH > positions:
+        raise CheckpointError(
+            f"{source} (CED) has positions for {positions * PATCH} frames and not for {given}: pass a max_length= up "
+            "to that."
+        )
+    return given
+
+
+def _front_end(found: TimmTensors, batch_norm: str, max_length: int, source: str) -> CentredLogMel:
+    """Decibels and the model's BatchNorm: (x - mean) / sqrt(var + eps) * weight + bias of each mel bin."""
+    import numpy as np
+
+    from astfast.models.ced.front_end import MELS, front_end
+
+    if found.sizes["C"] != MELS:
+        raise CheckpointError(f"{source} (CED) is of {found.sizes['C']} mel bins: astfast runs those of {MELS}.")
+    weight, bias, mean, variance = (
+        np.asarray(found.tensors[f"{batch_norm}.{part}"], np.float64)
+        for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    if not (variance >= 0).all():
+        raise CheckpointError(f"{source} (CED): {batch_norm}.running_var has negative or no numbers. Check the file.")
+    scale = weight / np.sqrt(variance + BATCH_NORM_EPS)
+    return front_end(scale.tolist(), (bias - mean * scale).tolist(), max_length)
+
+
+CED = CedFamily()

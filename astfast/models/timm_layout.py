@@ -1,0 +1,206 @@
+"""Names of tensors in checkpoints of timm's Vision Transformers with positions along time and along frequency apart.
+
+CED, PaSST and MAEST are published so, each with a few names of its own. A file must hold exactly the tensors of its
+layout: what is missing, unexpected or misshapen is an error that names it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from astfast.checkpoints.lazy_tensor import Float32, LazyTensor, concatenated
+from astfast.errors import CheckpointError, brief_name
+from astfast.models.vit import LastLayer, Layer, Weights
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+
+# Module -> shape of its weight; a bias has the first of these dimensions. D hidden, M MLP width, P patch size.
+MODULES = {"patch_embed.proj": "D 1 P P", "norm": "D"}
+BLOCK = {"norm1": "D", "attn.qkv": "3D D", "attn.proj": "D D", "norm2": "D", "mlp.fc1": "M D", "mlp.fc2": "D M"}
+LAYER = re.compile(r"blocks\.(\d+)\.")
+WRAPPERS = (
+    "module.net_swa.",
+    "net_swa.",
+    "module.net.",
+    "net.",
+    "module.",
+)  # of training code, the averaged model first
+LAYER_NORM_EPS = 1e-6  # of the blocks and of the final norm
+HEAD_LAYER_NORM_EPS = 1e-5
+HEAD_DIM = 64  # of every published size
+
+
+class TimmLayout(NamedTuple):
+    """One family's names, and the shapes of its own tensors in symbols: T, F positions, L labels, C mel bins."""
+
+    family: str
+    name: str
+    prefix: str  # of all tensors but the head's
+    parameters: Mapping[str, str]  # name -> shape: positions, prefix tokens, statistics
+    prefix_tokens: tuple[str, ...]  # of the parameters
+    prefix_positions: str | None
+    positions: tuple[str, str]  # along time (1, D, 1, T), along frequency (1, D, F, 1)
+    head: tuple[str, str]  # LayerNorm and linear layer
+    ignored: re.Pattern[str]
+
+
+class TimmTensors(NamedTuple):
+    """The tensors of one checkpoint by their names without prefixes, and the values of the symbols of their shapes."""
+
+    layout: TimmLayout
+    tensors: Mapping[str, LazyTensor]
+    num_layers: int
+    sizes: Mapping[str, int]
+
+    @property
+    def has_head(self) -> bool:
+        return f"{self.layout.head[1]}.weight" in self.tensors
+
+
+def unwrapped(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Tensors by their names in the model, without the prefix of the first of WRAPPERS that there is."""
+    for wrapper in WRAPPERS:
+        inside = {name.removeprefix(wrapper): x for name, x in tensors.items() if name.startswith(wrapper)}
+        if inside:
+            return inside
+    return dict(tensors)
+
+
+def fits(tensors: Iterable[str], layout: TimmLayout) -> bool:
+    """Whether there are names that only this kind of layout has: its positions."""
+    names = set(tensors)
+    return any(layout.prefix + name in names for name in layout.positions)
+
+
+def map_tensors(tensors: Mapping[str, LazyTensor], source: str, layout: TimmLayout) -> TimmTensors:
+    """Tensors of a file, as ``unwrapped`` gives them, checked against a layout.
+
+    Raises CheckpointError, naming the family and the first few tensors, for what is missing, unexpected or misshapen.
+    """
+    where = f"{source} (layout: {layout.name})"
+    named = {name.removeprefix(layout.prefix): x for name, x in tensors.items() if not layout.ignored.fullmatch(name)}
+    layers = {int(match[1]) for match in map(LAYER.match, named) if match}
+    head = any(name.startswith(f"{module}.") for name in named for module in layout.head)
+    expected = _expected(layout, len(layers), head)
+    missing = [name for name in expected if name not in named]
+    unexpected = [name for name in named if name not in expected]
+    for problem, listed in (("lacks", missing), (f"has, beside those of {layout.family},", unexpected)):
+        if listed:
+            raise CheckpointError(f"{where} {problem} {len(listed)} tensors: {_first(listed)}. Check that it is whole.")
+    old = named["patch_embed.proj.weight"]
+    if len(old.shape) == 2 and round(old.shape[1] ** 0.5) ** 2 == old.shape[1]:  # saved as a linear layer
+        side = round(old.shape[1] ** 0.5)
+        named["patch_embed.proj.weight"] = old.reshape(old.shape[0], 1, side, side)
+    sizes = _sizes(named, expected, where)
+    if not layers:
+        raise CheckpointError(f"{where} has no layers. Check that it is whole.")
+    return TimmTensors(layout, named, len(layers), sizes)
+
+
+def _expected(layout: TimmLayout, num_layers: int, head: bool) -> dict[str, str]:
+    """Name -> shape in symbols of every tensor that the layout has."""
+    modules = dict(MODULES)
+    for n in range(num_layers):
+        modules |= {f"blocks.{n}.{module}": shape for module, shape in BLOCK.items()}
+    if head:
+        modules |= dict(zip(layout.head, ("D", "L D"), strict=True))
+    expected = dict(layout.parameters)
+    for module, shape in modules.items():
+        expected[f"{module}.weight"] = shape
+        expected[f"{module}.bias"] = shape.split()[0]
+    return expected
+
+
+def _sizes(tensors: Mapping[str, LazyTensor], expected: Mapping[str, str], where: str) -> dict[str, int]:
+    """The symbols' values: each is told by the first tensor that has it, and all others must agree."""
+    sizes = {"1": 1}
+    wrong = []
+    for name, shape in expected.items():
+        symbols, found = shape.split(), tensors[name].shape
+        if len(found) == len(symbols):
+            for symbol, size in zip(symbols, found, strict=True):
+                if symbol != "3D" and symbol not in sizes:
+                    sizes[symbol] = size
+            sizes["3D"] = 3 * sizes.get("D", 0)
+        wanted = [sizes.get(symbol, symbol) for symbol in symbols]
+        if list(found) != wanted:
+            wrong.append(f"{brief_name(name)} is {list(found)}, not {wanted}")
+    if wrong:
+        raise CheckpointError(
+            f"{where} has {len(wrong)} tensors of another shape than the others give them: {_first(wrong)}. "
+            "Check that it is whole."
+        )
+    return sizes
+
+
+def weights(found: TimmTensors, frequency_stride: int, time_stride: int) -> Weights:
+    """The weights that the forward pass reads, still in their file; positions along time and frequency are added up."""
+    layout, tensors, d = found.layout, found.tensors, found.sizes["D"]
+    prefix = len(layout.prefix_tokens)
+
+    def norm(name: str, eps: float = LAYER_NORM_EPS) -> LayerNorm:
+        return LayerNorm(tensors[f"{name}.weight"], tensors[f"{name}.bias"], eps)
+
+    def linear(name: str) -> Linear:
+        return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def qkv(block: str, start: int, stop: int) -> NormLinear:
+        """Rows start d to stop d of [q; k; v]."""
+        whole = linear(f"{block}.attn.qkv")
+        rows = Linear(whole.weight.rows(start * d, stop * d), whole.bias.rows(start * d, stop * d))
+        return NormLinear(norm(f"{block}.norm1"), rows)
+
+    def layer(block: str) -> Layer:
+        fc1 = NormLinear(norm(f"{block}.norm2"), linear(f"{block}.mlp.fc1"))
+        return Layer(qkv(block, 0, 3), linear(f"{block}.attn.proj"), fc1, linear(f"{block}.mlp.fc2"))
+
+    layers = tuple(layer(f"blocks.{n}") for n in range(found.num_layers))
+    last = None
+    if prefix:
+        block, whole = f"blocks.{found.num_layers - 1}", layers[-1]
+        last = LastLayer(prefix, qkv(block, 0, 1), qkv(block, 1, 3), whole.proj, whole.fc1, whole.fc2)
+        layers = layers[:-1]
+    patch = found.sizes["P"]
+    projection = Linear(tensors["patch_embed.proj.weight"].reshape(d, patch * patch), tensors["patch_embed.proj.bias"])
+    tokens = [tensors[name].reshape(1, d) for name in layout.prefix_tokens]
+    embed = Embed(
+        projection=projection,
+        prefix=concatenated(tokens) if tokens else LazyTensor((0, d), lambda: np.zeros((0, d), np.float32)),
+        position=_positions(found),
+        patch_size=patch,
+        frequency_stride=frequency_stride,
+        time_stride=time_stride,
+    )
+    head_norm, head_linear = layout.head
+    head = Head(norm(head_norm, HEAD_LAYER_NORM_EPS), linear(head_linear)) if found.has_head else None
+    return Weights(embed, layers, last, norm("norm"), head)
+
+
+def _positions(found: TimmTensors) -> LazyTensor:
+    """[P + F * T, D]: those of the prefix tokens, then time (1, D, 1, T) + frequency (1, D, F, 1), frequency first."""
+    layout, d = found.layout, found.sizes["D"]
+    time, frequency = (found.tensors[name] for name in layout.positions)
+    patches = found.sizes["F"] * found.sizes["T"]
+
+    def read() -> Float32:
+        grid = np.asarray(frequency) + np.asarray(time)  # [1, D, F, T]
+        return np.ascontiguousarray(grid.reshape(d, patches).T)
+
+    of_patches = LazyTensor((patches, d), read)
+    if layout.prefix_positions is None:
+        return of_patches
+    return concatenated([found.tensors[layout.prefix_positions].reshape(len(layout.prefix_tokens), d), of_patches])
+
+
+def num_heads(hidden: int, source: str) -> int:
+    """Attention heads of a model of this width, which no tensor tells: of 64 each, as in all published ones."""
+    if hidden % HEAD_DIM:
+        raise CheckpointError(f"{source}: hidden size {hidden} makes no whole heads of {HEAD_DIM}.")
+    return hidden // HEAD_DIM
+
+
+def _first(names: Sequence[str], count: int = 4) -> str:
+    return ", ".join(map(brief_name, names[:count])) + (", …" if len(names) > count else "")
