@@ -13,7 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from astfast.checkpoints.lazy_tensor import Float32, LazyTensor, concatenated
+from astfast.checkpoints.sources import CheckpointFiles
 from astfast.errors import CheckpointError, brief_name
+from astfast.models.ast import geometry
+from astfast.models.base import LabelNames
 from astfast.models.vit import LastLayer, Layer, Weights
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 
@@ -200,6 +203,15 @@ def num_heads(hidden: int, source: str) -> int:
     if hidden % HEAD_DIM:
         raise CheckpointError(f"{source}: hidden size {hidden} makes no whole heads of {HEAD_DIM}.")
     return hidden // HEAD_DIM
+
+
+def label_names(found: TimmTensors, files: CheckpointFiles, given: LabelNames) -> tuple[str, ...]:
+    """Names of the outputs: given, of config.json if it has any, of the packaged table of that many, or numbered."""
+    named = files.config if (files.config or {}).get("id2label") else None
+    try:
+        return geometry.label_names(found.sizes.get("L"), named, given)
+    except CheckpointError as error:
+        raise CheckpointError(f"{files.source} ({found.layout.family}): {error}") from None
 
 
 def _first(names: Sequence[str], count: int = 4) -> str:

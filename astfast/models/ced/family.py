@@ -41,7 +41,6 @@ class CedFamily(VitFamily):
         from astfast.models import timm_layout
         from astfast.models.ced import config_json, key_layouts
         from astfast.models.fields import typed
-        from astfast.models.outputs import label_names
         from astfast.models.vit_config import VitConfig
 
         source, config = files.source, files.config or {}
@@ -64,7 +63,7 @@ class CedFamily(VitFamily):
         return Checkpoint(
             family=self,
             config=VitConfig(
-                labels=label_names(sizes.get("L"), files.config, labels, source),
+                labels=timm_layout.label_names(found, files, labels),
                 problem_type="multi_label_classification",
                 front_end=_front_end(found, key_layouts.BATCH_NORM[layout.name], max_length, source),
                 hidden_size=sizes["D"],
