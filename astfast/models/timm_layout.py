@@ -15,7 +15,7 @@ import numpy as np
 from astfast.checkpoints.lazy_tensor import Float32, LazyTensor, concatenated
 from astfast.checkpoints.sources import CheckpointFiles
 from astfast.errors import CheckpointError, brief_name
-from astfast.models.ast import geometry
+from astfast.models import assumed
 from astfast.models.base import LabelNames
 from astfast.models.vit import LastLayer, Layer, Weights
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
@@ -205,13 +205,21 @@ def num_heads(hidden: int, source: str) -> int:
     return hidden // HEAD_DIM
 
 
-def label_names(found: TimmTensors, files: CheckpointFiles, given: LabelNames) -> tuple[str, ...]:
-    """Names of the outputs: given, of config.json if it has any, of the packaged table of that many, or numbered."""
+def label_names(
+    found: TimmTensors, files: CheckpointFiles, given: LabelNames, notes: list[str]
+) -> tuple[str, ...]:
+    """Names of the outputs: given, of config.json if it has any, of the packaged table of that many, or numbered.
+
+    A packaged table is said in ``notes``.
+    """
+    taken: list[str] = []
     named = files.config if (files.config or {}).get("id2label") else None
     try:
-        return geometry.label_names(found.sizes.get("L"), named, given)
+        names = assumed.label_names(found.sizes.get("L"), named, given, taken)
     except CheckpointError as error:
         raise CheckpointError(f"{files.source} ({found.layout.family}): {error}") from None
+    notes += assumed.note(files.source, taken)
+    return names
 
 
 def _first(names: Sequence[str], count: int = 4) -> str:

@@ -63,7 +63,7 @@ class CedFamily(VitFamily):
         return Checkpoint(
             family=self,
             config=VitConfig(
-                labels=timm_layout.label_names(found, files, labels),
+                labels=timm_layout.label_names(found, files, labels, notes := [*files.notes]),
                 problem_type="multi_label_classification",
                 front_end=_front_end(found, key_layouts.BATCH_NORM[layout.name], max_length, source),
                 hidden_size=sizes["D"],
@@ -81,6 +81,7 @@ class CedFamily(VitFamily):
             source=source,
             layout=layout.name,
             paths=files.paths,
+            notes=tuple(notes),
         )
 
     def export(self, config: Any, weights: Any) -> Exported:  # noqa: ARG002
