@@ -205,9 +205,7 @@ def num_heads(hidden: int, source: str) -> int:
     return hidden // HEAD_DIM
 
 
-def label_names(
-    found: TimmTensors, files: CheckpointFiles, given: LabelNames, notes: list[str]
-) -> tuple[str, ...]:
+def label_names(found: TimmTensors, files: CheckpointFiles, given: LabelNames, notes: list[str]) -> tuple[str, ...]:
     """Names of the outputs: given, of config.json if it has any, of the packaged table of that many, or numbered.
 
     A packaged table is said in ``notes``.
