@@ -30,6 +30,18 @@ class PackedNorm:
     def __init__(self, weight: NDArray[np.float32], bias: NDArray[np.float32], eps: float) -> None:
         """Weight and bias [D]."""
 
+class PackedScan:
+    """Parameters of a selective scan in four directions."""
+
+    def __init__(
+        self,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        decay: NDArray[np.float32],
+        skip: NDArray[np.float32],
+    ) -> None:
+        """Weight [4, R, C], bias [4, C], decay [4, C] = A, skip [C], the sum of D over the directions."""
+
 class ComputeContext:
     """Kernels of a tier in a precision, and a number of threads."""
 
@@ -42,6 +54,9 @@ class ComputeContext:
 
     def pack_linear(self, weight: NDArray[np.float32], bias: NDArray[np.float32], exact: bool = False) -> PackedLinear:
         """Weight [N, K], bias [N]; ``exact``: to be multiplied in float32, by ``head``."""
+
+    def pack_convolution(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> PackedLinear:
+        """Weight [N, 9 K], bias [N] of ``conv_norm``; of one channel, a spectrogram's, it is not quantised."""
 
     def pack_embed(
         self,
@@ -66,14 +81,52 @@ class ComputeContext:
     def linear_residual(self, x: Activations, w: PackedLinear, residual: NDArray[np.float32], /) -> None:
         """x [B, T, K], residual [B, T, N], added to."""
 
+    def linear(self, x: Activations, w: PackedLinear, out: NDArray[np.float32], /) -> None:
+        """x [B, T, K], out [B, T, N]."""
+
+    def norm_linear_residual(
+        self, x: NDArray[np.float32], norm: PackedNorm, w: PackedLinear, residual: NDArray[np.float32], /
+    ) -> None:
+        """x [B, T, K], residual [B, T, N], added to."""
+
+    def conv_norm(
+        self,
+        x: NDArray[np.float32],
+        w: PackedLinear,
+        norm: PackedNorm,
+        grid: tuple[int, int],
+        out: NDArray[np.float32],
+        gelu: bool,
+        /,
+    ) -> None:
+        """x [B, rows * columns, K] of a grid, out [B, positions of the halved grid, N]; ``w`` of pack_convolution."""
+
+    def depthwise_silu(
+        self, x: Activations, weight: NDArray[np.float32], grid: tuple[int, int], out: Activations, /
+    ) -> None:
+        """x and out [B, rows * columns, C] of a grid, weight [9, C]."""
+
+    def selective_scan(
+        self,
+        x: Activations,
+        projected: NDArray[np.float32],
+        w: PackedScan,
+        grid: tuple[int, int],
+        out: NDArray[np.float32],
+        /,
+    ) -> None:
+        """x and out [B, rows * columns, C] of a grid, projected [B, rows * columns, 4 * (R + 2)]."""
+
     def attention(self, q: Activations, kv: Activations, heads: int, out: Activations, /) -> None:
         """q and out [B, R, D], kv [B, T, 2 D] = [k, v]."""
 
     def pool(self, x: NDArray[np.float32], norm: PackedNorm, out: NDArray[np.float32], /) -> None:
         """x [B, R, D], out [B, D]: mean over the R rows of LN(x)."""
 
-    def head(self, x: NDArray[np.float32], norm: PackedNorm, w: PackedLinear, out: NDArray[np.float32], /) -> None:
-        """x [B, D], out [B, L]; ``w`` packed with ``exact``."""
+    def head(
+        self, x: NDArray[np.float32], norm: PackedNorm | None, w: PackedLinear, out: NDArray[np.float32], /
+    ) -> None:
+        """x [B, D], out [B, L]; ``w`` packed with ``exact``; no LayerNorm where ``norm`` is None."""
 
     def exp(self, x: NDArray[np.float32], /) -> NDArray[np.float32]:
         """e^x for x <= 0, elementwise, as attention computes it."""

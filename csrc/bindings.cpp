@@ -1,7 +1,4 @@
-// The only file that sees Python: checks shapes, dtypes and strides, since the kernels read raw pointers, and releases
-// the GIL while they run. A wrong argument raises ValueError naming it.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
+// The Python module: arguments are checked by python_arguments.h, the GIL is released while kernels run.
 #include <pybind11/stl.h>
 
 #include <memory>
@@ -14,99 +11,15 @@
 #include "memory.h"
 #include "ops.h"
 #include "parallel.h"
+#include "python_arguments.h"
 #include "tiers.h"
-
-namespace py = pybind11;
 
 namespace astfast {
 namespace {
 
 constexpr std::int64_t kMaxHeadDim = 256;
 
-using Shape = std::vector<std::int64_t>;
 using WithoutGil = BeyondGate<py::gil_scoped_release>;
-
-[[noreturn]] void refuse(const std::string& name, const std::string& problem) {
-    throw py::value_error(name + " " + problem);
-}
-
-std::string text(const Shape& shape) {
-    std::string s;
-    for (const std::int64_t size : shape) s += (s.empty() ? "" : ", ") + std::to_string(size);
-    return "[" + s + "]";
-}
-
-Shape shape_of(const py::array& array) {
-    return {array.shape(), array.shape() + array.ndim()};
-}
-
-void expect_shape(const std::string& name, const py::array& array, const Shape& shape) {
-    if (shape_of(array) != shape) refuse(name, "has shape " + text(shape_of(array)) + ", not " + text(shape));
-}
-
-// Address of an array of `bytes`-long elements of this kind ('f' or 'u') whose last dimension is contiguous.
-void* checked_data(const std::string& name, const py::array& array, py::ssize_t ndim, char kind, std::size_t bytes,
-                   bool written) {
-    const auto size = static_cast<py::ssize_t>(bytes);
-    if (array.ndim() != ndim)
-        refuse(name, "has " + std::to_string(array.ndim()) + " dimensions, not " + std::to_string(ndim));
-    if (array.dtype().kind() != kind || array.itemsize() != size || array.dtype().byteorder() == '>') {
-        refuse(name, "is " + py::str(array.dtype()).cast<std::string>() + ", not " + (kind == 'u' ? "uint" : "float") +
-                         std::to_string(8 * size));
-    }
-    if (written && !array.writeable()) refuse(name, "is read-only");
-    for (py::ssize_t i = 0; i < ndim; ++i) {
-        if (array.shape(i) < 1) refuse(name, "is empty: shape " + text(shape_of(array)));
-        if (array.shape(i) > 1 && (array.strides(i) < 0 || array.strides(i) % size != 0)) {
-            refuse(name, "has a stride of " + std::to_string(array.strides(i)) + " bytes");
-        }
-    }
-    if (array.shape(ndim - 1) > 1 && array.strides(ndim - 1) != size)
-        refuse(name, "is not contiguous in its last dimension");
-    void* data = const_cast<void*>(array.data());
-    if (reinterpret_cast<std::uintptr_t>(data) % bytes != 0) refuse(name, "is not aligned");
-    return data;
-}
-
-const float* float_vector(const std::string& name, const py::array& array, std::int64_t size) {
-    expect_shape(name, array, {size});
-    return static_cast<const float*>(checked_data(name, array, 1, 'f', sizeof(float), false));
-}
-
-// [clips, per_clip, columns] as rows.
-struct Matrix {
-    Rows<void> rows;
-    std::int64_t clips, per_clip, columns;
-
-    std::int64_t count() const { return clips * per_clip; }
-    template <class T>
-    Rows<T> as() const {
-        return {static_cast<T*>(rows.data), rows.per_clip, rows.clip_stride, rows.row_stride};
-    }
-};
-
-Matrix matrix(const std::string& name, const py::array& array, std::size_t bytes, bool written) {
-    void* data = checked_data(name, array, 3, bytes == 2 ? 'u' : 'f', bytes, written);
-    const auto size = static_cast<std::int64_t>(bytes);
-    return {{data, array.shape(1), array.strides(0) / size, array.strides(1) / size},
-            array.shape(0),
-            array.shape(1),
-            array.shape(2)};
-}
-
-struct PyNorm {
-    std::vector<float> weight, bias;
-    float eps;
-
-    PyNorm(const py::array& weight_array, const py::array& bias_array, float eps_value) : eps(eps_value) {
-        const std::int64_t width = weight_array.size();
-        const float* w = float_vector("weight", weight_array, width);
-        const float* b = float_vector("bias", bias_array, width);
-        weight.assign(w, w + width);
-        bias.assign(b, b + width);
-    }
-    Norm get() const { return {weight.data(), bias.data(), eps, static_cast<std::int64_t>(weight.size())}; }
-};
 
 struct PyEmbed {
     PackedLinear projection;
@@ -137,6 +50,10 @@ class PyContext {
 
     PackedLinear pack(const py::array& weight, const py::array& bias, bool exact) const {
         return pack_for(exact ? *context_.exact : *context_.kernels, "weight", weight, bias);
+    }
+
+    PackedLinear pack_convolution(const py::array& weight, const py::array& bias) const {
+        return pack_for(kernels_of_convolution(weight.ndim() == 2 ? weight.shape(1) : 0), "weight", weight, bias);
     }
 
     PyEmbed pack_embedding(const py::array& kernel, const py::array& bias, const py::array& prefix,
@@ -187,27 +104,78 @@ class PyContext {
                     columns, y.as<float>());
     }
 
-    void norm_linear(const py::array& x_array, const PyNorm& norm, const PackedLinear& w, const py::array& out_array,
+    void norm_linear(const py::array& x, const PyNorm& norm, const PackedLinear& w, const py::array& out,
                      bool gelu) const {
-        expect_packed_here(w, *context_.kernels);
-        const Matrix x = matrix("x", x_array, sizeof(float), false);
-        const Matrix out = matrix("out", out_array, context_.kernels->activation_bytes, true);
-        expect_width("norm", norm, x.columns);
-        expect_shape("x", x_array, {x.clips, x.per_clip, w.k});
-        expect_shape("out", out_array, {x.clips, x.per_clip, w.n});
-        const WithoutGil release;
-        astfast::norm_linear(context_, x.as<const float>(), x.count(), norm.get(), w,
-                             gelu ? Epilogue::kGelu : Epilogue::kActivation, out.rows);
+        run_norm_linear(x, norm, w, gelu ? Epilogue::kGelu : Epilogue::kActivation, "out", out,
+                        context_.kernels->activation_bytes);
     }
 
-    void linear_residual(const py::array& x_array, const PackedLinear& w, const py::array& residual_array) const {
-        expect_packed_here(w, *context_.kernels);
-        const Matrix x = matrix("x", x_array, context_.kernels->activation_bytes, false);
-        const Matrix residual = matrix("residual", residual_array, sizeof(float), true);
-        expect_shape("x", x_array, {x.clips, x.per_clip, w.k});
-        expect_shape("residual", residual_array, {x.clips, x.per_clip, w.n});
+    void linear_residual(const py::array& x, const PackedLinear& w, const py::array& residual) const {
+        run_linear(x, w, Epilogue::kResidual, "residual", residual);
+    }
+
+    void linear(const py::array& x, const PackedLinear& w, const py::array& out) const {
+        run_linear(x, w, Epilogue::kFloat32, "out", out);
+    }
+
+    void norm_linear_residual(const py::array& x_array, const PyNorm& norm, const PackedLinear& w,
+                              const py::array& residual_array) const {
+        run_norm_linear(x_array, norm, w, Epilogue::kResidual, "residual", residual_array, sizeof(float));
+    }
+
+    void conv_norm(const py::array& x_array, const PackedLinear& w, const PyNorm& norm, const Sizes& grid_sizes,
+                   const py::array& out_array, bool gelu) const {
+        const Matrix x = matrix("x", x_array, sizeof(float), false),
+                     out = matrix("out", out_array, sizeof(float), true);
+        const Grid grid = checked_grid(grid_sizes, x.per_clip);
+        expect_packed_here(w, kernels_of_convolution(9 * x.columns));
+        if (w.k != 9 * x.columns) {
+            refuse("x", "has " + std::to_string(x.columns) + " channels, not " + std::to_string(w.k / 9));
+        }
+        expect_width("norm", norm, w.n);
+        expect_shape("out", out_array, {x.clips, grid.halved().positions(), w.n});
         const WithoutGil release;
-        astfast::linear_residual(context_, x.as<const void>(), x.count(), w, residual.rows);
+        astfast::conv_norm(context_, {x.as<const float>(), grid, x.columns}, x.clips, w, norm.get(), gelu,
+                           out.as<float>());
+    }
+
+    void depthwise_silu(const py::array& x_array, const py::array& weight, const Sizes& grid_sizes,
+                        const py::array& out_array) const {
+        const Matrix x = matrix("x", x_array, context_.kernels->activation_bytes, false);
+        const Matrix out = matrix("out", out_array, context_.kernels->activation_bytes, true);
+        const Grid grid = checked_grid(grid_sizes, x.per_clip);
+        expect_shape("weight", weight, {9, x.columns});
+        expect_shape("out", out_array, shape_of(x_array));
+        const Depthwise conv{x.as<const void>(), out.rows, grid, x.columns, contiguous_data("weight", weight, 2)};
+        const WithoutGil release;
+        astfast::depthwise_silu(context_, conv, x.clips);
+    }
+
+    void selective_scan(const py::array& x_array, const py::array& projected_array, const PyScan& w,
+                        const Sizes& grid_sizes, const py::array& out_array) const {
+        const Matrix x = matrix("x", x_array, context_.kernels->activation_bytes, false);
+        const Matrix projected = matrix("projected", projected_array, sizeof(float), false);
+        const Matrix out = matrix("out", out_array, sizeof(float), true);
+        const Grid grid = checked_grid(grid_sizes, x.per_clip);
+        expect_shape("x", x_array, {x.clips, x.per_clip, w.channels});
+        expect_shape("projected", projected_array, {x.clips, x.per_clip, 4 * (w.rank + 2)});
+        expect_shape("out", out_array, shape_of(x_array));
+        const Scan first{x.rows.data,
+                         static_cast<const float*>(projected.rows.data),
+                         static_cast<float*>(out.rows.data),
+                         x.rows.row_stride,
+                         projected.rows.row_stride,
+                         out.rows.row_stride,
+                         grid,
+                         w.channels,
+                         w.rank,
+                         w.weight.data(),
+                         w.bias.data(),
+                         w.decay.data(),
+                         w.skip.data()};
+        const ScanStrides strides{x.rows.clip_stride, projected.rows.clip_stride, out.rows.clip_stride};
+        const WithoutGil release;
+        astfast::selective_scan(context_, first, strides, x.clips);
     }
 
     void attention(const py::array& q_array, const py::array& kv_array, std::int64_t heads,
@@ -246,16 +214,19 @@ class PyContext {
         astfast::pool(context_, x.as<const float>(), x.clips, norm.get(), out);
     }
 
-    void head(const py::array& x_array, const PyNorm& norm, const PackedLinear& w, const py::array& out_array) const {
+    // `norm` may be null.
+    void head(const py::array& x_array, const PyNorm* norm, const PackedLinear& w, const py::array& out_array) const {
         expect_packed_here(w, *context_.exact);
         const auto* x = static_cast<const float*>(checked_data("x", x_array, 2, 'f', sizeof(float), false));
         const std::int64_t clips = x_array.shape(0);
         expect_shape("x", x_array, {clips, w.k});
-        expect_width("norm", norm, w.k);
+        if (norm != nullptr) expect_width("norm", *norm, w.k);
         float* out = contiguous_output(out_array, {clips, w.n});
         const auto stride = static_cast<std::int64_t>(x_array.strides(0) / static_cast<py::ssize_t>(sizeof(float)));
         const WithoutGil release;
-        astfast::norm_linear(context_, {x, 1, stride, 0}, clips, norm.get(), w, Epilogue::kFloat32, {out, 1, w.n, 0});
+        const Rows<void> y{out, 1, w.n, 0};
+        if (norm == nullptr) return astfast::linear(context_, {x, 1, stride, 0}, clips, w, Epilogue::kFloat32, y);
+        astfast::norm_linear(context_, {x, 1, stride, 0}, clips, norm->get(), w, Epilogue::kFloat32, y);
     }
 
     template <auto function>
@@ -267,6 +238,33 @@ class PyContext {
     }
 
   private:
+    void run_norm_linear(const py::array& x_array, const PyNorm& norm, const PackedLinear& w, Epilogue epilogue,
+                         const std::string& name, const py::array& out_array, std::size_t bytes) const {
+        expect_packed_here(w, *context_.kernels);
+        const Matrix x = matrix("x", x_array, sizeof(float), false), out = matrix(name, out_array, bytes, true);
+        expect_width("norm", norm, x.columns);
+        expect_shape("x", x_array, {x.clips, x.per_clip, w.k});
+        expect_shape(name, out_array, {x.clips, x.per_clip, w.n});
+        const WithoutGil release;
+        astfast::norm_linear(context_, x.as<const float>(), x.count(), norm.get(), w, epilogue, out.rows);
+    }
+
+    void run_linear(const py::array& x_array, const PackedLinear& w, Epilogue epilogue, const std::string& name,
+                    const py::array& out_array) const {
+        expect_packed_here(w, *context_.kernels);
+        const Matrix x = matrix("x", x_array, context_.kernels->activation_bytes, false);
+        const Matrix out = matrix(name, out_array, sizeof(float), true);
+        expect_shape("x", x_array, {x.clips, x.per_clip, w.k});
+        expect_shape(name, out_array, {x.clips, x.per_clip, w.n});
+        const WithoutGil release;
+        astfast::linear(context_, x.as<const void>(), x.count(), w, epilogue, out.rows);
+    }
+
+    // A spectrogram, an image of one channel, is not quantised.
+    const Kernels& kernels_of_convolution(std::int64_t k) const {
+        return k == 9 ? *context_.embedding : *context_.kernels;
+    }
+
     PackedLinear pack_for(const Kernels& kernels, const std::string& name, const py::array& weight,
                           const py::array& bias) const {
         const auto* w = static_cast<const float*>(checked_data(name, weight, 2, 'f', sizeof(float), false));
@@ -285,19 +283,6 @@ class PyContext {
     static void expect_packed_here(const PackedLinear& w, const Kernels& kernels) {
         if (w.kernels != &kernels)
             refuse("w", std::string("was packed for ") + w.kernels->tier + " or another precision");
-    }
-
-    static std::vector<float> contiguous_floats(const std::string& name, const py::array& array) {
-        const auto* data = static_cast<const float*>(checked_data(name, array, 2, 'f', sizeof(float), false));
-        if ((array.flags() & py::array::c_style) == 0) refuse(name, "is not contiguous");
-        return {data, data + array.size()};
-    }
-
-    static float* contiguous_output(const py::array& out, const Shape& shape) {
-        expect_shape("out", out, shape);
-        void* data = checked_data("out", out, static_cast<py::ssize_t>(shape.size()), 'f', sizeof(float), true);
-        if ((out.flags() & py::array::c_style) == 0) refuse("out", "is not contiguous");
-        return static_cast<float*>(data);
     }
 
     ComputeContext context_;
@@ -372,6 +357,9 @@ PYBIND11_MODULE(_native, m) {
     py::class_<PyEmbed>(m, "PackedEmbed");
     py::class_<PyNorm>(m, "PackedNorm")
         .def(py::init<const py::array&, const py::array&, float>(), py::arg("weight"), py::arg("bias"), py::arg("eps"));
+    py::class_<PyScan>(m, "PackedScan")
+        .def(py::init<const py::array&, const py::array&, const py::array&, const py::array&>(), py::arg("weight"),
+             py::arg("bias"), py::arg("decay"), py::arg("skip"));
     py::class_<PyContext>(m, "ComputeContext")
         .def(py::init<const std::string&, const std::string&, int>(), py::arg("tier"), py::arg("precision"),
              py::arg("threads"))
@@ -381,7 +369,13 @@ PYBIND11_MODULE(_native, m) {
              py::arg("position"), py::arg("patch_size"), py::arg("frequency_stride"), py::arg("time_stride"))
         .def("patch_embed", &PyContext::embed)
         .def("norm_linear", &PyContext::norm_linear)
+        .def("pack_convolution", &PyContext::pack_convolution, py::arg("weight"), py::arg("bias"))
         .def("linear_residual", &PyContext::linear_residual)
+        .def("linear", &PyContext::linear)
+        .def("norm_linear_residual", &PyContext::norm_linear_residual)
+        .def("conv_norm", &PyContext::conv_norm)
+        .def("depthwise_silu", &PyContext::depthwise_silu)
+        .def("selective_scan", &PyContext::selective_scan)
         .def("attention", &PyContext::attention)
         .def("pool", &PyContext::pool)
         .def("head", &PyContext::head)

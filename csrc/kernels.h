@@ -49,6 +49,43 @@ struct Patches {
     std::int64_t size, frequency_stride, time_stride;
 };
 
+// An image whose positions are tokens, row by row.
+struct Grid {
+    std::int64_t rows, columns;
+    [[gnu::always_inline]] std::int64_t positions() const { return rows * columns; }
+    // After a convolution of 3 x 3, stride 2, padding 1.
+    [[gnu::always_inline]] Grid halved() const { return {(rows + 1) / 2, (columns + 1) / 2}; }
+};
+
+// Input of a convolution of 3 x 3, stride 2, padding 1: position (i, j) of its output is row i * columns + j of a clip.
+struct Convolution {
+    Rows<const float> image;  // [clips, positions, channels]
+    Grid grid;
+    std::int64_t channels;
+};
+
+// A depthwise convolution of 3 x 3, stride 1, padding 1.
+struct Depthwise {
+    Rows<const void> x;  // [clips, positions, channels] of the activation type, as is the output
+    Rows<void> out;
+    Grid grid;
+    std::int64_t channels;
+    const float* weight;  // [9, channels]
+};
+
+// Selective scan of one clip. Strides are in elements.
+struct Scan {
+    const void* x;           // [positions, channels] of the activation type
+    const float* projected;  // [positions, 4 (rank + 2)]: dt, b and c of each direction
+    float* out;              // [positions, channels]
+    std::int64_t x_stride, projected_stride, out_stride;
+    Grid grid;
+    std::int64_t channels, rank;
+    const float *weight, *bias, *decay;  // [4, rank, channels], [4, channels], [4, channels]: A, below zero
+    const float* skip;                   // [channels]: the sum of D over the directions
+};
+constexpr std::int64_t kScanChannels = 16;  // of a call: a cache line of the output
+
 // Epilogue of a panel of C = A B: how it is written to the output.
 enum class Epilogue {
     kActivation,  // out = C + bias, in the activation type
@@ -89,10 +126,12 @@ struct Kernels {
     void (*pack_weight)(const float* weight, std::int64_t row_stride, std::int64_t columns, std::int64_t k,
                         std::byte* panel);
 
-    // `rows` rows from `row` on -> A: normalised, converted from the activation type, or read as patches.
+    // `rows` rows from `row` on -> A: normalised, converted from the activation type, or read as patches
+    // of a spectrogram or of an image.
     void (*norm_rows)(const Rows<const float>& x, std::int64_t row, std::int64_t rows, const Norm& norm, std::byte* a);
     void (*copy_rows)(const Rows<const void>& x, std::int64_t row, std::int64_t rows, std::int64_t k, std::byte* a);
     void (*patch_rows)(const Patches& patches, std::int64_t row, std::int64_t rows, std::byte* a);
+    void (*conv_rows)(const Convolution& conv, std::int64_t row, std::int64_t rows, std::byte* a);
 
     // `rows` rows of A times `panels` panels of B, panels_together(k) at most -> columns [panel_index * panel, ...) of
     // out, whose first row is `row`. chunk_bytes(k) of a row are read at a time.
@@ -110,7 +149,13 @@ struct Kernels {
     void (*attend)(const Head& head, const std::byte* packed, std::int64_t query, std::int64_t queries,
                    std::byte* scratch);
 
-    // LN of one row in float32.
+    // silu(depthwise convolution) of `rows` rows of images, counted through all clips.
+    void (*depthwise_silu)(const Depthwise& conv, std::int64_t row, std::int64_t rows);
+
+    // Channels [first, first + channels), kScanChannels at most, of a clip's scan in all directions.
+    void (*selective_scan)(const Scan& scan, std::int64_t first, std::int64_t channels);
+
+    // LN of one row in float32; `out` may be `x`.
     void (*norm_row)(const float* x, const Norm& norm, float* out);
 
     // Elementwise, for tests: exp(x) for x <= 0 and gelu(x), as attention and the epilogue compute them.

@@ -75,9 +75,9 @@ void norm_linear(const ComputeContext& context, const Rows<const float>& x, std:
              [&](std::int64_t row, std::int64_t count, std::byte* a) { w.kernels->norm_rows(x, row, count, norm, a); });
 }
 
-void linear_residual(const ComputeContext& context, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
-                     const Rows<void>& residual) {
-    const PanelOutput output{Epilogue::kResidual, residual, w.bias.data(), nullptr, w.n};
+void linear(const ComputeContext& context, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
+            Epilogue epilogue, const Rows<void>& out) {
+    const PanelOutput output{epilogue, out, w.bias.data(), nullptr, w.n};
     multiply(context, rows, w, output,
              [&](std::int64_t row, std::int64_t count, std::byte* a) { w.kernels->copy_rows(x, row, count, w.k, a); });
 }
@@ -137,6 +137,45 @@ void attention(const ComputeContext& context, const Head& first, const HeadStrid
             kernels.attend(head_of(block), scratch(owner), query, std::min(kernels.query_tile, first.queries - query),
                            scratch(worker) + packed_bytes);
         });
+}
+
+void conv_norm(const ComputeContext& context, const Convolution& conv, std::int64_t clips, const PackedLinear& w,
+               const Norm& norm, bool gelu, const Rows<float>& out) {
+    const Rows<void> rows_of_out{out.data, out.per_clip, out.clip_stride, out.row_stride};
+    const PanelOutput output{Epilogue::kFloat32, rows_of_out, w.bias.data(), nullptr, w.n};
+    const std::int64_t rows = clips * conv.grid.halved().positions();
+    multiply(context, rows, w, output,
+             [&](std::int64_t row, std::int64_t count, std::byte* a) { w.kernels->conv_rows(conv, row, count, a); });
+    constexpr std::int64_t kRows = 32;  // of a task
+    parallel_for(context.threads, divide_up(rows, kRows), [&](std::int64_t task, int) {
+        for (std::int64_t row = task * kRows; row < std::min(rows, (task + 1) * kRows); ++row) {
+            float* const y = out.at(row);
+            context.exact->norm_row(y, norm, y);
+            if (gelu) w.kernels->gelu(y, w.n, y);
+        }
+    });
+}
+
+void depthwise_silu(const ComputeContext& context, const Depthwise& conv, std::int64_t clips) {
+    constexpr std::int64_t kRows = 4;  // of a task
+    const std::int64_t rows = clips * conv.grid.rows;
+    parallel_for(context.threads, divide_up(rows, kRows), [&](std::int64_t task, int) {
+        const std::int64_t row = task * kRows;
+        context.kernels->depthwise_silu(conv, row, std::min(kRows, rows - row));
+    });
+}
+
+void selective_scan(const ComputeContext& context, const Scan& first, const ScanStrides& strides, std::int64_t clips) {
+    const std::int64_t blocks = divide_up(first.channels, kScanChannels);
+    const auto size = static_cast<std::int64_t>(context.kernels->activation_bytes);
+    parallel_for(context.threads, clips * blocks, [&](std::int64_t task, int) {
+        const std::int64_t clip = task / blocks, channel = task % blocks * kScanChannels;
+        Scan scan = first;
+        scan.x = static_cast<const std::byte*>(first.x) + clip * strides.x_clip * size;
+        scan.projected += clip * strides.projected_clip;
+        scan.out += clip * strides.out_clip;
+        context.kernels->selective_scan(scan, channel, std::min(kScanChannels, first.channels - channel));
+    });
 }
 
 void pool(const ComputeContext& context, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out) {

@@ -30,13 +30,13 @@ struct ComputeContext {
 PackedLinear pack_linear(const ComputeContext& context, const Kernels& kernels, const float* weight,
                          std::int64_t row_stride, const float* bias, std::int64_t n, std::int64_t k);
 
-// out = act(LN(x) W^T + b) over `rows` rows counted through all clips; `epilogue` is kActivation, kGelu or kFloat32.
+// out = act(LN(x) W^T + b) over `rows` rows counted through all clips; any epilogue but kPosition.
 void norm_linear(const ComputeContext& context, const Rows<const float>& x, std::int64_t rows, const Norm& norm,
                  const PackedLinear& w, Epilogue epilogue, const Rows<void>& out);
 
-// residual += x W^T + b.
-void linear_residual(const ComputeContext& context, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
-                     const Rows<void>& residual);
+// out (+)= x W^T + b, x of the activation type of W's kernels; `epilogue` is kResidual or kFloat32.
+void linear(const ComputeContext& context, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
+            Epilogue epilogue, const Rows<void>& out);
 
 // Patches of a spectrogram [frames, mels] along each of its axes; none of either where it is smaller than a patch.
 struct PatchGrid {
@@ -58,6 +58,19 @@ struct HeadStrides {
 };
 void attention(const ComputeContext& context, const Head& first, const HeadStrides& strides, std::int64_t clips,
                std::int64_t heads);
+
+// out = act(LN(conv W^T + b)), act the GELU or none; out [clips, positions of the halved grid, n].
+void conv_norm(const ComputeContext& context, const Convolution& conv, std::int64_t clips, const PackedLinear& w,
+               const Norm& norm, bool gelu, const Rows<float>& out);
+
+// out = silu(depthwise convolution).
+void depthwise_silu(const ComputeContext& context, const Depthwise& conv, std::int64_t clips);
+
+// `first` is the scan of the first clip, the others lie at the strides.
+struct ScanStrides {
+    std::int64_t x_clip, projected_clip, out_clip;  // elements
+};
+void selective_scan(const ComputeContext& context, const Scan& first, const ScanStrides& strides, std::int64_t clips);
 
 // out [clips, width] = mean of the LN of all rows of each clip: their sum in ascending order times 1 / rows.
 void pool(const ComputeContext& context, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out);

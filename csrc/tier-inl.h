@@ -21,6 +21,7 @@ constexpr Kernels kernels_of(const char* tier, Precision precision) {
     k.norm_rows = norm_rows<Gemm>;
     k.copy_rows = copy_rows<Gemm>;
     k.patch_rows = patch_rows<Gemm>;
+    k.conv_rows = conv_rows<Gemm>;
     k.panels_together = [](std::int64_t width) -> std::int64_t {
         return units_of<Gemm>(width) * unit_bytes<Gemm> > Gemm::kChunkBytes ? Gemm::kPanelsTogether : 1;
     };
@@ -34,6 +35,8 @@ constexpr Kernels kernels_of(const char* tier, Precision precision) {
     k.attend_bytes = Attention::scratch_bytes;
     k.pack_head = Attention::pack;
     k.attend = Attention::attend;
+    k.depthwise_silu = depthwise_silu<Simd, typename Gemm::Activation>;
+    k.selective_scan = selective_scan<Simd, typename Gemm::Activation>;
     k.norm_row = norm_row<Simd>;
     k.exp = [](const float* x, std::int64_t n, float* out) {
         for_vectors<Simd>(n, [&](std::int64_t i, int lanes) {

@@ -25,6 +25,8 @@
 #include "pack-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"
+#include "image-inl.h"
+#include "scan-inl.h"
 #include "bf16_vector-inl.h"
 #include "amx_tiles-inl.h"
 #include "amx_attention-inl.h"

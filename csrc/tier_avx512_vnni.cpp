@@ -24,6 +24,8 @@
 #include "pack-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"
+#include "image-inl.h"
+#include "scan-inl.h"
 #include "vnni_gemm-inl.h"
 #include "tier-inl.h"
 // clang-format on

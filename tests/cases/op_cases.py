@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from astfast.backends.reference import ReferenceOps
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, patch_grid
+from astfast.ops import ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, patch_grid
 from tests.cases.rounded_ops import RoundedOps
 
 FLOAT32_ROUNDING = 2.0**-24
@@ -148,6 +148,25 @@ class QuantisedOps(ReferenceOps):
 
     def linear_residual(self, x: Any, w: Linear, residual: Any) -> torch.Tensor:
         return residual + self._linear(x, w)
+
+    def norm_linear_residual(self, x: Any, w: NormLinear, residual: Any) -> torch.Tensor:
+        return residual + self._linear(self._norm(x, w.norm), w.linear)
+
+    def linear(self, x: Any, w: Linear, out: Any = None) -> torch.Tensor:
+        return self._linear(x, w)
+
+    def conv_norm(self, x: Any, w: ConvNorm, grid: Any, out: Any = None, activation: Any = None) -> torch.Tensor:
+        b, _, k = x.shape
+        if k == 1:  # a spectrogram
+            conv = replace(w.conv, weight=_as_bfloat16(w.conv.weight))
+            return super().conv_norm(_as_bfloat16(torch.as_tensor(x)), replace(w, conv=conv), grid, out, activation)
+        patches = torch.nn.functional.unfold(x.mT.reshape(b, k, *grid), 3, padding=1, stride=2)  # [B, K * 9, positions]
+        y = self._linear(patches.unflatten(1, (k, 9)).transpose(1, 2).flatten(1, 2).mT, w.conv)
+        y = self._norm(y, w.norm)
+        return torch.nn.functional.gelu(y) if activation == "gelu" else y
+
+    def depthwise_silu(self, x: Any, w: Depthwise, grid: Any, out: Any = None) -> torch.Tensor:
+        return _as_bfloat16(super().depthwise_silu(x, w, grid))
 
     def _linear(self, x: torch.Tensor, w: Linear) -> torch.Tensor:
         levels = self._levels(x.shape[-1])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from astfast.backends.reference import ReferenceOps
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.ops import ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan
 
 
 class RoundedOps(ReferenceOps):
@@ -46,8 +46,28 @@ class RoundedOps(ReferenceOps):
     def pool(self, x: Any, w: LayerNorm, out: Any = None) -> torch.Tensor:
         return _float32(_float32(self._norm(x, w)).mean(dim=1))
 
-    def head(self, x: Any, w: Head, out: Any = None) -> torch.Tensor:
-        return _float32(torch.nn.functional.linear(_float32(self._norm(x, w.norm)), w.linear.weight, w.linear.bias))
+    def head(self, x: Any, w: Head | Linear, out: Any = None) -> torch.Tensor:
+        if isinstance(w, Head):
+            x, w = _float32(self._norm(x, w.norm)), w.linear
+        return _float32(torch.nn.functional.linear(x, w.weight, w.bias))
+
+    def norm_linear_residual(self, x: Any, w: NormLinear, residual: Any) -> torch.Tensor:
+        return _float32(residual + self._linear(self._norm(x, w.norm), w.linear))
+
+    def linear(self, x: Any, w: Linear, out: Any = None) -> torch.Tensor:
+        return _float32(self._linear(x, w))
+
+    def conv_norm(self, x: Any, w: ConvNorm, grid: Any, out: Any = None, activation: Any = None) -> torch.Tensor:
+        conv = replace(w.conv, weight=self._rounded(w.conv.weight))
+        return _float32(
+            super().conv_norm(self._rounded(torch.as_tensor(x)), replace(w, conv=conv), grid, out, activation)
+        )
+
+    def depthwise_silu(self, x: Any, w: Depthwise, grid: Any, out: Any = None) -> torch.Tensor:
+        return self._rounded(super().depthwise_silu(x, w, grid))
+
+    def selective_scan(self, x: Any, projected: Any, w: Scan, grid: Any, out: Any = None) -> torch.Tensor:
+        return _float32(super().selective_scan(x, projected, w, grid))
 
     def _linear(self, x: torch.Tensor, w: Linear) -> torch.Tensor:
         return torch.nn.functional.linear(self._rounded(x), self._rounded(w.weight), w.bias)

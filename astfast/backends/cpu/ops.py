@@ -24,10 +24,9 @@ from astfast import environment
 from astfast.backends.cpu.log_mel import LogMel, log_mel_of
 from astfast.backends.cpu.quantisation import spread_outliers
 from astfast.backends.cpu.tiers import choose_tier, native
-from astfast.backends.no_images import NoImages
 from astfast.errors import BackendError
 from astfast.front_end import FrontEnd
-from astfast.ops import Array, Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.ops import Array, ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan
 
 if TYPE_CHECKING:
     from astfast import _native
@@ -42,7 +41,12 @@ class _NormLinear(NamedTuple):
     linear: _native.PackedLinear
 
 
-class CpuOps(NoImages):
+class _Head(NamedTuple):
+    norm: _native.PackedNorm | None
+    linear: _native.PackedLinear
+
+
+class CpuOps:
     """The Ops protocol on numpy arrays.
 
     ``threads`` defaults to ASTFAST_NUM_THREADS, then to the physical cores that the process may use; ``tier`` to
@@ -96,10 +100,25 @@ class CpuOps(NoImages):
         packed: _native.PackedNorm = native().PackedNorm(_float32(w.weight), _float32(w.bias), w.eps)
         return packed
 
-    def pack_head(self, w: Head | Linear) -> _NormLinear:
-        assert isinstance(w, Head)
-        linear = self._context.pack_linear(_float32(w.linear.weight), _float32(w.linear.bias), exact=True)
+    def pack_head(self, w: Head | Linear) -> _Head:
+        linear, norm = (w.linear, self.pack_norm(w.norm)) if isinstance(w, Head) else (w, None)
+        return _Head(norm, self._context.pack_linear(_float32(linear.weight), _float32(linear.bias), exact=True))
+
+    def pack_norm_linear_residual(self, w: NormLinear) -> _NormLinear:
+        return self.pack_norm_linear(w)
+
+    def pack_conv_norm(self, w: ConvNorm) -> _NormLinear:
+        linear = self._context.pack_convolution(_float32(w.conv.weight), _float32(w.conv.bias))
         return _NormLinear(self.pack_norm(w.norm), linear)
+
+    def pack_depthwise(self, w: Depthwise) -> NDArray[np.float32]:
+        return np.ascontiguousarray(_float32(w.weight).T)  # [9, C]
+
+    def pack_scan(self, w: Scan) -> _native.PackedScan:
+        weight = np.ascontiguousarray(_float32(w.weight).transpose(0, 2, 1))  # [4, R, C]
+        decay = -np.exp(np.asarray(w.log_decay, np.float64)).astype(np.float32)
+        packed: _native.PackedScan = native().PackedScan(weight, _float32(w.bias), decay, _float32(w.skip).sum(0))
+        return packed
 
     def empty(self, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
         """Rows of buffers that ops exchange are an odd number of cache lines apart: a product writes a column of them
@@ -146,8 +165,32 @@ class CpuOps(NoImages):
         self._context.pool(x, w, out)
         return out
 
-    def head(self, x: Array, w: _NormLinear, out: Array) -> Array:
+    def head(self, x: Array, w: _Head, out: Array) -> Array:
         self._context.head(x, w.norm, w.linear, out)
+        return out
+
+    def norm_linear_residual(self, x: Array, w: _NormLinear, residual: Array) -> Array:
+        self._context.norm_linear_residual(x, w.norm, w.linear, residual)
+        return residual
+
+    def linear(self, x: Array, w: _native.PackedLinear, out: Array) -> Array:
+        self._context.linear(x, w, out)
+        return out
+
+    def conv_norm(
+        self, x: Array, w: _NormLinear, grid: tuple[int, int], out: Array, activation: Literal["gelu"] | None = None
+    ) -> Array:
+        self._context.conv_norm(np.asarray(x, np.float32), w.linear, w.norm, grid, out, activation == "gelu")
+        return out
+
+    def depthwise_silu(self, x: Array, w: NDArray[np.float32], grid: tuple[int, int], out: Array) -> Array:
+        self._context.depthwise_silu(x, w, grid, out)
+        return out
+
+    def selective_scan(
+        self, x: Array, projected: Array, w: _native.PackedScan, grid: tuple[int, int], out: Array
+    ) -> Array:
+        self._context.selective_scan(x, projected, w, grid, out)
         return out
 
 
