@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "checkpoints": "errors notes small_files",
     "models": "errors labels front_end centred_log_mel ops checkpoints",
     "backends.no_images": "errors",
-    "backends.cpu": "errors environment front_end centred_log_mel ops backends.no_images _native",
+    "backends.cpu": "errors environment front_end centred_log_mel ops _native",
     "backends.cuda": "backends.no_images errors pcm notes cache front_end ops kernels",
     "backends.reference": "front_end centred_log_mel ops",
     "backends": "environment errors notes ops",

@@ -149,7 +149,7 @@ def random_state(sizes: Sizes, seed: int = 0) -> dict[str, torch.Tensor]:
                 add_norm(name + module, c)
             add(name + "op.in_proj", c, c, bias=False)
             add(name + "op.conv2d", c, 1, 3, 3, bias=False)
-            state[name + "op.x_proj_weight"] = 3 * normal(4, rank + 2, c) / c**0.5  # states weigh as much as the skip
+            state[name + "op.x_proj_weight"] = 1.5 * normal(4, rank + 2, c) / c**0.5  # states weigh as much as the skip
             state[name + "op.dt_projs_weight"] = normal(4, c, rank) / rank**0.5
             steps = torch.from_numpy(np.exp(rng.uniform(np.log(1e-2), np.log(1.0), (4, c))).astype(np.float32))
             state[name + "op.dt_projs_bias"] = steps + torch.log(-torch.expm1(-steps))  # softplus of it is the step

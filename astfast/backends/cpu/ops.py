@@ -180,7 +180,8 @@ class CpuOps:
     def conv_norm(
         self, x: Array, w: _NormLinear, grid: tuple[int, int], out: Array, activation: Literal["gelu"] | None = None
     ) -> Array:
-        self._context.conv_norm(np.asarray(x, np.float32), w.linear, w.norm, grid, out, activation == "gelu")
+        x = _float32(x) if x.shape[2] == 1 else x  # a spectrogram comes from a caller
+        self._context.conv_norm(x, w.linear, w.norm, grid, out, activation == "gelu")
         return out
 
     def depthwise_silu(self, x: Array, w: NDArray[np.float32], grid: tuple[int, int], out: Array) -> Array:

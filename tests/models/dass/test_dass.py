@@ -9,7 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import astfast
+from astfast.backends.cpu.ops import CpuOps
+from astfast.backends.cpu.tiers import native
 from astfast.backends.reference import ReferenceOps
+from astfast.engines.eager import EagerEngine
 from astfast.errors import CheckpointError
 from astfast.models.dass import forward
 from astfast.models.export import convert
@@ -18,6 +21,7 @@ from tests.cases import checkpoints, dass
 
 FRAMES, MELS = 66, 37
 FRONT_END = {"max_length": FRAMES, "num_mel_bins": MELS, "mean": dass.MEAN, "std": dass.STD}
+TIERS = [name for name, missing in native().tiers() if not missing]
 SIZES = [(FRAMES, MELS), (1, 1), (2, 5), (97, 16), (33, 64)]
 
 
@@ -236,10 +240,11 @@ def test_converting_keeps_every_bit(state, folder, authors, tmp_path):
     assert (config["model_type"], config["depths"], config["num_classes"]) == ("dass", [1, 2, 1, 1], 7)
 
 
-def test_a_tagger_from_waveforms(state, folder):
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_tagger_from_waveforms(state, folder, backend):
     rng = np.random.default_rng(0)
     waves = [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in (12_000, 3_000)]
-    tagger = astfast.load(folder, backend="reference", device="cpu")
+    tagger = astfast.load(folder, backend=backend, device="cpu", precision="float32")
     features = tagger.features(waves, sampling_rate=16_000)
     assert features.shape == (2, FRAMES, MELS)
     expected = exact(state, features)
@@ -248,13 +253,42 @@ def test_a_tagger_from_waveforms(state, folder):
     assert best[0]["label"] == f"sound {expected[0].argmax()}"
 
 
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(("frames", "mels"), SIZES[:2])
+def test_native_logits(state, folder, frames, mels, tier):
+    """float32 by the formulas; bfloat16 no further from them than twice what PyTorch's own is."""
+    checkpoint = load(folder, max_length=frames, num_mel_bins=mels)
+    x = dass.spectrograms(frames, mels, clips=4)
+    expected = exact(state, x)
+    engines = {p: EagerEngine(CpuOps(1, p, 2, tier), checkpoint) for p in ("float32", "bfloat16", "int8")}
+    assert_close(engines["float32"].logits(x), expected)
+    with torch.no_grad():
+        rounded = {name: tensor.bfloat16() for name, tensor in state.items()}
+        by_torch = dass.logits(rounded, torch.from_numpy(x).bfloat16()).float().numpy()
+    assert np.abs(engines["bfloat16"].logits(x) - expected).max() <= 2 * np.abs(by_torch - expected).max()
+    assert np.abs(engines["int8"].logits(x) - expected).max() <= 8 * np.abs(by_torch - expected).max()
+    assert_close(engines["float32"].embed(x), exact(state, x, dass.embedding))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_native_logits_alone_and_in_any_company(folder, precision, tier):
+    """Bitwise: a clip alone, in any batch, with any number of threads."""
+    x = dass.spectrograms(FRAMES, MELS, clips=5)
+    checkpoint = load(folder)
+    alone = [EagerEngine(CpuOps(1, precision, 1, tier), checkpoint).logits(x[i : i + 1])[0] for i in range(5)]
+    for threads, batch_size in ((1, 5), (2, 2), (3, 1)):
+        engine = EagerEngine(CpuOps(1, precision, threads, tier), checkpoint, batch_size)
+        np.testing.assert_array_equal(engine.logits(x[::-1]), np.stack(alone)[::-1])
+
+
 def test_an_ensemble_with_an_ast(state, tmp_path):
     """The front end is one and the same: features are computed once for both."""
     ast = checkpoints.write_v4(checkpoints.random_model(max_length=FRAMES, num_mel_bins=48), tmp_path / "ast")
     other = dass.write_hub(state, dass.TINY, tmp_path / "dass", FRAMES, 48)
     names = [f"class {i}" for i in range(7)]
     wave = np.random.default_rng(0).uniform(-0.1, 0.1, 10_000).astype(np.float32)
-    members = [astfast.load(path, labels=names, backend="reference", device="cpu") for path in (ast, other)]
-    both = astfast.load([ast, other], labels=names, backend="reference", device="cpu")
+    members = [astfast.load(path, labels=names, backend="cpu", precision="float32") for path in (ast, other)]
+    both = astfast.load([ast, other], labels=names, backend="cpu", precision="float32")
     scores = [m.scores(wave, sampling_rate=16_000) for m in members]
     np.testing.assert_allclose(both.scores(wave, sampling_rate=16_000), np.mean(scores, axis=0), atol=1e-6)
