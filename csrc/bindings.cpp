@@ -262,7 +262,7 @@ class PyContext {
 
     // A spectrogram, an image of one channel, is not quantised.
     const Kernels& kernels_of_convolution(std::int64_t k) const {
-        return k == 9 ? *context_.embedding : *context_.kernels;
+        return k == 9 ? *context_.unquantised : *context_.kernels;
     }
 
     PackedLinear pack_for(const Kernels& kernels, const std::string& name, const py::array& weight,
