@@ -109,12 +109,15 @@ def accelerate(
     - ``threads``, ``batch_size``: as in ``load``; None (default) is the backend's choice.
 
     Weights, geometry and epsilons are those of the live model; weights that change later are packed anew at the next
-    call (except for writes through ``parameter.data``, which torch does not count). In training mode the model runs its
-    own forward, with one warning. Hooks on its inner modules are not called. ``restore`` undoes it.
+    call, and after any call in training mode (not seen are writes that torch does not count, through
+    ``parameter.data`` or by a fused optimizer, if no call in training mode comes before). In training mode the model
+    runs its own forward, with one warning. Hooks on its inner modules are not called. In evaluation the loss of
+    ``labels`` has no gradient. ``restore`` undoes it, and gives back a forward that the instance had before.
 
-    Raises TypeError for another kind of model, CheckpointError for one with other weights than an AST's (an adapter's,
-    quantised ones), BackendError for a device or precision that can't run; a call raises AstfastError for what only
-    the model's own forward can do: output_hidden_states, output_attentions, an attention_mask, gradients.
+    Raises TypeError for another kind of model and for a subclass with a forward of its own, CheckpointError for one
+    with other weights than an AST's (an adapter's, quantised ones, ones that are not finite), BackendError for a
+    device or precision that can't run; a call raises AstfastError for what only the model's own forward can do:
+    output_hidden_states, output_attentions, an attention_mask, gradients of inputs, tracing and export.
     """
     from astfast.integrations import transformers
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from astfast.errors import CheckpointError
 from astfast.integrations import torch_ops, transformers
 from astfast.models import recognise
 from astfast.models.base import Checkpoint
@@ -36,6 +37,10 @@ class AstModule(torch.nn.Module):
             loaded = recognise.from_files(transformers.files_of(model))
         else:
             loaded = recognise.load(model)
+        if not loaded.config.num_labels:
+            raise CheckpointError(
+                f"{loaded.source} has no classifier, and an AstModule returns its logits: pass another."
+            )
         self.family, self.config = loaded.family, loaded.config
         self.ops = TorchOps(loaded.config.num_attention_heads, dtype)
         self.weights = Node(self.family.pack(self.ops, loaded.weights))  # type: ignore[arg-type]

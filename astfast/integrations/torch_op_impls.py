@@ -70,8 +70,7 @@ class CpuOpImpl:
     """The native engine. The stream is float32; weights and activations are float32 or bfloat16."""
 
     def log_mel(self, waves: torch.Tensor, lengths: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
-        if waves.dtype == torch.int16:
-            waves = waves / INT16_FULL_SCALE
+        waves = waves / INT16_FULL_SCALE if waves.dtype == torch.int16 else waves.float()
         clips = [wave[:length] for wave, length in zip(_numpy(waves), lengths.tolist(), strict=True)]
         out = torch.empty(len(waves), front_end.max_length, front_end.num_mel_bins)
         _cpu_ops(1, "float32").log_mel(clips, front_end, _numpy(out))
@@ -81,7 +80,7 @@ class CpuOpImpl:
         ops = _cpu_ops(1, _precision(w.projection.weight))
         packed = pack_once(ops.pack_embed, w, "patch_embed", ops.precision, w.geometry)
         out = torch.empty(len(spectrogram), *w.position.shape)
-        ops.patch_embed(_numpy(spectrogram), packed, _numpy(out))
+        ops.patch_embed(_numpy(spectrogram.float()), packed, _numpy(out))
         return out
 
     def norm_linear(self, x: torch.Tensor, w: NormLinear, gelu: bool) -> torch.Tensor:
@@ -128,7 +127,8 @@ class CudaOpImpl:
 
     def log_mel(self, waves: torch.Tensor, lengths: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
         out = waves.new_empty(len(waves), front_end.max_length, front_end.num_mel_bins, dtype=torch.float32)
-        on_device = waves.contiguous(), lengths.to(waves.device, torch.int32)
+        within = lengths.clamp(1, waves.shape[1])  # without waiting for the GPU, as an error would
+        on_device = waves.contiguous(), within.to(waves.device, torch.int32)
         result: torch.Tensor = self._make_ops(1, "float32").log_mel_on_device(*on_device, front_end, out)
         return result
 

@@ -14,7 +14,7 @@ import torch
 
 from astfast.front_end import KaldiFbank
 from astfast.integrations.torch_op_impls import impl_for
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, patch_grid
 
 _Tensor = torch.Tensor
 
@@ -35,7 +35,13 @@ def log_mel(
     std: float,
     do_normalize: bool,
 ) -> torch.Tensor:
-    """waves [B, samples] float32 in [-1, 1] or int16, lengths [B] -> log-mel [B, max_length, num_mel_bins]."""
+    """waves [B, samples] in [-1, 1] or int16, lengths [B] of 1 to samples -> log-mel [B, max_length, num_mel_bins]."""
+    if waves.dtype != torch.int16 and not waves.is_floating_point():
+        raise ValueError(f"waves are {waves.dtype}: pass samples in [-1, 1], or int16")
+    _check_shape("waves", waves, None, None)
+    _check_shape("lengths", lengths, len(waves))
+    if lengths.device.type == "cpu" and bool(((lengths < 1) | (lengths > waves.shape[1])).any()):
+        raise ValueError(f"lengths are not all from 1 to the {waves.shape[1]} samples of a wave")
     front_end = KaldiFbank(sampling_rate, num_mel_bins, max_length, mean, std, do_normalize)
     return impl_for(waves.device).log_mel(waves, lengths, front_end)
 
@@ -66,6 +72,15 @@ def patch_embed(
     time_stride: int,
 ) -> torch.Tensor:
     """spectrogram [B, frames, mels] float32, weight [D, patch_size^2], prefix [P, D], position [T, D] -> [B, T, D]."""
+    if not spectrogram.is_floating_point():
+        raise ValueError(f"spectrogram is {spectrogram.dtype}: pass floating-point values")
+    _check_shape("spectrogram", spectrogram, None, None, None)
+    if min(frequency_stride, time_stride, patch_size) < 1 or patch_size > min(spectrogram.shape[1:]):
+        raise ValueError(f"patches of {patch_size} don't fit in {tuple(spectrogram.shape[1:])}, or a stride is below 1")
+    _check_linear(weight, bias, patch_size**2)
+    _check_shape("prefix", prefix, None, len(weight))
+    grid = patch_grid(spectrogram.shape[1], spectrogram.shape[2], patch_size, frequency_stride, time_stride)
+    _check_shape("position", position, len(prefix) + grid[0] * grid[1], len(weight))
     w = Embed(Linear(weight, bias), prefix, position, patch_size, frequency_stride, time_stride)
     return impl_for(spectrogram.device).patch_embed(spectrogram, w)
 
@@ -96,6 +111,9 @@ def norm_linear(
 ) -> torch.Tensor:
     """x [B, T, K], weight [N, K] -> act(LN(x) weight^T + bias) [B, T, N], act the erf-GELU or nothing."""
     _check_stream("x", x, weight)
+    _check_shape("x", x, None, None, None)
+    _check_norm(norm_weight, norm_bias, x.shape[2])
+    _check_linear(weight, bias, x.shape[2])
     w = NormLinear(LayerNorm(norm_weight, norm_bias, eps), Linear(weight, bias))
     return impl_for(x.device).norm_linear(x, w, gelu)
 
@@ -110,6 +128,10 @@ def _(
 @torch.library.custom_op("astfast::attention", mutates_args=())
 def attention(q: torch.Tensor, kv: torch.Tensor, heads: int) -> torch.Tensor:
     """q [B, R, D], kv [B, T, 2D] = [k, v] -> softmax(q k^T / sqrt(D / heads)) v per head [B, R, D]."""
+    _check_shape("q", q, None, None, None)
+    _check_shape("kv", kv, len(q), None, 2 * q.shape[2])
+    if heads < 1 or q.shape[2] % heads:
+        raise ValueError(f"{q.shape[2]} columns of q are no {heads} heads of one size")
     return impl_for(q.device).attention(q, kv, heads)
 
 
@@ -122,6 +144,9 @@ def _(q: _Tensor, kv: _Tensor, heads: int) -> _Tensor:
 def linear_residual(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
     """x [B, T, K], weight [N, K], residual [B, T, N] -> residual + x weight^T + bias, a new tensor."""
     _check_stream("residual", residual, weight)
+    _check_shape("x", x, None, None, None)
+    _check_linear(weight, bias, x.shape[2])
+    _check_shape("residual", residual, x.shape[0], x.shape[1], len(weight))
     return impl_for(x.device).linear_residual(x, Linear(weight, bias), residual)
 
 
@@ -133,6 +158,8 @@ def _(x: _Tensor, weight: _Tensor, bias: _Tensor, residual: _Tensor) -> _Tensor:
 @torch.library.custom_op("astfast::pool", mutates_args=())
 def pool(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
     """x [B, R, D] -> mean of LN(x) over the R rows [B, D] float32."""
+    _check_shape("x", x, None, None, None)
+    _check_norm(weight, bias, x.shape[2])
     return impl_for(x.device).pool(x, LayerNorm(weight, bias, eps))
 
 
@@ -151,6 +178,9 @@ def head(
     bias: torch.Tensor,
 ) -> torch.Tensor:
     """x [B, D] float32, weight [L, D] -> LN(x) weight^T + bias [B, L] float32, computed in float32."""
+    _check_shape("x", x, None, None)
+    _check_norm(norm_weight, norm_bias, x.shape[1])
+    _check_linear(weight, bias, x.shape[1])
     return impl_for(x.device).head(x, Head(LayerNorm(norm_weight, norm_bias, eps), Linear(weight, bias)))
 
 
@@ -163,3 +193,20 @@ def _check_stream(name: str, x: torch.Tensor, weight: torch.Tensor) -> None:
     expected = stream_dtype(weight)
     if x.dtype != expected:
         raise ValueError(f"{name} is {x.dtype}: beside a {weight.dtype} weight on {x.device} it must be {expected}")
+
+
+def _check_shape(name: str, x: torch.Tensor, *shape: int | None) -> None:
+    """ValueError unless ``x`` has these sizes; None is any."""
+    if x.dim() != len(shape) or any(n not in (None, size) for n, size in zip(shape, x.shape, strict=True)):
+        expected = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name} has the shape {tuple(x.shape)}: it must be ({expected})")
+
+
+def _check_norm(weight: torch.Tensor, bias: torch.Tensor, width: int) -> None:
+    _check_shape("weight of the norm", weight, width)
+    _check_shape("bias of the norm", bias, width)
+
+
+def _check_linear(weight: torch.Tensor, bias: torch.Tensor, columns: int) -> None:
+    _check_shape("weight", weight, None, columns)
+    _check_shape("bias", bias, len(weight))

@@ -6,26 +6,32 @@ this module.
 
 from __future__ import annotations
 
+from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 
 from astfast import backends, notes
-from astfast.checkpoints.lazy_tensor import LazyTensor
+from astfast.checkpoints.lazy_tensor import LazyTensor, finite
 from astfast.checkpoints.sources import CheckpointFiles
+from astfast.checkpoints.wrappers import unwrapped
 from astfast.engines.base import Engine
 from astfast.engines.load import engine_for
-from astfast.errors import AstfastError, AudioError, BackendError, CheckpointError
+from astfast.errors import AstfastError, AudioError, BackendError, CheckpointError, brief
 from astfast.models import recognise
+from astfast.models.ast.hugging_face import ERF_GELU
 from astfast.notes import Note
 
 SOURCE = "the model given to astfast.accelerate"
 CURE = "astfast.restore(model) brings the model's own forward back"
+WRAPPED = "what that does is left out in evaluation until astfast.restore(model) brings it back"
 
 
 def accelerate(model: Any, precision: str, threads: int | None, batch_size: int | None) -> Any:
     """See ``astfast.accelerate``."""
     from transformers import ASTForAudioClassification, ASTModel
+    from transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogram_transformer import ASTMLPHead
 
     if isinstance(model, ASTModel):
         raise TypeError(
@@ -34,29 +40,49 @@ def accelerate(model: Any, precision: str, threads: int | None, batch_size: int 
         )
     if not isinstance(model, ASTForAudioClassification):
         raise TypeError(f"a {type(model).__name__} can't be accelerated: pass transformers' ASTForAudioClassification")
-    forward = Forward(model, precision, threads, batch_size)
+    parts = {
+        model: ASTForAudioClassification,
+        model.audio_spectrogram_transformer: ASTModel,
+        model.classifier: ASTMLPHead,
+    }
+    for part, known in parts.items():
+        if type(part).forward is not known.forward:
+            raise TypeError(
+                f"{type(part).__name__} has a forward of its own, which astfast's would replace: pass transformers' "
+                f"{known.__name__}, and do in your own code what is added to it"
+            )
+    before = model.__dict__.get("forward")
+    wrapper = before.wrapper if isinstance(before, Forward) else before
+    forward = Forward(model, precision, threads, batch_size, wrapper)
     forward.engine()  # what can't be packed is an error here, not at the first call
+    if wrapper is not None:
+        notes.show(Note(f"the model's forward is wrapped already ({type(wrapper).__name__}): {WRAPPED}"))
     model.forward = forward
     return model
 
 
 def restore(model: Any) -> Any:
     """See ``astfast.restore``."""
-    if not isinstance(model.__dict__.get("forward"), Forward):
+    forward = model.__dict__.get("forward")
+    if not isinstance(forward, Forward):
         raise AstfastError(f"this {type(model).__name__} is not accelerated: there is nothing to restore")
     del model.forward
+    if forward.wrapper is not None:
+        model.forward = forward.wrapper
     return model
 
 
 class Forward:
     """What stands in the place of ``ASTForAudioClassification.forward``.
 
-    Holds the model and the engine that its weights are packed in. A copied or pickled model takes a copy along, which
-    packs the copy's weights when it is first called.
+    Holds the model, the engine that its weights are packed in, and the forward that the instance had, such as a hook of
+    accelerate's. A copied or pickled model takes a copy along, which packs the copy's weights when it is first called.
     """
 
-    def __init__(self, model: Any, precision: str, threads: int | None, batch_size: int | None) -> None:
-        self.model = model
+    def __init__(
+        self, model: Any, precision: str, threads: int | None, batch_size: int | None, wrapper: Any = None
+    ) -> None:
+        self.model, self.wrapper = model, wrapper
         self.precision, self.threads, self.batch_size = precision, threads, batch_size
         self._forget()
 
@@ -65,7 +91,7 @@ class Forward:
         self._warned = False
 
     def __getstate__(self) -> dict[str, Any]:
-        settings = ("model", "precision", "threads", "batch_size")
+        settings = ("model", "wrapper", "precision", "threads", "batch_size")
         return {name: getattr(self, name) for name in settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -74,7 +100,7 @@ class Forward:
 
     def __call__(
         self,
-        input_values: torch.Tensor | None = None,
+        input_values: Any = None,
         labels: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         return_dict: bool | None = None,
@@ -85,12 +111,23 @@ class Forward:
         Raises AstfastError for what only the model's own forward can do, AudioError for an input of another shape.
         """
         model = self.model
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if tracing or torch.compiler.is_exporting():
+            raise AstfastError(
+                "an accelerated model can't be traced or exported, its forward is no graph of torch: export "
+                f"astfast.integrations.torch_module.AstModule(model), or {CURE}"
+            )
         if model.training:
+            self._packed = None  # steps of fused optimizers change weights without torch's counting it
             if not self._warned:
                 notes.show(Note("the accelerated model is in training mode and runs its own forward"))
                 self._warned = True
             own = {"labels": labels, "attention_mask": attention_mask, "return_dict": return_dict, **kwargs}
+            if self.wrapper is not None:
+                return self.wrapper(input_values, **own)
             return type(model).forward(model, input_values, **own)
+        if input_values is not None and not isinstance(input_values, torch.Tensor):
+            input_values = self._tensor(input_values)
         self._refuse(input_values, attention_mask, kwargs)
 
         from transformers.modeling_outputs import SequenceClassifierOutput
@@ -99,6 +136,18 @@ class Forward:
         loss = None if labels is None else model.loss_function(labels, logits, model.config, **kwargs)
         output = SequenceClassifierOutput(loss=loss, logits=logits)
         return output if (model.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    @property
+    def __code__(self) -> CodeType:
+        """torch.export looks at the signature before it calls, and is refused."""
+        return type(self).__call__.__code__
+
+    def _tensor(self, values: Any) -> torch.Tensor:
+        """An array, or lists of numbers, on the model's device."""
+        try:
+            return torch.as_tensor(np.asarray(values, dtype=np.float32), device=self.model.device)
+        except (TypeError, ValueError) as error:
+            raise AudioError(f"input_values are no array of numbers: {error}. Pass a tensor.") from error
 
     def _refuse(self, x: torch.Tensor | None, attention_mask: Any, kwargs: dict[str, Any]) -> None:
         config = self.model.config
@@ -127,10 +176,12 @@ class Forward:
         """input_values [B, max_length, num_mel_bins] -> logits [B, L], of the model's dtype, on its device."""
         engine = self.engine()
         features = x.detach().to(torch.float32).contiguous()
-        if x.device.type == "cuda":
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.model.dtype
+        if kind == "cuda":
             on_device: torch.Tensor = engine.forward(features)
-            return on_device.to(self.model.dtype)
-        return torch.from_numpy(engine.logits(features.numpy())).to(self.model.dtype)
+            return on_device.to(dtype)
+        return torch.from_numpy(engine.logits(features.numpy())).to(dtype)
 
     def engine(self) -> Engine:
         """The engine of the model's weights as they are now: packed anew where they have changed or moved."""
@@ -179,8 +230,43 @@ def files_of(model: Any) -> CheckpointFiles:
     def lazy(name: str, tensor: torch.Tensor) -> LazyTensor:
         if not tensor.is_floating_point() or tensor.itemsize < 2:
             raise CheckpointError(f"{SOURCE}: {name} is {tensor.dtype}. Give it a model that is not quantised.")
-        return LazyTensor(tuple(tensor.shape), lambda: tensor.detach().to("cpu", torch.float32).numpy().copy())
+        return LazyTensor(
+            tuple(tensor.shape),
+            lambda: finite(f"{SOURCE}: {name}", tensor.detach().to("cpu", torch.float32).numpy().copy()),
+        )
 
     tensors = {name: lazy(name, tensor) for name, tensor in model.state_dict().items()}
+    model_tensors = unwrapped(SOURCE, tensors).tensors
     # The features come from the caller: the constants of the front end are never used.
-    return CheckpointFiles(SOURCE, (), tensors, model.config.to_dict(), {"do_normalize": False})
+    return CheckpointFiles(SOURCE, (), model_tensors, live_config(model), {"do_normalize": False})
+
+
+def live_config(model: Any) -> dict[str, Any]:
+    """The model's config, with what its modules really have: epsilons, activation, number of outputs.
+
+    Raises CheckpointError for epsilons that differ between layers.
+    """
+    config: dict[str, Any] = model.config.to_dict()
+    epsilons: dict[bool, set[float]] = {False: set(), True: set()}  # of the classifier's LayerNorm or not
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            epsilons[name.startswith("classifier.")].add(module.eps)
+        activation = getattr(module, "activation_fn", None)
+        if activation is not None and config["hidden_act"] in ERF_GELU and not is_erf_gelu(activation):
+            config["hidden_act"] = getattr(activation, "__name__", type(activation).__name__)
+    for field, found in zip(("layer_norm_eps", "head_layer_norm_eps"), epsilons.values(), strict=True):
+        if len(found) > 1:
+            raise CheckpointError(f"{SOURCE} has LayerNorms of different eps ({brief(sorted(found))}): give all one.")
+        config.update(dict.fromkeys((field,), *found) if found else {})
+    outputs = getattr(getattr(getattr(model, "classifier", None), "dense", None), "out_features", None)
+    if outputs != len(config.get("id2label") or ()):  # names play no part in logits
+        config["id2label"] = None
+    return config
+
+
+def is_erf_gelu(activation: Any) -> bool:
+    """Whether a module or function is the GELU by erf, of torch or of transformers."""
+    if isinstance(activation, torch.nn.GELU):
+        return activation.approximate == "none"
+    function = getattr(activation, "act", activation)  # of transformers' GELUActivation
+    return function is torch.nn.functional.gelu or getattr(function, "__name__", "") == "_gelu_python"
