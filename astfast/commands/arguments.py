@@ -1,11 +1,18 @@
-"""Types and choices of command-line arguments that several commands share."""
+"""Command-line arguments: types and choices that commands share, and the library's messages in words of options."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 
 MODEL_HELP = "hub id, folder, .safetensors or .pth file (default: the built-in model)"
+
+OTHER_MEANINGS = {"labels"}  # options that are not the keyword of the same name: tag --labels chooses among labels
+PYTHON_ONLY = (  # keywords of ``load`` and ``convert`` in the cures of messages
+    *("labels", "num_attention_heads", "mean", "std", "frequency_stride", "time_stride", "max_length", "batch_size"),
+    *("threads", "backend", "dtype", "sampling_rate"),
+)
 
 
 def number(text: str) -> float:
@@ -18,14 +25,14 @@ def number(text: str) -> float:
 
 def count(text: str) -> int:
     """A whole number of at least 1, for ``type=`` of an argument."""
-    if not text.isdecimal() or int(text) < 1:
+    if not _is_whole(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def whole(text: str) -> int:
     """A whole number of at least 0, for ``type=`` of an argument."""
-    if not text.isdecimal():
+    if not _is_whole(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
@@ -51,6 +58,16 @@ def score(text: str) -> float:
     return value
 
 
+def device(text: str) -> str | list[str]:
+    """A device, or several with commas between, for ``type=`` of an argument."""
+    return names(text) if "," in text else text
+
+
+def _is_whole(text: str) -> bool:
+    """Digits of a number that 64 bits hold."""
+    return text.isascii() and text.isdecimal() and len(text) <= 18
+
+
 def _parsed(text: str) -> float:
     try:
         return float(text)
@@ -74,3 +91,28 @@ class Precisions:
 
         found = [precision for backend in self._backends for precision in module_of(backend).precisions()]
         return iter(dict.fromkeys((*self._extra, *found)))
+
+
+def in_options(message: object, options: argparse.Namespace) -> str:
+    """A message of the library in words of this command: ``window=`` is ``--window``. Names that were given stay.
+
+    A keyword that is no option of this command is said to be one of the Python function.
+    """
+    given = [word for value in vars(options).values() for word in (value if isinstance(value, list) else [value])]
+    kept = "|".join(re.escape(word) for word in given if isinstance(word, str) and "=" in word)
+    parts = re.split(f"({kept})", str(message)) if kept else [str(message)]
+    known = vars(options).keys() - OTHER_MEANINGS
+    parts[::2] = [_keywords_as_options(part, known) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _keywords_as_options(message: str, known: Collection[str]) -> str:
+    def option(match: re.Match[str]) -> str:
+        keyword, value = match.groups()
+        if keyword not in known:
+            return f"{match[0]} (in Python)" if keyword in PYTHON_ONLY else match[0]
+        return f"--{keyword.replace('_', '-')}" + ("" if value in ("", "True") else f" {value.strip(chr(39))}")
+
+    words = re.sub(r"(?<![^\s(])([a-z]\w*)=('[^']*'|\w*)", option, message)
+    name, separator, rest = words.partition(" is ")  # "window is 0: it must be ..."
+    return f"--{name.replace('_', '-')} is {rest}" if separator and name in known else words

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from astfast.commands import terminal
+from astfast.commands.arguments import in_options
 from astfast.errors import AstfastError, OutputError
 from astfast.version import __version__
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(command).parse_args(words)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)  # also where warnings are errors by PYTHONWARNINGS
-        warnings.showwarning = lambda message, *_, **__: terminal.print_warning(_in_options(message, options))
+        warnings.showwarning = lambda message, *_, **__: terminal.print_warning(in_options(message, options))
         try:
             return SUCCESS if options.run(options) else FAILURE
         except KeyboardInterrupt as error:  # with the number of the signal where it was another one
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _told(error: Exception, options: argparse.Namespace) -> int:
     """Prints an error; the exit status that it stands for."""
     if isinstance(error, AstfastError):
-        terminal.print_error(_in_options(error, options))
+        terminal.print_error(in_options(error, options))
         full_disk = isinstance(error, OutputError) and isinstance(error.__cause__, OSError)
         return OUTPUT_FAILED if full_disk else NOT_STARTED
     if isinstance(error, terminal.OutputError):
@@ -102,8 +103,3 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 def _module(command: str) -> ModuleType:
     """Module of a command: ``add_arguments`` (of a parser) and ``run`` (of parsed options)."""
     return importlib.import_module(f"astfast.commands.{command}")
-
-
-def _in_options(message: object, options: argparse.Namespace) -> str:
-    """A message of the library with its keywords as options of this command: ``window=`` as ``--window``."""
-    return terminal.keywords_as_options(str(message), vars(options))

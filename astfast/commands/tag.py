@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from astfast.commands import arguments
@@ -80,7 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"output: {', '.join(FORMATS)} (default: text); with --out one or more of {', '.join(OUT_FORMATS)}, "
         "with commas between (default: jsonl)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--device",
+        type=arguments.device,
+        default="auto",
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N, or several GPUs with commas between (default: auto)",
+    )
     parser.add_argument(
         "--precision",
         choices=arguments.Precisions("cpu", "cuda", extra=("auto",)),
@@ -139,8 +146,14 @@ def run(options: argparse.Namespace) -> bool:
 
         return tag_volume.run(options)
     tagger = astfast.load(options.model, device=options.device, precision=options.precision)
-    printer = ResultPrinter(options.format[0], windows=options.window is not None)
-    for number, result in progress(_results(tagger, options), len(options.files)):
+    printer = ResultPrinter(
+        options.format[0], options.window is not None, partial(arguments.in_options, options=options)
+    )
+    try:
+        results = _results(tagger, options)
+    except ValueError as error:  # a window that is too short, and what else is checked before anything is read
+        raise astfast.AstfastError(str(error)) from error
+    for number, result in progress(results, len(options.files)):
         printer.print_result(number, options.files[number], result)
     printer.finish()
     return not printer.errors

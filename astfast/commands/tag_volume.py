@@ -8,9 +8,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import astfast
+from astfast.commands.arguments import in_options
 from astfast.commands.terminal import (
     ResultPrinter,
     clear_counter,
@@ -90,6 +92,8 @@ def _check(options: argparse.Namespace) -> None:
 def _source(options: argparse.Namespace, asked: Options) -> Iterable[Any]:
     """What is named on the command line, then what the list names."""
     yield from options.files
+    if options.list == STANDARD_INPUT and sys.stdin is None:
+        options.usage_error("--from -: standard input is closed")
     if options.list == STANDARD_INPUT:
         yield from manifests.lines(sys.stdin.buffer, asked.roots, options.null)
     elif options.list is not None:
@@ -97,7 +101,7 @@ def _source(options: argparse.Namespace, asked: Options) -> Iterable[Any]:
 
 
 def _print_rows(planned: Run, options: argparse.Namespace, told: _Told) -> None:
-    printer = ResultPrinter(options.format[0], windows=options.window is not None)
+    printer = ResultPrinter(options.format[0], options.window is not None, partial(in_options, options=options))
     number, last = -1, None
     for row in planned.rows(told.finished):
         number, last = number + (row["id"] != last), row["id"]
@@ -116,6 +120,7 @@ class _Told:
         self._line = (
             options.progress == "auto" and sys.stderr.isatty() and not (options.out is None and sys.stdout.isatty())
         )
+        self._options = options
         self._failures = 0
 
     def finished(self, done: Input) -> None:
@@ -128,7 +133,7 @@ class _Told:
         elif done.error is not None and self._out is not None:
             self._failures += 1
             if self._failures <= FAILURES_SHOWN:
-                print_error(str(done.error))
+                print_error(in_options(done.error, self._options))
             if self._failures == FAILURES_SHOWN:
                 print_error(f"further failures are listed in {self._out}/failures.jsonl only")
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,11 +32,13 @@ class ResultPrinter:
       (start, end,) score and label, separated by tabs. CSV has the same columns. A file without a tag has one row in
       which they are empty, a file that can't be read has none. JSON Lines have one object a file, or a window.
     - ``windows``: whether results are those of windows.
+    - ``words``: a message of the library -> in words of the command.
     """
 
-    def __init__(self, output_format: str, windows: bool) -> None:
+    def __init__(self, output_format: str, windows: bool, words: Callable[[str], str] = str) -> None:
         self._format = "table" if output_format == "text" and sys.stdout.isatty() else output_format
         self._windows = windows
+        self._words = words
         self._number, self._file = -1, ""  # of the file whose results are being printed
         self._printed = True  # whether anything of it was
         self.errors = 0
@@ -55,6 +57,7 @@ class ResultPrinter:
         record: Mapping[str, Any] = {"tags": result} if isinstance(result, list) else result
         if "error" in record:
             self.errors += 1
+            record = {**record, "error": self._words(record["error"])}
             print_error(record["error"])
         if self._format == "jsonl":
             write_json({"file": file, **record})
@@ -224,19 +227,3 @@ def _write_error(text: str, end: str = "\n") -> None:
     """
     with contextlib.suppress(OSError):
         print((START_OF_LINE if sys.stderr.isatty() else "") + text, end=end, file=sys.stderr, flush=True)
-
-
-def keywords_as_options(message: str, names: Container[str]) -> str:
-    """Keywords of the library in a message as options of the command line, such as ``top_k=3`` as ``--top-k 3``.
-
-    ``names``: the keywords that are options.
-    """
-
-    def option(match: re.Match[str]) -> str:
-        keyword, value = match.groups()
-        if keyword not in names:
-            return match[0]
-        flag = f"--{keyword.replace('_', '-')}"
-        return flag if value in ("", "True") else f"{flag} {value.strip(chr(39))}"
-
-    return re.sub(r"\b([a-z]\w*)=('[^']*'|\w*)", option, message)

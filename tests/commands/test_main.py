@@ -22,6 +22,8 @@ from astfast.version import __version__
         ([], "COMMAND"),
         (["tag"], "FILE"),
         (["tag", "x.wav", "--top-k", "0"], "'0' is not a whole number of at least 1"),
+        (["tag", "x.wav", "--top-k", "٣"], "'٣' is not a whole number of at least 1"),
+        (["tag", "x.wav", "--top-k", "9" * 5_000], "is not a whole number of at least 1"),
         (["tag", "x.wav", "--top-k", "1.5"], "'1.5' is not a whole number of at least 1"),
         (["tag", "x.wav", "--window", "-1"], "--window"),
         (["tag", "x.wav", "--window", "0"], "'0' is not a positive number"),

@@ -126,14 +126,3 @@ def test_escapes() -> None:
 
 def test_columns_are_aligned() -> None:
     assert terminal.table(("a", "bcd"), [("12", "3"), ("4", "")]) == "a   bcd\n12  3\n4"
-
-
-def test_keywords_of_the_library_become_options() -> None:
-    names = ("window", "top_k", "device", "force")
-    for message, expected in {
-        "pass window= (in seconds)": "pass --window (in seconds)",
-        "use device='cpu' or top_k=3.": "use --device cpu or --top-k 3.",
-        "pass force=True": "pass --force",
-        "pass sampling_rate=, or not": "pass sampling_rate=, or not",
-    }.items():
-        assert terminal.keywords_as_options(message, names) == expected
