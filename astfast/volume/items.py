@@ -6,9 +6,12 @@ import hashlib
 import math
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from astfast.errors import AudioError
 from astfast.volume.names import is_url
@@ -29,11 +32,11 @@ class Item(NamedTuple):
     start: float | None = None  # seconds: only this part is tagged
     end: float | None = None
     columns: Mapping[str, Any] = {}  # of the manifest, carried to the outputs
-    stamp: str | None = None  # changes with the content; None: size and time of the file ``audio``
+    stamp: str | None = None  # changes with the content; None: to be found out by ``stamped``
 
     def stamped(self) -> Item:
-        """The same item with its stamp: empty for an id of the caller's own and for a file that is not there."""
-        return self if self.stamp is not None else self._replace(stamp=file_stamp(self.audio))
+        """The same item with its stamp; one with an id of the caller's own has an empty one, which never changes."""
+        return self if self.stamp is not None else self._replace(stamp=stamp_of(self.audio))
 
 
 class Roots(NamedTuple):
@@ -43,10 +46,24 @@ class Roots(NamedTuple):
     url_bytes: int | None = None  # limit of what is fetched for one URL; None: URLs are refused
 
 
-def file_stamp(path: Any) -> str:
-    """Size and modification time of a file, as text; empty if there is no such file, or this is no path."""
-    if not isinstance(path, str | os.PathLike):
-        return ""
+def stamp_of(audio: Any) -> str:
+    """What changes with the content of an input: size and time of a file, a digest of bytes or samples.
+
+    What can't be told without reading it, such as a file object, has a stamp of its own each time.
+    """
+    if isinstance(audio, str | os.PathLike):
+        return file_stamp(os.fsdecode(audio))
+    if isinstance(audio, bytes):
+        return hashlib.blake2b(audio, digest_size=16).hexdigest()
+    samples, rate = (audio.get("array"), audio.get("sampling_rate")) if isinstance(audio, Mapping) else (audio, None)
+    if isinstance(samples, np.ndarray) and samples.dtype.kind in "fiu":
+        content = np.ascontiguousarray(samples)
+        return f"{hashlib.blake2b(content.data, digest_size=16).hexdigest()} {samples.dtype} {samples.shape} {rate}"
+    return f"read at {time.time_ns()}"
+
+
+def file_stamp(path: str) -> str:
+    """Size and modification time of a file; empty if there is none."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError):

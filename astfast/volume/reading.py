@@ -6,12 +6,13 @@ model beside short ones, and holds none of them up.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ SLICE = 16  # windows of one input in a row
 LISTED_BYTES = 64 << 20  # of items that wait for a decoder, with the audio that they hold
 ITEM_BYTES = 1_000  # about what an item takes beside its audio
 PATIENCE = 0.1  # seconds that the model waits for a batch to fill up, if something is there for it
-CLOSING = 0.5  # seconds that threads have to come to their end
+CLOSING = 1.0  # seconds that threads have to come to their end
 AHEAD_IN_ORDER = 10_000  # inputs that may be done before the one whose turn it is
 
 
@@ -130,12 +131,13 @@ class _Stream:
         """Whether nothing was read of it yet."""
         return not self._count
 
-    def advance(self) -> tuple[list[Part], bool]:
-        """The next windows, and whether they were the last."""
+    def advance(self, stopped: Callable[[], bool]) -> tuple[list[Part], bool]:
+        """The next windows, and whether they were the last; fewer once ``stopped``, when nobody wants them."""
         name = self.input.item.file
         try:
             with only_audio_errors(name), np.errstate(all="ignore"):
-                found = [*self._next, *itertools.islice(self._windows, SLICE + 1 - len(self._next))]
+                wanted = itertools.islice(self._windows, SLICE + 1 - len(self._next))
+                found = [*self._next, *itertools.takewhile(lambda _: not stopped(), wanted)]
         except AudioError as error:
             return [Part(self.input.number, _named(error, name), True)], True
         is_last = len(found) <= SLICE
@@ -178,6 +180,7 @@ class Reader:
         self._open = 0  # inputs that a decoder is at, or that wait for their turn
         self._balance = 0  # windows of inputs that went on, less those of new ones; they share the model alike
         self._ready: deque[Part] = deque()
+        atexit.register(self.close)  # of an interpreter: no thread may decode while it is taken apart
         threads = [threading.Thread(target=self._list, args=(items,), name="astfast-list", daemon=True)]
         threads += [
             threading.Thread(target=self._decode, name=f"astfast-decode-{i}", daemon=True) for i in range(decoders)
@@ -215,6 +218,7 @@ class Reader:
 
     def close(self) -> None:
         """Stops the threads; what they are at is given up."""
+        atexit.unregister(self.close)
         with self._may_list:
             self._stopped = True
             for condition in (self._may_list, self._may_decode, self._may_run):
@@ -257,7 +261,7 @@ class Reader:
         while (stream := self._next_turn()) is not None:
             start = time.perf_counter()
             is_new = stream.is_new
-            found, is_last = stream.advance()
+            found, is_last = stream.advance(lambda: self._stopped)
             with self._may_decode:
                 self._balance += -len(found) if is_new else len(found)
                 self._balance = max(-SLICE, min(self._balance, SLICE))

@@ -45,7 +45,7 @@ class Sources:
             elif isinstance(x, Mapping) and "array" not in x and "raw" not in x:
                 yield of_row(x, f"input {number}", self._roots)
             else:
-                yield Item(f"input {number}", f"input {number}", x, stamp="")
+                yield Item(f"input {number}", f"input {number}", x)
 
     def _named(self, name: str) -> Iterator[Item]:
         lower = name.lower()

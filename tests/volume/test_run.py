@@ -1,5 +1,6 @@
 """Runs: results are those of the tagger, in bounded memory, whatever else is in the list; what fails fails alone."""
 
+import io
 import itertools
 import json
 import threading
@@ -17,7 +18,7 @@ from astfast.engines.load import LoadArguments
 from astfast.volume import journal
 from astfast.volume.detections import Merge
 from astfast.volume.tag_files import Options, Run
-from tests.cases.recordings import RATE, clips
+from tests.cases.recordings import RATE, clips, file_bytes
 from tests.fakes.instant_engine import InstantEngine
 
 
@@ -221,6 +222,21 @@ def test_a_changed_file_is_tagged_again_and_a_repaired_one_at_last(tmp_path: Pat
     rows = [json.loads(row) for row in rows_of(out)]
     assert [(Path(row["file"]).name, row["end"]) for row in rows] == [("a.wav", 0.5), ("b.wav", 1.0), ("bad.wav", 1.0)]
     assert (out / "failures.jsonl").read_text() == ""
+
+
+def test_samples_are_told_by_what_they_are_and_files_that_are_open_are_read_again(tmp_path: Path) -> None:
+    def report(*inputs: Any) -> tuple[int, int]:
+        counts = fake_run(list(inputs)).into(tmp_path / "out", ["jsonl"], False, False, lambda done: None)
+        return counts["tagged"], counts["skipped"]
+
+    wave = np.full(RATE, 0.5, np.float32)
+    content = file_bytes(wave)
+    first = {"array": wave, "sampling_rate": RATE}
+    assert report(first, content, io.BytesIO(content)) == (3, 0)
+    assert report(first, content, io.BytesIO(content)) == (1, 2)
+    assert report({"array": wave / 2, "sampling_rate": RATE}, content) == (1, 1)
+    assert report({"array": wave / 2, "sampling_rate": RATE // 2}, content) == (1, 1)
+    assert len(rows_of(tmp_path / "out")) == 3
 
 
 def test_shards_write_side_by_side(folder: Path, tmp_path: Path) -> None:
