@@ -13,13 +13,19 @@ from typing import NamedTuple
 PACKAGE = __name__.split(".")[0]
 
 _shown: set[Note] = set()
+_shown_at: dict[tuple[str, int, str], object] = {}  # file, line and kind -> the warning filters of that time
 
 
 class Note(NamedTuple):
-    """A warning that is to be shown. ``once``: only once a process, whatever the warning filters."""
+    """A warning that is to be shown.
+
+    - ``once``: only once a process, whatever the warning filters.
+    - ``kind``: only the first one of its kind at each line of the caller, until the warning filters are changed.
+    """
 
     message: str
     once: bool = False
+    kind: str = ""
 
 
 def show(note: Note, category: type[Warning] = UserWarning) -> None:
@@ -31,6 +37,11 @@ def show(note: Note, category: type[Warning] = UserWarning) -> None:
     frame = sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] == PACKAGE:
         frame = frame.f_back
+    if note.kind:
+        place = (frame.f_code.co_filename, frame.f_lineno, note.kind)
+        if _shown_at.get(place) is warnings.filters:
+            return
+        _shown_at[place] = warnings.filters
     warnings.warn_explicit(
         note.message,
         category,

@@ -195,8 +195,8 @@ def expand_batch(x: Any) -> tuple[Iterable[Any], bool]:
         single = is_one(x) or not isinstance(x, Iterable)
     except AudioError:
         raise
-    except Exception as error:  # of whoever wrote its type
-        raise not_readable(f"<{type(x).__name__}>", error) from error
+    except Exception:  # of whoever wrote its type: ``recognised`` reports it
+        single = True
     return ([x], True) if single else (x, False)
 
 

@@ -82,13 +82,13 @@ def truncated(name: str, duration: float | None, used: float) -> Note:
     """The note on an input of ``duration`` seconds (None: unknown) of which only the first ``used`` are read."""
     length = "longer" if duration is None else f"{duration:.1f} s long"
     return Note(
-        f"{name} is {length} and only its first {used:.2f} s are used: pass window= (in seconds) to "
-        "tag all of it (shown once per call)"
+        f"{name} is {length} and only its first {used:.2f} s are used: pass window= (in seconds) to tag "
+        "all of it (shown for the first such input of a calling line)",
+        kind=f"truncated to {used:.2f} s",
     )
 
 
 def _first_window_of_each(inputs: Iterable[Any], options: ReadOptions) -> Iterator[Part]:
-    warned = False
     for index, clip in enumerate(_clips(inputs, options)):
         if isinstance(clip, AudioError):
             yield Part(index, clip, True)
@@ -96,8 +96,7 @@ def _first_window_of_each(inputs: Iterable[Any], options: ReadOptions) -> Iterat
         for note in clip.notes:
             notes.show(note)
         seconds = len(clip.wave) / options.rate
-        if clip.truncated and not warned:
-            warned = True
+        if clip.truncated:
             notes.show(truncated(clip.name, clip.duration, seconds))
         yield Part(index, Window(0.0, seconds, clip.wave), True)
 

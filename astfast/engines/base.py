@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast.engines.parts import scores_in_parts
-from astfast.errors import AudioError
+from astfast.errors import AstfastError, AudioError
 from astfast.models.base import Model, ModelConfig
 from astfast.ops import Ops
 from astfast.scores import activate, activation_of, top_k
@@ -198,6 +198,10 @@ class ModelEngine(ABC):
         return activation_of(self.config.problem_type, self.config.num_labels, asked)
 
     def _output(self, batch: Batch, output: Output) -> FloatArray:
+        result = self._of_any_length(batch, output)
+        return result if output == "features" else self._checked(result, output, batch)
+
+    def _of_any_length(self, batch: Batch, output: Output) -> FloatArray:
         if not len(batch):
             shape, _ = self.model.family.workspace(self.config)[BUFFERS[output]]
             return np.empty((0, *shape), np.float32)
@@ -239,6 +243,21 @@ class ModelEngine(ABC):
         if frames not in self._known_tokens:
             self._known_tokens[frames] = self.config.at_length(frames).num_tokens
         return self._known_tokens[frames]
+
+    def _checked(self, result: FloatArray, what: str, batch: Batch) -> FloatArray:
+        """One row a clip. Raises AstfastError for values that are not finite, but for those of a clip that isn't."""
+        if np.isfinite(result).all():
+            return result
+        fine = np.isfinite(result).all(axis=1)
+        if isinstance(batch, DeviceBatch) and not isinstance(batch.waves, np.ndarray):
+            fine |= ~batch.waves.isfinite().all(1).cpu().numpy()
+        if not fine.all():
+            raise AstfastError(
+                f"{self.backend}: {what} not finite for clip {int(np.argmin(fine))} of a batch of {len(result)}: the "
+                "model's numbers overflow. Load it with precision='float32', and check the checkpoint if that doesn't "
+                "help"
+            )
+        return result
 
     @abstractmethod
     def _run(self, batch: Batch, output: Output) -> FloatArray:

@@ -87,7 +87,7 @@ class CudaGraphEngine(ModelEngine):
         """The k best scores [B, k], best first, and the indices of their labels; ties by index. Only these are
         downloaded."""
         scores, labels = self._run_batch(batch, "logits", top_k_postprocess(k, self._activation(activation)))
-        return scores, labels
+        return self._checked(scores, "scores", batch), labels
 
     def forward(self, spectrograms: torch.Tensor) -> torch.Tensor:
         """Spectrograms [B, max_length, num_mel_bins] float32 on this GPU -> logits [B, L] float32 there.

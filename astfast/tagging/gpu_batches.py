@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from astfast.audio.arrays import MAX_CHANNELS, rate_of_array
+from astfast.audio.arrays import MAX_CHANNELS, is_array, rate_of_array
 from astfast.audio.kinds import check_two_rows, samples_read
 from astfast.audio.mono import SUSPICIOUS_PEAK, not_finite
 from astfast.audio.prefetch import ReadOptions, truncated
@@ -53,17 +53,17 @@ def device_clips(engine: Engine, batch: Any, options: ReadOptions) -> DeviceClip
     That is an array at the model's own rate (uploads of waveforms overlap with computing), one that may be (samples,
     channels), and one that may have to be refused or warned of.
     """
-    if options.window is not None or not hasattr(batch, "dtype"):
+    if options.window is not None or not is_array(batch):
         return None
-    is_array = isinstance(batch, np.ndarray)
-    name = "<array>" if is_array else "<tensor>"
+    on_host = isinstance(batch, np.ndarray)
+    name = "<array>" if on_host else "<tensor>"
     try:
         rate, notes = rate_of_array(options.sampling_rate, options.rate, name)
     except AudioError:  # raised again for each clip
         return None
     if not engine.accepts_on_device(DeviceBatch(batch, rate)):
         return None
-    if is_array and (rate == options.rate or batch.shape[1] <= MAX_CHANNELS or _suspicious(batch, rate, options)):
+    if on_host and (rate == options.rate or batch.shape[1] <= MAX_CHANNELS or _suspicious(batch, rate, options)):
         return None
     check_two_rows(batch)
     seconds = options.samples / options.rate

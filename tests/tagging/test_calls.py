@@ -156,3 +156,18 @@ def test_a_child_of_a_fork_does_not_wait_for_a_thread_of_its_parent(tagger: astf
             signal.alarm(20)  # a child that hangs dies of it
             os._exit(0 if tagger.labels else 1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_inputs_that_are_cut_warn_once_a_line(tagger: astfast.Tagger) -> None:
+    """Of 20,000 calls in a loop the first one warns, and so does a loop at another line."""
+    long = [np.zeros(n * tagger.config.front_end.input_samples, np.float32) for n in (2, 3, 4)]
+
+    def run() -> None:
+        for clip in long * 3:
+            tagger.classify(clip, sampling_rate=RATE)
+        list(tagger.stream(long * 3, sampling_rate=RATE))
+
+    for _ in range(2):  # other filters: all is new
+        with pytest.warns(UserWarning, match=r"is 1\.6 s long and only its first 0\.78 s") as caught:
+            run()
+        assert len(caught) == 2
