@@ -52,8 +52,15 @@ class ComputeContext:
     def tier(self) -> str:
         """Name of the tier whose kernels compute: the one asked for, or one below it."""
 
-    def pack_linear(self, weight: NDArray[np.float32], bias: NDArray[np.float32], exact: bool = False) -> PackedLinear:
-        """Weight [N, K], bias [N]; ``exact``: to be multiplied in float32, by ``head``."""
+    def pack_linear(
+        self,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        exact: bool = False,
+        factors: NDArray[np.float32] | None = None,
+    ) -> PackedLinear:
+        """Weight [N, K], bias [N]; ``exact``: to be multiplied in float32, by ``head``; ``factors`` [K]: what int8's
+        ``linear_residual`` multiplies columns of its input by before it quantises them."""
 
     def pack_convolution(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> PackedLinear:
         """Weight [N, 9 K], bias [N] of ``conv_norm``; of one channel, a spectrogram's, it is not quantised."""

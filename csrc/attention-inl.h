@@ -2,8 +2,11 @@
 // stay in the core's own cache, so the softmax needs no rescaling: maximum, exponentials and sum over whole rows.
 // gemm_policy-inl.h says what Gemm gives.
 //
-// Quantised, a query and a key have a scale each, and so has a column of v over all keys. The probabilities of a row
-// are whole multiples of its largest one / probability_levels; their sum is that of the rounded ones.
+// Quantised, a query and a key have a scale each, and so has a column of v over all keys. Keys and values are taken
+// about their mean over all keys: a softmax doesn't see what is added to all of its scores, and as its probabilities
+// add up to one, the mean is added to what they weigh. The probabilities of a row are whole multiples of its largest
+// one / probability_levels, their sum is the exact one: where a few keys take most of it, so that all others are
+// rounded to zero, as in trained transformers, those still count as the mean.
 
 namespace astfast {
 namespace {
@@ -33,28 +36,51 @@ struct HeadLayout {
           key_panel_bytes(panel_bytes<Gemm>(head_dim)),
           value_panel_bytes(value_units * value_width * 4) {}
 
-    // Where the scales of the columns of v lie: behind all panels.
+    // Where the scales of the columns of v lie, behind all panels, and their means.
     std::int64_t value_scales() const { return key_panels * key_panel_bytes + value_panels * value_panel_bytes; }
+    std::int64_t value_means() const { return value_scales() + value_panels * value_width * 4; }
     std::int64_t packed_bytes() const {
-        return value_scales() + (Gemm::kQuantised ? value_panels * value_width * 4 : 0);
+        return Gemm::kQuantised ? value_means() + value_panels * value_width * 4 : value_scales();
     }
 };
 
-// fn(i, n, v[key][d + i .. d + i + n)) over the columns that a panel of values has.
-template <class Gemm, class Fn>
-inline void for_value(const Head& head, std::int64_t key, std::int64_t width, std::int64_t d, const Fn& fn) {
-    const auto* row = static_cast<const typename Gemm::Activation*>(head.v) + key * head.kv_stride + d;
-    for_elements<typename Gemm::Simd>(row, std::min(width, head.head_dim - d), fn);
+// Mean over all keys of `width` columns of k or v: mean [width, up to a vector more].
+template <class Gemm>
+inline void mean_over_keys(const Head& head, const typename Gemm::Activation* x, std::int64_t width, float* mean) {
+    using Simd = typename Gemm::Simd;
+    const auto share = Simd::set(1.0f / static_cast<float>(head.keys));
+    std::fill(mean, mean + (width + Simd::kLanes - 1) / Simd::kLanes * Simd::kLanes, 0.0f);
+    for (std::int64_t key = 0; key < head.keys; ++key, x += head.kv_stride) {
+        for_elements<Simd>(x, width, [&](std::int64_t i, int, typename Simd::F y) {
+            Simd::store(mean + i, Simd::fma(y, share, Simd::load(mean + i)));
+        });
+    }
 }
 
-// Columns [d, d + width) of v -> one panel over all keys and a scale for each column.
+// fn(i, n, x[i .. i + n) - mean) over `width` columns of one row of k or v; lanes from n on are undefined.
+template <class Gemm, class Fn>
+inline void for_centred(const typename Gemm::Activation* x, std::int64_t width, const float* mean, const Fn& fn) {
+    using Simd = typename Gemm::Simd;
+    for_elements<Simd>(x, width,
+                       [&](std::int64_t i, int n, typename Simd::F y) { fn(i, n, y - Simd::load(mean + i)); });
+}
+
+// Columns [d, d + width) of v -> one panel over all keys, and a scale and a mean for each column.
 template <class Gemm>
-inline void quantise_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel, float* scales) {
+inline void quantise_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel, float* scales,
+                            float* means) {
     using Simd = typename Gemm::Simd;
     using I = typename Simd::I;
+    const auto* values = static_cast<const typename Gemm::Activation*>(head.v) + d;
+    const std::int64_t columns = std::min(width, head.head_dim - d);
+    std::fill(means, means + width, 0.0f);
+    mean_over_keys<Gemm>(head, values, columns, means);
+    const auto for_value = [&](std::int64_t key, const auto& fn) {
+        for_centred<Gemm>(values + key * head.kv_stride, columns, means, fn);
+    };
     alignas(64) std::int32_t largest[Gemm::kMaxWidth] = {};
     for (std::int64_t key = 0; key < head.keys; ++key) {
-        for_value<Gemm>(head, key, width, d, [&](std::int64_t i, int, typename Simd::F x) {
+        for_value(key, [&](std::int64_t i, int, typename Simd::F x) {
             I lanes;
             std::memcpy(&lanes, largest + i, sizeof lanes);
             lanes = larger_magnitude<Simd>(lanes, x);
@@ -72,14 +98,13 @@ inline void quantise_values(const Head& head, std::int64_t width, std::int64_t d
     for (std::int64_t unit = 0; unit * Gemm::kElementsPerUnit < head.keys; ++unit, panel += width * 4) {
         alignas(64) std::int32_t units[Gemm::kMaxWidth] = {};
         for (int j = 0; j < Gemm::kElementsPerUnit && unit * Gemm::kElementsPerUnit + j < head.keys; ++j) {
-            for_value<Gemm>(head, unit * Gemm::kElementsPerUnit + j, width, d,
-                            [&](std::int64_t i, int, typename Simd::F x) {
-                                const I whole = __builtin_convertvector(Simd::nearest(x * Simd::load(inverse + i)), I);
-                                I lanes;
-                                std::memcpy(&lanes, units + i, sizeof lanes);
-                                lanes |= (whole & kMask) << (j * kBits);
-                                std::memcpy(units + i, &lanes, sizeof lanes);
-                            });
+            for_value(unit * Gemm::kElementsPerUnit + j, [&](std::int64_t i, int, typename Simd::F x) {
+                const I whole = __builtin_convertvector(Simd::nearest(x * Simd::load(inverse + i)), I);
+                I lanes;
+                std::memcpy(&lanes, units + i, sizeof lanes);
+                lanes |= (whole & kMask) << (j * kBits);
+                std::memcpy(units + i, &lanes, sizeof lanes);
+            });
         }
         std::memcpy(panel, units, static_cast<std::size_t>(width) * 4);
     }
@@ -91,16 +116,26 @@ void pack_head_panels(const Head& head, std::byte* packed) {
     const HeadLayout<Gemm> layout(head.keys, head.head_dim);
     alignas(64) std::byte rows[Gemm::kPanel * operand_bytes<Packing>(kMaxHeadDim)];
     auto* scales = reinterpret_cast<float*>(packed + layout.value_scales());
+    auto* means = reinterpret_cast<float*>(packed + layout.value_means());
     const auto* keys = static_cast<const typename Gemm::Activation*>(head.k);
+    alignas(64) float mean[kMaxHeadDim];
+    if constexpr (Gemm::kQuantised) mean_over_keys<Gemm>(head, keys, head.head_dim, mean);
     for (std::int64_t key = 0; key < head.keys; key += Gemm::kPanel, packed += layout.key_panel_bytes) {
         pack_panel<Gemm>(std::min<std::int64_t>(Gemm::kPanel, head.keys - key), head.head_dim, rows, packed,
                          [&](std::int64_t j, const LinearRow<Packing>& row) {
-                             return copy_row<Packing>(row, keys + (key + j) * head.kv_stride, head.head_dim);
+                             const auto* x = keys + (key + j) * head.kv_stride;
+                             if constexpr (Gemm::kQuantised) {
+                                 return write_row<Gemm>(row, head.head_dim, [&](const auto& fn) {
+                                     for_centred<Gemm>(x, head.head_dim, mean, fn);
+                                 });
+                             } else {
+                                 return copy_row<Packing>(row, x, head.head_dim);
+                             }
                          });
     }
     for (std::int64_t d = 0; d < head.head_dim; d += layout.value_width, packed += layout.value_panel_bytes) {
         if constexpr (Gemm::kQuantised) {
-            quantise_values<Gemm>(head, layout.value_width, d, packed, scales + d);
+            quantise_values<Gemm>(head, layout.value_width, d, packed, scales + d, means + d);
         } else {
             Gemm::pack_values(head, layout.value_width, d, packed);
         }
@@ -142,7 +177,7 @@ inline float scale_scores(float* scores, const HeadLayout<Gemm>& layout, std::in
 }
 
 // Scores [keys] of one query -> exp(scale (score - maximum)) as operands, in place, zero up to `padded`; returns their
-// sum.
+// sum before they are rounded.
 template <class Gemm>
 inline float softmax_row(float* scores, std::int64_t keys, std::int64_t padded, float maximum, float scale) {
     using Simd = typename Gemm::Simd;
@@ -155,9 +190,13 @@ inline float softmax_row(float* scores, std::int64_t keys, std::int64_t padded, 
     if constexpr (Gemm::kQuantised) levels = Simd::set(Gemm::probability_levels(keys));
     const auto exponential = [&](F score) {
         const F x = (score - top) * factor;
-        if constexpr (Gemm::kQuantised) return Simd::nearest(fast_exp2<Simd>(x) * levels);
+        if constexpr (Gemm::kQuantised) return fast_exp2<Simd>(x) * levels;
         if constexpr (kFast) return fast_exp2<Simd>(x);
         return exact_exp<Simd>(x);
+    };
+    const auto store = [&](std::int64_t key, F e, int n = Simd::kLanes) {
+        if constexpr (Gemm::kQuantised) e = Simd::nearest(e);
+        store_operand<ValueGemm>(p + key, e, n);
     };
     F sums[2] = {Simd::zero(), Simd::zero()};
     std::int64_t i = 0;
@@ -165,8 +204,8 @@ inline float softmax_row(float* scores, std::int64_t keys, std::int64_t padded, 
         const F e0 = exponential(Simd::load(scores + i)), e1 = exponential(Simd::load(scores + i + Simd::kLanes));
         sums[0] = sums[0] + e0;
         sums[1] = sums[1] + e1;
-        store_operand<ValueGemm>(p + i, e0);
-        store_operand<ValueGemm>(p + i + Simd::kLanes, e1);
+        store(i, e0);
+        store(i + Simd::kLanes, e1);
     }
     alignas(64) float tail[2 * Simd::kLanes] = {};
     const auto rest = static_cast<int>(keys - i);  // fewer than two vectors
@@ -179,7 +218,7 @@ inline float softmax_row(float* scores, std::int64_t keys, std::int64_t padded, 
     sums[1] = sums[1] + Simd::load(tail + Simd::kLanes);
     for (int j = 0; i + j < padded; j += Simd::kLanes) {
         const int n = static_cast<int>(std::min<std::int64_t>(Simd::kLanes, padded - i - j));
-        store_operand<ValueGemm>(p + i + j, j < 2 * Simd::kLanes ? Simd::load(tail + j) : Simd::zero(), n);
+        store(i + j, j < 2 * Simd::kLanes ? Simd::load(tail + j) : Simd::zero(), n);
     }
     return Simd::sum(sums[0] + sums[1]);
 }
@@ -216,6 +255,7 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     }
 
     const auto* scales = reinterpret_cast<const float*>(packed + layout.value_scales());
+    const auto* means = reinterpret_cast<const float*>(packed + layout.value_means());
     alignas(64) float c[Gemm::kQueryTile * Gemm::kMaxWidth];
     packed += layout.key_panels * layout.key_panel_bytes;
     for (std::int64_t d = 0; d < head.head_dim; d += layout.value_width, packed += layout.value_panel_bytes) {
@@ -225,9 +265,13 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
         for (std::int64_t r = 0; r < queries; ++r) {
             auto* out = static_cast<Activation*>(head.out) + (query + r) * head.out_stride + d;
             for_vectors<Simd>(width, [&](std::int64_t i, int n) {
-                auto factor = Simd::set(inverse_sum[r]);
-                if constexpr (Gemm::kQuantised) factor = factor * Simd::load(scales + d + i);
-                store_from_float<Simd>(out + i, Gemm::load_sum(c + r * layout.value_width + i) * factor, n);
+                const auto factor = Simd::set(inverse_sum[r]), sum = Gemm::load_sum(c + r * layout.value_width + i);
+                if constexpr (Gemm::kQuantised) {
+                    const auto scale = factor * Simd::load(scales + d + i);
+                    store_from_float<Simd>(out + i, Simd::fma(sum, scale, Simd::load(means + d + i)), n);
+                } else {
+                    store_from_float<Simd>(out + i, sum * factor, n);
+                }
             });
         }
     }

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -48,8 +49,14 @@ class PyContext {
 
     std::string tier() const { return context_.kernels->tier; }
 
-    PackedLinear pack(const py::array& weight, const py::array& bias, bool exact) const {
-        return pack_for(exact ? *context_.exact : *context_.kernels, "weight", weight, bias);
+    PackedLinear pack(const py::array& weight, const py::array& bias, bool exact,
+                      const std::optional<py::array>& factors) const {
+        PackedLinear w = pack_for(exact ? *context_.exact : *context_.kernels, "weight", weight, bias);
+        if (factors) {
+            const float* data = float_vector("factors", *factors, w.k);
+            w.factors.assign(data, data + w.k);
+        }
+        return w;
     }
 
     PackedLinear pack_convolution(const py::array& weight, const py::array& bias) const {
@@ -364,7 +371,8 @@ PYBIND11_MODULE(_native, m) {
         .def(py::init<const std::string&, const std::string&, int>(), py::arg("tier"), py::arg("precision"),
              py::arg("threads"))
         .def_property_readonly("tier", &PyContext::tier)
-        .def("pack_linear", &PyContext::pack, py::arg("weight"), py::arg("bias"), py::arg("exact") = false)
+        .def("pack_linear", &PyContext::pack, py::arg("weight"), py::arg("bias"), py::arg("exact") = false,
+             py::arg("factors") = py::none())
         .def("pack_embed", &PyContext::pack_embedding, py::arg("kernel"), py::arg("bias"), py::arg("prefix"),
              py::arg("position"), py::arg("patch_size"), py::arg("frequency_stride"), py::arg("time_stride"))
         .def("patch_embed", &PyContext::embed)

@@ -126,10 +126,11 @@ struct Kernels {
     void (*pack_weight)(const float* weight, std::int64_t row_stride, std::int64_t columns, std::int64_t k,
                         std::byte* panel);
 
-    // `rows` rows from `row` on -> A: normalised, converted from the activation type, or read as patches
-    // of a spectrogram or of an image.
+    // `rows` rows from `row` on -> A: normalised, converted from the activation type, or read as patches of a
+    // spectrogram or of an image. factors [k], or null: by which columns that are to be quantised are multiplied.
     void (*norm_rows)(const Rows<const float>& x, std::int64_t row, std::int64_t rows, const Norm& norm, std::byte* a);
-    void (*copy_rows)(const Rows<const void>& x, std::int64_t row, std::int64_t rows, std::int64_t k, std::byte* a);
+    void (*copy_rows)(const Rows<const void>& x, std::int64_t row, std::int64_t rows, std::int64_t k,
+                      const float* factors, std::byte* a);
     void (*patch_rows)(const Patches& patches, std::int64_t row, std::int64_t rows, std::byte* a);
     void (*conv_rows)(const Convolution& conv, std::int64_t row, std::int64_t rows, std::byte* a);
 

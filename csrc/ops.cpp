@@ -58,8 +58,9 @@ PackedLinear pack_linear(const ComputeContext& context, const Kernels& kernels, 
                          std::int64_t row_stride, const float* bias, std::int64_t n, std::int64_t k) {
     const std::int64_t panels = divide_up(n, kernels.panel);
     const std::size_t panel_bytes = kernels.panel_bytes(k);
-    PackedLinear w{&kernels, n, k, allocate(static_cast<std::size_t>(panels) * panel_bytes),
-                   std::vector<float>(bias, bias + n)};
+    PackedLinear w{
+        &kernels, n, k, allocate(static_cast<std::size_t>(panels) * panel_bytes), std::vector<float>(bias, bias + n),
+        {}};
     parallel_for(context.threads, panels, [&](std::int64_t panel, int) {
         const std::int64_t column = panel * kernels.panel;
         kernels.pack_weight(weight + column * row_stride, row_stride, std::min(kernels.panel, n - column), k,
@@ -78,8 +79,10 @@ void norm_linear(const ComputeContext& context, const Rows<const float>& x, std:
 void linear(const ComputeContext& context, const Rows<const void>& x, std::int64_t rows, const PackedLinear& w,
             Epilogue epilogue, const Rows<void>& out) {
     const PanelOutput output{epilogue, out, w.bias.data(), nullptr, w.n};
-    multiply(context, rows, w, output,
-             [&](std::int64_t row, std::int64_t count, std::byte* a) { w.kernels->copy_rows(x, row, count, w.k, a); });
+    const float* factors = w.factors.empty() ? nullptr : w.factors.data();
+    multiply(context, rows, w, output, [&](std::int64_t row, std::int64_t count, std::byte* a) {
+        w.kernels->copy_rows(x, row, count, w.k, factors, a);
+    });
 }
 
 PatchGrid patch_grid(std::int64_t frames, std::int64_t mels, std::int64_t size, std::int64_t frequency_stride,

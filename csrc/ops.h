@@ -15,7 +15,8 @@ struct PackedLinear {
     const Kernels* kernels;
     std::int64_t n, k;
     Memory panels;
-    std::vector<float> bias;  // [n]
+    std::vector<float> bias;     // [n]
+    std::vector<float> factors;  // [k], or none: what linear_residual multiplies columns of x by before quantising them
 };
 
 // Kernels and number of threads of one model.

@@ -271,11 +271,30 @@ inline void copy_row_of_a(std::byte* a, std::int64_t r, const typename Gemm::Act
     if constexpr (Gemm::kQuantised) *scale_of<Gemm>(a, r, k) = scale;
 }
 
+// The same of a row that is to be quantised, its columns times these factors.
 template <class Gemm>
-void copy_rows(const Rows<const void>& x, std::int64_t row, std::int64_t rows, std::int64_t k, std::byte* a) {
+inline void scaled_row_of_a(std::byte* a, std::int64_t r, const typename Gemm::Activation* x, std::int64_t k,
+                            const float* factors) {
+    using Simd = typename Gemm::Simd;
+    write_row_of_a<Gemm>(a, r, k, [&](const auto& fn) {
+        for_elements<Simd>(x, k, [&](std::int64_t i, int n, typename Simd::F y) {
+            fn(i, n, y * load_as_float<Simd>(factors + i, n));
+        });
+    });
+}
+
+template <class Gemm>
+void copy_rows(const Rows<const void>& x, std::int64_t row, std::int64_t rows, std::int64_t k, const float* factors,
+               std::byte* a) {
     using Activation = typename Gemm::Activation;
     const Rows<const Activation> typed{static_cast<const Activation*>(x.data), x.per_clip, x.clip_stride, x.row_stride};
-    for (std::int64_t r = 0; r < rows; ++r) copy_row_of_a<Gemm>(a, r, typed.at(row + r), k);
+    for (std::int64_t r = 0; r < rows; ++r) {
+        if (Gemm::kQuantised && factors != nullptr) {
+            scaled_row_of_a<Gemm>(a, r, typed.at(row + r), k, factors);
+        } else {
+            copy_row_of_a<Gemm>(a, r, typed.at(row + r), k);
+        }
+    }
 }
 
 // Column j * size + i of a patch's row is frame j, mel bin i of the patch: mel bins are contiguous in the spectrogram.

@@ -107,7 +107,8 @@ class QuantisedOps(ReferenceOps):
     """What int8 means on a tier of the CPU engine, in float64: weights by output channel and activations by token as so
     many levels up to their largest magnitude, products exact; LayerNorms, softmax and the residual stream as they are,
     embeddings and what ops exchange in bfloat16. Of a head, where the tier quantises attention, queries and keys by
-    token and values by channel likewise, probabilities as levels up to a row's largest."""
+    token and values by channel likewise, keys and values about their mean, probabilities as levels up to a row's
+    largest."""
 
     def __init__(self, heads: int, tier: str) -> None:
         super().__init__(heads, torch.float64)
@@ -133,11 +134,12 @@ class QuantisedOps(ReferenceOps):
         b, rows, d = q.shape
         keys, head_dim = kv.shape[1], d // self.heads
         parts = [x.reshape(b, -1, self.heads, head_dim).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:])]
-        q, k = (_quantised(x, -1, self._levels(head_dim)) for x in parts[:2])
-        v = _quantised(parts[2], -2, self._levels(keys))
+        key_mean, value_mean = (x.mean(-2, keepdim=True) for x in parts[1:])
+        q, k = (_quantised(x, -1, self._levels(head_dim)) for x in (parts[0], parts[1] - key_mean))
+        v = _quantised(parts[2] - value_mean, -2, self._levels(keys))
         scores = q @ k.mT / head_dim**0.5
-        p = (self.probability_levels(keys) * torch.exp(scores - scores.amax(-1, keepdim=True))).round()
-        y = p @ v / p.sum(-1, keepdim=True)
+        p = self.probability_levels(keys) * torch.exp(scores - scores.amax(-1, keepdim=True))
+        y = value_mean + p.round() @ v / p.sum(-1, keepdim=True)
         return _as_bfloat16(y.transpose(1, 2).reshape(b, rows, d))
 
     def probability_levels(self, keys: int) -> float:

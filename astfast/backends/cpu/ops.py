@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from astfast import environment
 from astfast.backends.cpu.log_mel import LogMel, log_mel_of
-from astfast.backends.cpu.quantisation import spread_outliers
+from astfast.backends.cpu.quantisation import output_magnitudes, spread_input_outliers, spread_outliers
 from astfast.backends.cpu.tiers import choose_tier, native
 from astfast.errors import BackendError
 from astfast.front_end import FrontEnd
@@ -94,7 +94,10 @@ class CpuOps:
         return _NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
     def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> _native.PackedLinear:
-        return self._context.pack_linear(_float32(w.weight), _float32(w.bias))
+        factors = None
+        if self.precision == "int8" and input_layer is not None:
+            w, factors = spread_input_outliers(w, output_magnitudes(input_layer)[-w.weight.shape[1] :])
+        return self._context.pack_linear(_float32(w.weight), _float32(w.bias), factors=factors)
 
     def pack_norm(self, w: LayerNorm) -> _native.PackedNorm:
         packed: _native.PackedNorm = native().PackedNorm(_float32(w.weight), _float32(w.bias), w.eps)

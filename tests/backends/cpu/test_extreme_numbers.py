@@ -124,7 +124,7 @@ def test_attention_to_a_token_that_is_not_a_number(token: int, precision: str, t
     of_query, of_key, of_value = attend(3), attend(32 + 3), attend(64 + 3)  # all of the first of two heads
     assert np.isnan(of_query[token, :16]).all()
     of_query[token, :16] = clean[token, :16]
-    np.testing.assert_array_equal(of_query, clean)
+    np.testing.assert_allclose(of_query, clean, rtol=0, atol=2.0**-9)  # amx may take the others' exponentials anew
     assert np.isnan(of_key[:, :16]).all()
     np.testing.assert_array_equal(of_key[:, 16:], clean[:, 16:])
     assert np.isnan(of_value[:, 3]).all()
