@@ -26,7 +26,7 @@ from astfast.backends.cpu.quantisation import output_magnitudes, spread_input_ou
 from astfast.backends.cpu.tiers import choose_tier, native
 from astfast.errors import BackendError
 from astfast.front_end import FrontEnd
-from astfast.ops import Array, ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan
+from astfast.ops import Array, ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan, map_arrays
 
 if TYPE_CHECKING:
     from astfast import _native
@@ -68,6 +68,7 @@ class CpuOps:
         self.tier = choose_tier(tier)
         self._context = self._compute_context()
         self._activation = np.float32 if precision == "float32" else np.uint16
+        self._output_magnitudes: tuple[NormLinear | None, NDArray[np.float32]] = None, np.empty(0, np.float32)
         self._log_mels: dict[FrontEnd, LogMel] = {}
 
     def _compute_context(self) -> _native.ComputeContext:
@@ -90,13 +91,18 @@ class CpuOps:
 
     def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> _NormLinear:
         if self.precision == "int8":
-            w = spread_outliers(w)
+            read = map_arrays(_float32, w)  # once, for both
+            self._output_magnitudes = w, output_magnitudes(read)
+            w = spread_outliers(read)
         return _NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
     def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> _native.PackedLinear:
         factors = None
         if self.precision == "int8" and input_layer is not None:
-            w, factors = spread_input_outliers(w, output_magnitudes(input_layer)[-w.weight.shape[1] :])
+            packed_before, magnitudes = self._output_magnitudes
+            if packed_before is not input_layer:
+                magnitudes = output_magnitudes(input_layer)
+            w, factors = spread_input_outliers(w, magnitudes[-w.weight.shape[1] :])
         return self._context.pack_linear(_float32(w.weight), _float32(w.bias), factors=factors)
 
     def pack_norm(self, w: LayerNorm) -> _native.PackedNorm:

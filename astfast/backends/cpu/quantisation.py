@@ -45,8 +45,7 @@ def output_magnitudes(w: NormLinear) -> Floats:
     gamma, beta, weight, bias = (
         np.asarray(x, np.float32) for x in (w.norm.weight, w.norm.bias, w.linear.weight, w.linear.bias)
     )
-    scaled = weight * gamma
-    return 3.0 * np.sqrt(np.einsum("nk,nk->n", scaled, scaled)) + np.abs(weight @ beta + bias)
+    return 3.0 * np.sqrt(np.square(weight) @ np.square(gamma)) + np.abs(weight @ beta + bias)
 
 
 def _factors(magnitudes: Floats) -> Floats | None:

@@ -12,7 +12,6 @@ import torch
 
 from astfast.backends.cpu import backend, tiers
 from astfast.backends.cpu.ops import PRECISIONS, CpuOps
-from astfast.backends.cpu.quantisation import spread_outliers
 from astfast.backends.cpu.tiers import choose_tier, native
 from astfast.errors import BackendError
 from tests.cases import op_cases
@@ -216,30 +215,6 @@ def test_sums_of_the_largest_products_have_room(k: int, sign: float, tier: str) 
     kv = op_cases.bfloat16_bits(np.full((1, k, 32), sign, np.float32))
     y = op_cases.from_bfloat16_bits(ops.attention(q, kv, np.empty_like(q)))
     np.testing.assert_array_equal(y, np.full((1, 3, 16), sign, np.float32))
-
-
-def test_outlier_channels_are_spread_exactly_and_to_effect() -> None:
-    g = ODD
-    rng = np.random.default_rng(6)
-    gamma, beta = 1 + 0.3 * rng.standard_normal(g.hidden), 0.3 * rng.standard_normal(g.hidden)
-    gamma[[3, 50]] *= 25
-    weight = rng.standard_normal((g.mlp, g.hidden)).astype(np.float32)
-    w = op_cases.NormLinear(
-        op_cases.LayerNorm(gamma.astype(np.float32), beta.astype(np.float32), 1e-12),
-        op_cases.Linear(weight, np.zeros(g.mlp, np.float32)),
-    )
-    x = torch.from_numpy(rng.standard_normal((2, 40, g.hidden)))
-    exactly = op_cases.ReferenceOps(g.heads, torch.float64)
-    exact = exactly.norm_linear(x, exactly.pack_norm_linear(w)).numpy()
-    spread = exactly.norm_linear(x, exactly.pack_norm_linear(spread_outliers(w))).numpy()
-    np.testing.assert_allclose(spread, exact, rtol=0, atol=2.0**-22 * np.abs(exact).max())
-    assert spread_outliers(spread_outliers(w)).norm.weight.max() < gamma.max() / 5
-
-    ops = CpuOps(g.heads, "int8", 2, tier="scalar")  # of 127 levels, where outliers matter
-    plainly = op_cases.QuantisedOps(g.heads, "scalar")
-    plain = plainly.norm_linear(x, plainly.pack_norm_linear(w)).numpy()
-    y = ops.norm_linear(x.float().numpy(), ops.pack_norm_linear(w), ops.empty((2, 40, g.mlp), "activation"))
-    assert np.std(op_cases.from_bfloat16_bits(y) - exact) < 0.7 * np.std(plain - exact)
 
 
 @pytest.mark.parametrize("argument", ["x", "out", "norm", "dtype", "stride", "readonly", "empty"])
