@@ -22,7 +22,7 @@ def spread_outliers(w: NormLinear) -> NormLinear:
     """The layer with outlier channels of its LayerNorm divided: a normalised value has a standard deviation of 1 and
     rarely exceeds 3."""
     gamma, beta = (np.asarray(x, np.float32) for x in (w.norm.weight, w.norm.bias))
-    factors = _factors(3.0 * np.abs(gamma) + np.abs(beta))
+    factors = _factors(np.float32(3.0) * np.abs(gamma) + np.abs(beta))
     if factors is None:
         return w
     norm = LayerNorm(gamma / factors, beta / factors, w.norm.eps)
@@ -45,12 +45,14 @@ def output_magnitudes(w: NormLinear) -> Floats:
     gamma, beta, weight, bias = (
         np.asarray(x, np.float32) for x in (w.norm.weight, w.norm.bias, w.linear.weight, w.linear.bias)
     )
-    return 3.0 * np.sqrt(np.square(weight) @ np.square(gamma)) + np.abs(weight @ beta + bias)
+    magnitudes: Floats = np.float32(3.0) * np.sqrt(np.square(weight) @ np.square(gamma)) + np.abs(weight @ beta + bias)
+    return magnitudes
 
 
 def _factors(magnitudes: Floats) -> Floats | None:
     """What channels that get so large are to be divided by; None where none is an outlier."""
-    excess = magnitudes / (OUTLIER * max(float(np.median(magnitudes)), np.finfo(np.float32).tiny))
+    excess: Floats = magnitudes / np.float32(OUTLIER * max(float(np.median(magnitudes)), np.finfo(np.float32).tiny))
     if not (excess > 1.0).any():
         return None
-    return np.maximum(excess, np.float32(1.0)) ** np.float32(MIGRATION)
+    factors: Floats = np.power(np.maximum(excess, 1.0), MIGRATION, dtype=np.float32)
+    return factors
