@@ -52,10 +52,7 @@ class PyContext {
     PackedLinear pack(const py::array& weight, const py::array& bias, bool exact,
                       const std::optional<py::array>& factors) const {
         PackedLinear w = pack_for(exact ? *context_.exact : *context_.kernels, "weight", weight, bias);
-        if (factors) {
-            const float* data = float_vector("factors", *factors, w.k);
-            w.factors.assign(data, data + w.k);
-        }
+        if (factors) w.factors = float_copy("factors", *factors, w.k);
         return w;
     }
 

@@ -65,6 +65,11 @@ inline const float* float_vector(const std::string& name, const py::array& array
     return static_cast<const float*>(checked_data(name, array, 1, 'f', sizeof(float), false));
 }
 
+inline std::vector<float> float_copy(const std::string& name, const py::array& array, std::int64_t size) {
+    const float* data = float_vector(name, array, size);
+    return {data, data + size};
+}
+
 // [clips, per_clip, columns] as rows.
 struct Matrix {
     Rows<void> rows;
@@ -120,10 +125,8 @@ struct PyNorm {
 
     PyNorm(const py::array& weight_array, const py::array& bias_array, float eps_value) : eps(eps_value) {
         const std::int64_t width = weight_array.size();
-        const float* w = float_vector("weight", weight_array, width);
-        const float* b = float_vector("bias", bias_array, width);
-        weight.assign(w, w + width);
-        bias.assign(b, b + width);
+        weight = float_copy("weight", weight_array, width);
+        bias = float_copy("bias", bias_array, width);
     }
     Norm get() const { return {weight.data(), bias.data(), eps, static_cast<std::int64_t>(weight.size())}; }
 };
