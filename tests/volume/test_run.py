@@ -230,7 +230,7 @@ def test_samples_are_told_by_what_they_are_and_files_that_are_open_are_read_agai
         return counts["tagged"], counts["skipped"]
 
     wave = np.full(RATE, 0.5, np.float32)
-    content = file_bytes(wave)
+    content = file_bytes(wave, format="WAV")
     first = {"array": wave, "sampling_rate": RATE}
     assert report(first, content, io.BytesIO(content)) == (3, 0)
     assert report(first, content, io.BytesIO(content)) == (1, 2)
