@@ -192,6 +192,8 @@ def tag_files(
     activation: str = "auto",
     window: float | None = None,
     hop: float | None = None,
+    channel: Channel = "mean",
+    on_damage: str = "warn",
     merge: tuple[float, float] | None = None,
     scores: bool = False,
     embeddings: str | None = None,
@@ -215,7 +217,8 @@ def tag_files(
       the call returns, with its counts. The same call on the same folder goes on where the last one stopped.
     - ``tagger``: the model; None is the built-in one.
     - ``formats``: of the folder: "jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope".
-    - ``top_k``, ``threshold``, ``activation``, ``window``, ``hop``: as in ``Tagger.classify``; windows are rows.
+    - ``top_k``, ``threshold``, ``activation``, ``window``, ``hop``, ``channel``, ``on_damage``: as in
+      ``Tagger.classify``; windows are rows.
     - ``thresholds``: label -> its own threshold; ``labels``: the only labels that may be tags.
     - ``merge``: (gap, shortest) in seconds: tags of windows in a row become one detection if no more than ``gap`` lies
       between them, and it stays if it is at least ``shortest`` long; its score is the mean of its best three.
@@ -243,6 +246,8 @@ def tag_files(
         activation=activation,
         window=window,
         hop=hop,
+        channel=channel,
+        on_damage=on_damage,
         merge=None if merge is None else Merge(*merge),
         scores=scores,
         embeddings=embeddings,

@@ -45,6 +45,13 @@ def duration(text: str) -> float:
     return value
 
 
+def channel(text: str) -> int | str:
+    """ "mean", "max" or the number of a channel, for ``type=`` of an argument."""
+    if text not in ("mean", "max") and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not mean, max or the number of a channel from 0")
+    return int(text) if text.isdecimal() else text
+
+
 def names(text: str) -> list[str]:
     """Names with commas between, for ``type=`` of an argument."""
     return [name.strip() for name in text.split(",")]

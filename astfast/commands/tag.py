@@ -75,6 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="from the start of a window to the next; needs --window (default: its length)",
     )
     parser.add_argument(
+        "--channel",
+        type=arguments.channel,
+        default="mean",
+        metavar="CHANNEL",
+        help="mean, max (the loudest one) or a number from 0 (default: mean)",
+    )
+    parser.add_argument("--strict", action="store_true", help="damaged files fail, instead of losing what is damaged")
+    parser.add_argument(
         "--format",
         type=arguments.names,
         metavar="FORMAT",
@@ -174,7 +182,8 @@ def _check_formats(options: argparse.Namespace) -> None:
 def _results(tagger: Tagger, options: argparse.Namespace) -> Iterator[tuple[int, Any]]:
     """(number of the file, its tags, one of its segments, or its error), each as soon as it is there."""
     inputs = [_StandardInput() if file == STANDARD_INPUT else file for file in options.files]
-    shared = {"top_k": options.top_k, "threshold": options.threshold, "on_error": "return"}
+    shared = {"top_k": options.top_k, "threshold": options.threshold, "on_error": "return", "channel": options.channel}
+    shared["on_damage"] = "error" if options.strict else "warn"
     if options.window is None:
         return enumerate(tagger.stream(inputs, **shared))
     return tagger.stream_segments(inputs, window=options.window, hop=options.hop, **shared)

@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> bool:
         labels=None if options.labels is None else detections.read_labels(options.labels),
         window=options.window,
         hop=options.hop,
+        channel=options.channel,
+        on_damage="error" if options.strict else "warn",
         merge=None if options.merge is None else detections.Merge(options.merge, options.shortest or 0.0),
         scores=options.scores,
         embeddings=options.embeddings,

@@ -57,7 +57,14 @@ class Input:
             raise audio
         if isinstance(audio, Remote):
             audio = audio.fetch()
-        stream = open_audio(audio, options.sampling_rate, options.rate, decode_all=options.window is not None)
+        stream = open_audio(
+            audio,
+            options.sampling_rate,
+            options.rate,
+            decode_all=options.window is not None,
+            channel=options.channel,
+            on_damage=options.on_damage,
+        )
         self.duration = stream.duration or 0.0
         with contextlib.closing(stream.blocks):
             blocks: Iterator[NDArray[np.float32]] = stream.blocks

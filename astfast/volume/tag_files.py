@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from astfast.audio.mono import Channel
 from astfast.audio.prefetch import DECODE_THREADS
 from astfast.audio.windows import is_number
 from astfast.engines.base import Engine
@@ -42,6 +43,8 @@ class Options(NamedTuple):
     activation: str = "auto"
     window: float | None = None
     hop: float | None = None
+    channel: Channel = "mean"
+    on_damage: str = "warn"
     merge: Merge | None = None
     scores: bool = False
     embeddings: str | None = None
@@ -96,6 +99,8 @@ class Run:
             "activation": options.activation,
             "window": options.window,
             "hop": options.hop,
+            "channel": options.channel,
+            "on_damage": options.on_damage,
             "merge": None if options.merge is None else list(options.merge),
             "scores": options.scores,
             "embeddings": options.embeddings is not None,
@@ -103,7 +108,7 @@ class Run:
         }
         self._plan = Plan(
             items=self.sources if shard is None else shard.of(self.sources),
-            read=read_options(engine, None, options.window, options.hop),
+            read=read_options(engine, None, options.window, options.hop, None, options.channel, options.on_damage),
             scoring=Scoring(
                 engine,
                 selection,

