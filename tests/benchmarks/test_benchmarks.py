@@ -14,9 +14,11 @@ from astfast.backends.cpu.ops import CpuOps
 from astfast.backends.cpu.tiers import choose_tier
 from astfast.backends.reference import ReferenceOps
 from astfast.benchmarking.peers import EngineUnderTest
+from astfast.engines.eager import EagerEngine
 from astfast.models import recognise as checkpoint
 from astfast.models import vit
 from benchmarks import (
+    dass,
     models,
     one_clip,
     op_calls,
@@ -31,7 +33,9 @@ from benchmarks import (
     run_process,
     run_scaling,
 )
+from benchmarks.dass import DassGeometry
 from benchmarks.op_calls import op_cases
+from tests.cases import dass as plain_dass
 
 COMMON = {"benchmark", "commit", "date", "machine", "cpu", "versions", "threads", "background", "stolen"}
 SCRIPTS = (one_clip, report, run_gpu, run_model, run_ops, run_pipeline, run_process, run_scaling)
@@ -75,6 +79,31 @@ def test_operations_are_those_that_torch_counts(cache: Path) -> None:
     assert models.operations(loaded.config) == counter.get_total_flops()
     base = models.GEOMETRIES["ast-base"].model_config()
     assert models.operations(base) == pytest.approx(242e9, rel=0.002)
+
+
+def test_operations_of_dass_are_those_that_torch_counts() -> None:
+    geometry = DassGeometry(plain_dass.TINY, 34)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        plain_dass.logits(plain_dass.random_state(plain_dass.TINY), torch.zeros(1, 34, 128))
+    assert models.operations(geometry.model_config()) == counter.get_total_flops()
+    small = models.GEOMETRIES["dass-small"].model_config()
+    assert models.operations(small) == pytest.approx(25.1e9, rel=0.002)
+
+
+def test_dass_is_compared_with_plain_torch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry = DassGeometry(plain_dass.TINY, 34)
+    monkeypatch.setitem(models.GEOMETRIES, "dass-small", geometry)
+    monkeypatch.setitem(dass.GEOMETRIES, "dass-small", geometry)
+    folder = models.checkpoint("dass-small", cache)
+    config = geometry.model_config()
+    assert checkpoint.load(folder).config == config
+    features = models.features(1, config)
+    setup = peers.Setup(folder, config, 1, 1, cache)
+    exact, rounded = (engine.run(features) for engine in peers.make(peers.of("dass-small"), setup))
+    ours = EagerEngine(CpuOps(1, "float32", 1), checkpoint.load(folder)).logits(features)
+    assert np.abs(ours - exact).max() <= 1e-4 * np.abs(exact).max()
+    assert 0 < np.abs(rounded - exact).max() < 0.2 * np.abs(exact).max()
 
 
 def test_checkpoint_has_the_geometry_and_no_symmetric_weights(cache: Path) -> None:
