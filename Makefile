@@ -57,6 +57,7 @@ bench: setup ## CPU benchmarks against every peer; run nothing else meanwhile
 	$(BIN)/python -m benchmarks.run_ops
 	$(BIN)/python -m benchmarks.run_model
 	$(BIN)/python -m benchmarks.run_pipeline
+	$(BIN)/python -m benchmarks.run_decoding
 	$(BIN)/python -m benchmarks.run_process
 	$(BIN)/python -m benchmarks.run_scaling
 	$(BIN)/python -m pytest -q benchmarks/test_ops_benchmark.py

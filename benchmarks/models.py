@@ -15,10 +15,6 @@ import numpy as np
 from astfast.engines.base import FloatArray
 from astfast.front_end import KaldiFbank
 from astfast.models.ast.config import PREFIX, AstConfig
-from astfast.models.base import ModelConfig
-from astfast.models.dass.config import DassConfig
-from benchmarks import dass
-from benchmarks.dass import DassGeometry
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Geometry:
         )
 
 
-GEOMETRIES: dict[str, Geometry | DassGeometry] = {
+GEOMETRIES = {
     "ast-base": Geometry(num_labels=527, max_length=1024),  # 10 s, 1,214 tokens
     "speech-commands": Geometry(num_labels=35, max_length=128),  # 1 s, 146 tokens
     "tiny": Geometry(
@@ -59,7 +55,6 @@ GEOMETRIES: dict[str, Geometry | DassGeometry] = {
         num_attention_heads=2,
         intermediate_size=128,
     ),  # for the harness's own tests
-    **dass.GEOMETRIES,
 }
 
 
@@ -75,10 +70,7 @@ def checkpoint(geometry: str, cache: Path, outliers: bool = False) -> Path:
     return folder
 
 
-def _write_checkpoint(geometry: Geometry | DassGeometry, folder: Path, outliers: bool) -> None:
-    if isinstance(geometry, DassGeometry):  # its weights have outlier channels anyway
-        geometry.write_checkpoint(folder)
-        return
+def _write_checkpoint(geometry: Geometry, folder: Path, outliers: bool) -> None:
     import torch
     from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
@@ -109,7 +101,7 @@ def _normal(like: Any) -> Any:
     return torch.randn_like(like)
 
 
-def waves(count: int, config: ModelConfig, seed: int = 0) -> list[FloatArray]:
+def waves(count: int, config: AstConfig, seed: int = 0) -> list[FloatArray]:
     """Synthetic clips that fill the model's input: gliding harmonics, bursts of noise, hum; no two alike."""
     rng = np.random.default_rng(seed)
     rate = config.front_end.sampling_rate
@@ -124,7 +116,7 @@ def waves(count: int, config: ModelConfig, seed: int = 0) -> list[FloatArray]:
     return clips
 
 
-def features(count: int, config: ModelConfig, seed: int = 0) -> FloatArray:
+def features(count: int, config: AstConfig, seed: int = 0) -> FloatArray:
     """Normalised log-mel spectrograms [count, frames, mels] of ``waves``, by the reference backend."""
     from astfast.backends.reference import ReferenceOps
 
@@ -132,13 +124,11 @@ def features(count: int, config: ModelConfig, seed: int = 0) -> FloatArray:
     return ops.to_host(ops.log_mel(waves(count, config, seed), config.front_end))
 
 
-def operations(config: AstConfig | DassConfig) -> float:
+def operations(config: AstConfig) -> float:
     """Multiplications and additions in the matrix products of one clip, without those that the last layer can skip.
 
     242e9 for AST-base; 261e9 if the last layer is computed in full.
     """
-    if isinstance(config, DassConfig):
-        return dass.operations(config)
     t, d, m = config.num_tokens, config.hidden_size, config.intermediate_size
     rows = len(PREFIX)
     patches = 2 * (t - rows) * config.patch_size**2 * d

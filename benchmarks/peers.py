@@ -28,8 +28,8 @@ from astfast.benchmarking.peers import (
     transformers_model,
 )
 from astfast.engines.base import FloatArray
-from astfast.models.base import ModelConfig
-from benchmarks import dass, models
+from astfast.models.ast.config import AstConfig
+from benchmarks import models
 
 CALIBRATION_CLIPS = 16  # for static quantisation; not those that are measured
 
@@ -39,7 +39,7 @@ class Setup:
     """Checkpoint, batch size and threads for a peer to run."""
 
     folder: Path  # Hugging Face checkpoint
-    config: ModelConfig
+    config: AstConfig
     batch: int
     threads: int
     cache: Path
@@ -68,16 +68,6 @@ class Setup:
     def calibration(self) -> FloatArray:
         """Features to set the ranges of activations by, [clips, frames, mels]."""
         return models.features(CALIBRATION_CLIPS, self.config, seed=1)
-
-
-def torch_model(setup: Setup, precision: str = "float32") -> Any:
-    """PyTorch's model of a checkpoint: transformers', or plain PyTorch for a family that it lacks."""
-    geometry = dass.GEOMETRIES.get(setup.folder.name.removesuffix("-outliers"))
-    return transformers_model(setup.folder, precision) if geometry is None else geometry.torch_model(precision)
-
-
-def plain_torch(precision: str) -> Callable[[Setup], EngineUnderTest]:
-    return lambda setup: torch_engine("plain torch", torch_model(setup, precision), precision, setup.threads)
 
 
 def transformers_float32(setup: Setup) -> EngineUnderTest:
@@ -174,21 +164,12 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[[Setup], EngineUnderTest]]] = {
     "openvino bfloat16": (("transformers", "openvino"), openvino_bfloat16),
     "openvino int8": (("transformers", "openvino", "nncf"), openvino_int8),
 }
-# Of a family that transformers lacks, and other engines with it.
-PLAIN: dict[str, tuple[tuple[str, ...], Callable[[Setup], EngineUnderTest]]] = {
-    f"plain torch {precision}": (("torch",), plain_torch(precision)) for precision in ("float32", "bfloat16")
-}
-
-
-def of(geometry: str) -> Sequence[str]:
-    """Names of the peers that can run a geometry."""
-    return list(PLAIN if geometry in dass.GEOMETRIES else PEERS)
 
 
 def make(names: Sequence[str], setup: Setup) -> Iterator[EngineUnderTest]:
     """Loads the named peers one after another; prints a message for each that is not installed."""
     for name in names:
-        needed, peer = {**PEERS, **PLAIN}[name]
+        needed, peer = PEERS[name]
         missing = missing_packages(*needed)
         if missing:
             print(f"{name} left out: {', '.join(missing)} is not installed", file=sys.stderr)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from astfast.benchmarking.compare import Checked, astfast_engines, check, precisions_of, time_engines
-from astfast.benchmarking.peers import EngineUnderTest, torch_engine
+from astfast.benchmarking.peers import EngineUnderTest, torch_engine, transformers_model
 from astfast.benchmarking.timing import speedup, spread
 from benchmarks import arguments, models, peers
 from benchmarks.peaks import INSTRUCTIONS, InstructionPeak, tier_of
@@ -38,9 +38,9 @@ def compare_engines(geometry: str, batch: int, options: argparse.Namespace, rows
     setup = peers.Setup(folder, config, batch, options.threads, options.cache)
     precisions = options.precision or PRECISIONS
     ours = list(astfast_engines(folder, precisions, options.threads, print))
-    names = [name for name in options.peer or peers.of(geometry) if name.split()[-1] in precisions or options.peer]
+    names = [name for name in options.peer or peers.PEERS if name.split()[-1] in precisions or options.peer]
     features = models.features(batch, config)
-    exact = torch_engine("exact", peers.torch_model(setup), "float32", options.threads).run(features)
+    exact = torch_engine("exact", transformers_model(folder), "float32", options.threads).run(features)
     checked = check([*ours, *peers.make(names, setup)], features, exact)
     shape = {
         "geometry": geometry,
@@ -138,9 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--geometry", action="append", choices=models.GEOMETRIES, help="default: both published ones")
     parser.add_argument("--batch", action="append", type=int, metavar="N", help="clips per call (default: 1 and 8)")
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: all of the CPU backend")
-    parser.add_argument(
-        "--peer", action="append", choices=[*peers.PEERS, *peers.PLAIN], help="default: all in those precisions"
-    )
+    parser.add_argument("--peer", action="append", choices=peers.PEERS, help="default: all in those precisions")
     parser.add_argument("--outliers", action="store_true", help="weights with outlier channels")
     parser.add_argument("--verify-only", action="store_true", help="compare the logits and time nothing")
     return parser

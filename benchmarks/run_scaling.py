@@ -17,7 +17,7 @@ from astfast import backends
 from astfast.benchmarking.compare import precisions_of
 from astfast.benchmarking.peers import missing_packages
 from astfast.benchmarking.timing import speedup, spread, time_interleaved
-from astfast.models.base import ModelConfig
+from astfast.models.ast.config import AstConfig
 from benchmarks import arguments, models
 from benchmarks.rows import Rows
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             log_mel(config, options, rows)
 
 
-def threads(precision: str, config: ModelConfig, options: argparse.Namespace, rows: Rows) -> None:
+def threads(precision: str, config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
     """Writes a row for each number of threads: one clip, interleaved."""
     counts = range(1, options.threads + 1)
     taggers = [_load(options, precision, count) for count in counts]
@@ -55,7 +55,7 @@ def threads(precision: str, config: ModelConfig, options: argparse.Namespace, ro
         print(f"{precision:<9} {count} threads: {row['over_one_thread'][1]:.2f}x one", flush=True)
 
 
-def batches(precision: str, config: ModelConfig, options: argparse.Namespace, rows: Rows) -> None:
+def batches(precision: str, config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
     """Writes a row for each batch size: clips per second, against those of one clip per call, interleaved."""
     tagger = _load(options, precision, options.threads)
     sizes = sorted({1, *(options.batch or (1, 8, 64))})
@@ -80,7 +80,7 @@ def batches(precision: str, config: ModelConfig, options: argparse.Namespace, ro
         print(f"{precision:<9} batch {size}: {row['over_batch_1'][1]:.3f} of the rate at 1", flush=True)
 
 
-def log_mel(config: ModelConfig, options: argparse.Namespace, rows: Rows) -> None:
+def log_mel(config: AstConfig, options: argparse.Namespace, rows: Rows) -> None:
     """Writes a row: one clip on one thread, against torchaudio.compliance.kaldi.fbank."""
     import torch
     import torchaudio

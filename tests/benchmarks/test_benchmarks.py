@@ -14,11 +14,9 @@ from astfast.backends.cpu.ops import CpuOps
 from astfast.backends.cpu.tiers import choose_tier
 from astfast.backends.reference import ReferenceOps
 from astfast.benchmarking.peers import EngineUnderTest
-from astfast.engines.eager import EagerEngine
 from astfast.models import recognise as checkpoint
 from astfast.models import vit
 from benchmarks import (
-    dass,
     models,
     one_clip,
     op_calls,
@@ -26,6 +24,7 @@ from benchmarks import (
     peers,
     report,
     rows,
+    run_decoding,
     run_gpu,
     run_model,
     run_ops,
@@ -33,9 +32,7 @@ from benchmarks import (
     run_process,
     run_scaling,
 )
-from benchmarks.dass import DassGeometry
 from benchmarks.op_calls import op_cases
-from tests.cases import dass as plain_dass
 
 COMMON = {"benchmark", "commit", "date", "machine", "cpu", "versions", "threads", "background", "stolen"}
 SCRIPTS = (one_clip, report, run_gpu, run_model, run_ops, run_pipeline, run_process, run_scaling)
@@ -81,31 +78,6 @@ def test_operations_are_those_that_torch_counts(cache: Path) -> None:
     assert models.operations(base) == pytest.approx(242e9, rel=0.002)
 
 
-def test_operations_of_dass_are_those_that_torch_counts() -> None:
-    geometry = DassGeometry(plain_dass.TINY, 34)
-    counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode():
-        plain_dass.logits(plain_dass.random_state(plain_dass.TINY), torch.zeros(1, 34, 128))
-    assert models.operations(geometry.model_config()) == counter.get_total_flops()
-    small = models.GEOMETRIES["dass-small"].model_config()
-    assert models.operations(small) == pytest.approx(25.1e9, rel=0.002)
-
-
-def test_dass_is_compared_with_plain_torch(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    geometry = DassGeometry(plain_dass.TINY, 34)
-    monkeypatch.setitem(models.GEOMETRIES, "dass-small", geometry)
-    monkeypatch.setitem(dass.GEOMETRIES, "dass-small", geometry)
-    folder = models.checkpoint("dass-small", cache)
-    config = geometry.model_config()
-    assert checkpoint.load(folder).config == config
-    features = models.features(1, config)
-    setup = peers.Setup(folder, config, 1, 1, cache)
-    exact, rounded = (engine.run(features) for engine in peers.make(peers.of("dass-small"), setup))
-    ours = EagerEngine(CpuOps(1, "float32", 1), checkpoint.load(folder)).logits(features)
-    assert np.abs(ours - exact).max() <= 1e-4 * np.abs(exact).max()
-    assert 0 < np.abs(rounded - exact).max() < 0.2 * np.abs(exact).max()
-
-
 def test_checkpoint_has_the_geometry_and_no_symmetric_weights(cache: Path) -> None:
     loaded = checkpoint.load(models.checkpoint("tiny", cache))
     assert loaded.config == models.GEOMETRIES["tiny"].model_config()
@@ -138,6 +110,19 @@ def test_peak_is_measured_on_every_thread(cache: Path) -> None:
 def test_every_tier_has_an_instruction_for_every_precision() -> None:
     for precision in ("float32", "bfloat16"):
         assert (peaks.tier_of(CpuOps(2, precision).hardware), precision) in peaks.INSTRUCTIONS
+
+
+def test_decoding_rows(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_decoding, "SOUNDFILE", {"WAV": run_decoding.SOUNDFILE["WAV"]})
+    monkeypatch.setattr(run_decoding, "FFMPEG", {})
+    out = tmp_path / "decoding.jsonl"
+    run_decoding.main([*ALONE, "--cache", str(cache), "--out", str(out)])
+    (row,) = rows.read(out)
+    assert row.keys() >= COMMON
+    assert row["format"] == "WAV"
+    for way in ("path", "bytes", "one thread", "two threads", "mean of NumPy", "beside a busy thread"):
+        assert 0 < row[way][0] <= row[way][1] <= row[way][2]
+    assert len(run_decoding.columns("WAV", row)) == 5
 
 
 def test_model_rows(cache: Path, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ OWN = {
     "amx": ("bfloat16", "int8"),
 }
 REPEATED = "(float32 and (vnni or bf16 or amx)) or (bfloat16 and vnni)"  # by kernels of a tier below
-NAMES = ("ops", "image_ops", "extreme_numbers", "quantisation", "math", "invariance", "model")
-CPU = [f"backends/cpu/test_{name}.py" for name in NAMES]
+CPU = [
+    f"backends/cpu/test_{name}.py" for name in ("ops", "extreme_numbers", "quantisation", "math", "invariance", "model")
+]
 FILES = [*CPU, "backends/test_log_mel.py"]
 LONG = "10-10 or 12-12 or 14-14 or speech"
 QUICK = f"(avx512 or amx or every_tier or transformers) and not ({LONG})"  # the last two run all tiers at once
