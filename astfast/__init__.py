@@ -161,18 +161,20 @@ def load_audio(
     target_rate: int = 16_000,
     channel: Channel = "mean",
     on_damage: str = "warn",
+    max_duration: float = 24 * 3600.0,
 ) -> NDArray[np.float32]:
     """One input of ``Tagger.classify`` -> all of its samples, mono, float32 in [-1, 1] at ``target_rate``, [samples].
 
     - ``sampling_rate``: of a bare array, Hz; without it ``target_rate`` is assumed, with a warning.
-    - ``channel``, ``on_damage``: as in ``Tagger.classify``.
+    - ``channel``, ``on_damage``, ``max_duration`` (seconds): as in ``Tagger.classify``.
 
     Raises AudioError for what is no audio, ValueError for an impossible option.
     """
     from astfast import notes
     from astfast.audio import inputs
 
-    clip = inputs.load_audio(x, sampling_rate, target_rate, channel=channel, on_damage=on_damage)
+    inputs.checked_duration(max_duration)
+    clip = inputs.load_audio(x, sampling_rate, target_rate, None, max_duration, channel=channel, on_damage=on_damage)
     for note in clip.notes:
         notes.show(note)
     wave: NDArray[np.float32] = clip.wave
@@ -194,6 +196,7 @@ def tag_files(
     hop: float | None = None,
     channel: Channel = "mean",
     on_damage: str = "warn",
+    max_duration: float = 24 * 3600.0,
     merge: tuple[float, float] | None = None,
     scores: bool = False,
     embeddings: str | None = None,
@@ -217,7 +220,7 @@ def tag_files(
       the call returns, with its counts. The same call on the same folder goes on where the last one stopped.
     - ``tagger``: the model; None is the built-in one.
     - ``formats``: of the folder: "jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope".
-    - ``top_k``, ``threshold``, ``activation``, ``window``, ``hop``, ``channel``, ``on_damage``: as in
+    - ``top_k``, ``threshold``, ``activation``, ``window``, ``hop``, ``channel``, ``on_damage``, ``max_duration``: as in
       ``Tagger.classify``; windows are rows.
     - ``thresholds``: label -> its own threshold; ``labels``: the only labels that may be tags.
     - ``merge``: (gap, shortest) in seconds: tags of windows in a row become one detection if no more than ``gap`` lies
@@ -248,6 +251,7 @@ def tag_files(
         hop=hop,
         channel=channel,
         on_damage=on_damage,
+        max_duration=max_duration,
         merge=None if merge is None else Merge(*merge),
         scores=scores,
         embeddings=embeddings,

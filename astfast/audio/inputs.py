@@ -18,6 +18,7 @@ from astfast.audio.arrays import checked_rate
 from astfast.audio.kinds import Source, not_readable, recognised
 from astfast.audio.mono import Channel, checked_channel, to_mono, too_long
 from astfast.audio.parts import Findings
+from astfast.audio.windows import is_number
 from astfast.errors import AstfastError, AudioError
 from astfast.notes import Note
 from astfast.spans import ignored_tail
@@ -130,6 +131,13 @@ def open_audio(
         raise too_long(name, decoded.duration, max_duration)
     mono = to_mono(decoded.blocks, rate, channel, max_duration, findings, keep=source.rate is None)
     return AudioStream(name, target_rate, decoded.duration, _resampled(mono, rate, target_rate, name), notes)
+
+
+def checked_duration(max_duration: float) -> float:
+    """``max_duration``. Raises ValueError if it is no positive number of seconds."""
+    if not (is_number(max_duration) and max_duration > 0):
+        raise ValueError(f"max_duration is {max_duration!r}: it must be a positive number of seconds")
+    return max_duration
 
 
 def checked_damage(on_damage: str) -> str:

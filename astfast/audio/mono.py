@@ -147,8 +147,8 @@ def mean_of_channels(block: FloatArray) -> FloatArray:
 def too_long(name: str, duration: float, max_duration: float) -> AudioError:
     """The error for more seconds of audio than are allowed."""
     return AudioError(
-        f"{name}: {duration:,.0f} s of audio or more, above the limit of {max_duration:,.0f} s: split it, or raise "
-        "max_duration"
+        f"{name}: {duration:,.0f} s of audio or more, above the limit of {max_duration:,.0f} s: split it, or pass "
+        "a larger max_duration="
     )
 
 

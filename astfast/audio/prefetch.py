@@ -13,7 +13,16 @@ import numpy as np
 
 from astfast import notes
 from astfast.audio.arrays import checked_rate
-from astfast.audio.inputs import Clip, as_source, checked_damage, load_audio, only_audio_errors, open_audio
+from astfast.audio.inputs import (
+    MAX_DURATION,
+    Clip,
+    as_source,
+    checked_damage,
+    checked_duration,
+    load_audio,
+    only_audio_errors,
+    open_audio,
+)
 from astfast.audio.kinds import Source
 from astfast.audio.mono import Channel, checked_channel
 from astfast.audio.windows import Window, window_samples, windows
@@ -32,7 +41,7 @@ class ReadOptions:
     """What of each input is read: its beginning, or all of it in windows.
 
     Raises ValueError for a window or hop that is not a number of seconds or shorter than a frame, and for another
-    ``channel`` or ``on_damage``; AudioError (a ValueError) for an impossible sampling rate.
+    ``channel``, ``on_damage`` or ``max_duration``; AudioError (a ValueError) for an impossible sampling rate.
     """
 
     rate: int  # Hz, of the model
@@ -45,8 +54,10 @@ class ReadOptions:
     prefetch: int | None = None  # inputs that are taken before the first result; None: ``ahead`` and a full batch
     channel: Channel = "mean"  # or "max", or a channel's number
     on_damage: str = "warn"  # or "error"
+    max_duration: float = MAX_DURATION  # seconds of an input; a longer one is refused
 
     def __post_init__(self) -> None:
+        checked_duration(self.max_duration)
         checked_channel(self.channel)
         checked_damage(self.on_damage)
         if self.sampling_rate is not None:
@@ -180,6 +191,7 @@ def _loaded(source: Source, options: ReadOptions) -> Clip | AudioError:
             None,
             options.rate,
             options.samples,
+            options.max_duration,
             int16=options.int16,
             channel=options.channel,
             on_damage=options.on_damage,
@@ -209,7 +221,12 @@ def _windows_of(x: Any, options: ReadOptions) -> Iterator[Window | AudioError]:
     shown = 0
     try:
         stream = open_audio(
-            x, options.sampling_rate, options.rate, channel=options.channel, on_damage=options.on_damage
+            x,
+            options.sampling_rate,
+            options.rate,
+            options.max_duration,
+            channel=options.channel,
+            on_damage=options.on_damage,
         )
         with contextlib.closing(stream.blocks):
             found = windows(stream.blocks, options.rate, options.window, options.hop)

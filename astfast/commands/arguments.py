@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Collection, Iterator
+from typing import Any
 
 MODEL_HELP = "hub id, folder, .safetensors or .pth file (default: the built-in model)"
 
@@ -45,11 +46,19 @@ def duration(text: str) -> float:
     return value
 
 
-def channel(text: str) -> int | str:
-    """ "mean", "max" or the number of a channel, for ``type=`` of an argument."""
-    if text not in ("mean", "max") and not text.isdecimal():
+def channel(text: str) -> str | int:
+    """A channel of ``Tagger.classify``, for ``type=`` of an argument."""
+    if text in ("mean", "max"):
+        return text
+    if not _is_whole(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not mean, max or the number of a channel from 0")
-    return int(text) if text.isdecimal() else text
+    return int(text)
+
+
+def reading(options: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of ``Tagger.classify`` for --channel, --strict and --max-duration."""
+    keywords = {"channel": options.channel, "on_damage": "error" if options.strict else "warn"}
+    return keywords if options.max_duration is None else keywords | {"max_duration": options.max_duration}
 
 
 def names(text: str) -> list[str]:

@@ -79,9 +79,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.channel,
         default="mean",
         metavar="CHANNEL",
-        help="mean, max (the loudest one) or a number from 0 (default: mean)",
+        help="mean of the channels, max (the loudest), or the number of one, from 0 (default: mean)",
     )
-    parser.add_argument("--strict", action="store_true", help="damaged files fail, instead of losing what is damaged")
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse damaged and cut files, instead of tagging what decodes"
+    )
+    parser.add_argument(
+        "--max-duration",
+        type=arguments.number,
+        metavar="SECONDS",
+        help="refuse a file once more of it would be decoded (default: a day)",
+    )
     parser.add_argument(
         "--format",
         type=arguments.names,
@@ -182,8 +190,8 @@ def _check_formats(options: argparse.Namespace) -> None:
 def _results(tagger: Tagger, options: argparse.Namespace) -> Iterator[tuple[int, Any]]:
     """(number of the file, its tags, one of its segments, or its error), each as soon as it is there."""
     inputs = [_StandardInput() if file == STANDARD_INPUT else file for file in options.files]
-    shared = {"top_k": options.top_k, "threshold": options.threshold, "on_error": "return", "channel": options.channel}
-    shared["on_damage"] = "error" if options.strict else "warn"
+    shared = {"top_k": options.top_k, "threshold": options.threshold, "on_error": "return"}
+    shared |= arguments.reading(options)
     if options.window is None:
         return enumerate(tagger.stream(inputs, **shared))
     return tagger.stream_segments(inputs, window=options.window, hop=options.hop, **shared)

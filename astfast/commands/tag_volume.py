@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import astfast
+from astfast.commands import arguments
 from astfast.commands.arguments import in_options
 from astfast.commands.terminal import (
     ResultPrinter,
@@ -44,8 +45,7 @@ def run(options: argparse.Namespace) -> bool:
         labels=None if options.labels is None else detections.read_labels(options.labels),
         window=options.window,
         hop=options.hop,
-        channel=options.channel,
-        on_damage="error" if options.strict else "warn",
+        **arguments.reading(options),
         merge=None if options.merge is None else detections.Merge(options.merge, options.shortest or 0.0),
         scores=options.scores,
         embeddings=options.embeddings,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast import notes
+from astfast.audio.inputs import MAX_DURATION
 from astfast.audio.kinds import expand_batch
 from astfast.audio.mono import Channel
 from astfast.audio.prefetch import AHEAD, Part, ReadOptions, iter_windows
@@ -55,6 +56,7 @@ def read_options(
     prefetch: int | None = None,
     channel: Channel = "mean",
     on_damage: str = "warn",
+    max_duration: float = MAX_DURATION,
 ) -> ReadOptions:
     """What to read of each input for this engine. Raises ValueError for an impossible option."""
     ahead = AHEAD
@@ -73,6 +75,7 @@ def read_options(
         prefetch,
         channel,
         on_damage,
+        max_duration,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, overload
 
+from astfast.audio.inputs import MAX_DURATION
 from astfast.audio.kinds import Many, One
 from astfast.audio.mono import Channel
 from astfast.audio.spectrograms import check_spectrograms
@@ -62,6 +63,7 @@ class Tagger:
         aggregate: Aggregate = "mean",
         channel: Channel = "mean",
         on_damage: str = "warn",
+        max_duration: float = MAX_DURATION,
         on_error: OnError = "raise",
     ) -> Any:
         """The tags of one input, ``[{"score", "label"}, ...]`` best first, or a list of those for a batch.
@@ -75,13 +77,14 @@ class Tagger:
         - ``aggregate``: "mean" or "max" of the windows' scores, and of the scores of a window's parts.
         - ``channel``: "mean" of the channels, the number of one (from 0), or "max", the one with the greatest energy.
         - ``on_damage``: "warn" keeps what decodes of a damaged or cut file and warns, "error" refuses the file.
+        - ``max_duration``: seconds; an input is refused once more of it would be decoded (default: a day).
         - ``on_error``: "raise", or "return" ``{"error": message}`` for a bad input and the tags of all others.
 
         Raises AudioError for a bad input, ValueError for an impossible option.
         """
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
-        read = read_options(engine, sampling_rate, window, hop, None, channel, on_damage)
+        read = read_options(engine, sampling_rate, window, hop, None, channel, on_damage, max_duration)
         inputs, single = pipeline.inputs_of(engine, batch, read)
         tags = pipeline.tags(engine, inputs, read, options)
         return next(tags) if single else list(tags)
@@ -99,6 +102,7 @@ class Tagger:
         aggregate: Aggregate = "mean",
         channel: Channel = "mean",
         on_damage: str = "warn",
+        max_duration: float = MAX_DURATION,
         prefetch: int | None = None,
         on_error: OnError = "raise",
     ) -> Iterator[list[Tag] | ErrorRecord]:
@@ -110,7 +114,7 @@ class Tagger:
         """
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
-        read = read_options(engine, sampling_rate, window, hop, prefetch, channel, on_damage)
+        read = read_options(engine, sampling_rate, window, hop, prefetch, channel, on_damage, max_duration)
         return pipeline.tags(engine, pipeline.stream_of(inputs), read, options)
 
     @overload
@@ -138,6 +142,7 @@ class Tagger:
         aggregate: Aggregate = "mean",
         channel: Channel = "mean",
         on_damage: str = "warn",
+        max_duration: float = MAX_DURATION,
         on_error: OnError = "raise",
     ) -> Any:
         """The tags of every window of one input, ``[{"start", "end", "tags"}, ...]``, or a list of those for a batch.
@@ -148,7 +153,7 @@ class Tagger:
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
         window = engine.input_samples / engine.sampling_rate if window is None else window
-        read = read_options(engine, sampling_rate, window, hop, None, channel, on_damage)
+        read = read_options(engine, sampling_rate, window, hop, None, channel, on_damage, max_duration)
         inputs, single = pipeline.inputs_of(engine, batch, read)
         segments = pipeline.segments(engine, inputs, read, options)
         return next(segments) if single else list(segments)
@@ -164,6 +169,7 @@ class Tagger:
         aggregate: Aggregate = "mean",
         channel: Channel = "mean",
         on_damage: str = "warn",
+        max_duration: float = MAX_DURATION,
         window: float | None = None,
         hop: float | None = None,
         prefetch: int | None = None,
@@ -177,7 +183,7 @@ class Tagger:
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
         window = engine.input_samples / engine.sampling_rate if window is None else window
-        read = read_options(engine, sampling_rate, window, hop, prefetch, channel, on_damage)
+        read = read_options(engine, sampling_rate, window, hop, prefetch, channel, on_damage, max_duration)
         return pipeline.segments_as_scored(engine, pipeline.stream_of(inputs), read, options)
 
     def scores(self, batch: Any, *, sampling_rate: float | None = None, activation: str = "auto") -> FloatArray:

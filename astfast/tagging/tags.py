@@ -46,6 +46,7 @@ class TagArgs(TypedDict, total=False):
     aggregate: Aggregate
     channel: Channel
     on_damage: str
+    max_duration: float
 
 
 class ErrorRecord(TypedDict):

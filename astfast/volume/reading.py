@@ -61,9 +61,10 @@ class Input:
             audio,
             options.sampling_rate,
             options.rate,
-            decode_all=options.window is not None,
-            channel=options.channel,
-            on_damage=options.on_damage,
+            options.max_duration,
+            options.window is not None,
+            options.channel,
+            options.on_damage,
         )
         self.duration = stream.duration or 0.0
         with contextlib.closing(stream.blocks):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from astfast.audio.inputs import MAX_DURATION
 from astfast.audio.mono import Channel
 from astfast.audio.prefetch import DECODE_THREADS
 from astfast.audio.windows import is_number
@@ -45,6 +46,7 @@ class Options(NamedTuple):
     hop: float | None = None
     channel: Channel = "mean"
     on_damage: str = "warn"
+    max_duration: float = MAX_DURATION
     merge: Merge | None = None
     scores: bool = False
     embeddings: str | None = None
@@ -101,6 +103,7 @@ class Run:
             "hop": options.hop,
             "channel": options.channel,
             "on_damage": options.on_damage,
+            "max_duration": options.max_duration,
             "merge": None if options.merge is None else list(options.merge),
             "scores": options.scores,
             "embeddings": options.embeddings is not None,
@@ -108,7 +111,16 @@ class Run:
         }
         self._plan = Plan(
             items=self.sources if shard is None else shard.of(self.sources),
-            read=read_options(engine, None, options.window, options.hop, None, options.channel, options.on_damage),
+            read=read_options(
+                engine,
+                None,
+                options.window,
+                options.hop,
+                None,
+                options.channel,
+                options.on_damage,
+                options.max_duration,
+            ),
             scoring=Scoring(
                 engine,
                 selection,

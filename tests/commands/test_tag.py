@@ -274,3 +274,32 @@ def test_standard_input_and_a_reader_that_leaves_early(files: list[str], tiny_mo
     assert many.wait(timeout=60) == 0
     assert b"Traceback" not in many.stderr.read()
     many.stderr.close()
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_how_files_are_read_can_be_said(
+    out: bool, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--channel, --strict and --max-duration, to standard output and into a folder."""
+    rng = np.random.default_rng(1)
+    left, right = 0.1 * rng.standard_normal((2, 10_000))
+    for name, samples in (("left.wav", left), ("right.wav", right), ("both.wav", np.stack([left, 3 * right], axis=1))):
+        soundfile.write(tmp_path / name, samples, 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "cut.wav", left, 16_000)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:12_000])
+
+    def tags(name: str, *options: str) -> list[str]:
+        folder = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        where = ("--out", str(folder), "--progress", "off") if out else ("--format", "jsonl")
+        run("--model", str(tiny_model), *where, *options, str(tmp_path / name))
+        printed = capsys.readouterr().out.splitlines()
+        rows = [line for path in folder.rglob("*.jsonl") for line in path.read_text().splitlines()] if out else printed
+        found = [row.get("tags", row.get("error")) for row in map(json.loads, rows)]
+        return [json.dumps(value) for value in found if value]
+
+    assert tags("both.wav", "--channel", "0") == tags("left.wav") != tags("both.wav")
+    assert tags("both.wav", "--channel", "max") == tags("both.wav", "--channel", "1")
+    assert "channel" in tags("both.wav", "--channel", "2")[0]
+    assert "label" in tags("cut.wav")[0]
+    assert "cut.wav" in tags("cut.wav", "--strict")[0]
+    assert "limit" in tags("left.wav", "--window", "0.3", "--max-duration", "0.5")[0]

@@ -70,6 +70,8 @@ def test_a_checkpoint_without_a_classifier_embeds_and_says_what_it_can_not(tmp_p
         ("segments", {"window": 1e-9}),
         ("classify", {"window": 0.02}),
         ("segments", {"aggregate": "median"}),
+        ("classify", {"max_duration": 0}),
+        ("stream", {"max_duration": float("nan")}),
         ("segments", {"window": 0.0}),
         ("segments", {"hop": -1.0}),
         ("segments", {"on_error": "ignore"}),
@@ -156,6 +158,19 @@ def test_a_child_of_a_fork_does_not_wait_for_a_thread_of_its_parent(tagger: astf
             signal.alarm(20)  # a child that hangs dies of it
             os._exit(0 if tagger.labels else 1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_longer_inputs_than_max_duration_are_refused(tagger: astfast.Tagger) -> None:
+    (clip,) = clips(1, 2.0)
+    at = {"sampling_rate": RATE, "window": 0.5}
+    assert len(tagger.segments(clip, max_duration=2.0, **at)) == 4
+    for method in (tagger.classify, tagger.segments, lambda x, **how: next(tagger.stream([x], **how))):
+        with pytest.raises(astfast.AudioError, match=r"limit of 2 s.*max_duration"):
+            method(clip, max_duration=1.9, **at)
+    with pytest.raises(astfast.AudioError, match="max_duration"):
+        astfast.load_audio(clip, sampling_rate=RATE, max_duration=1.9)
+    with pytest.raises(ValueError, match="max_duration"):
+        astfast.load_audio(clip, sampling_rate=RATE, max_duration=-1)
 
 
 def test_inputs_that_are_cut_warn_once_a_line(tagger: astfast.Tagger) -> None:
