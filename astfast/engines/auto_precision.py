@@ -1,20 +1,27 @@
 """precision="auto": the fastest precision whose scores were seen to stay within 0.01 of float32's.
 
-The check runs the model in both precisions on fixed synthetic clips. That costs a second load, so its verdict is kept
-in the user's cache folder, under the checkpoint's fingerprint, the backend and the version of astfast.
+The check runs the model in both precisions on fixed synthetic clips. Its verdict is kept in the user's cache folder,
+under the checkpoint's fingerprint, the backend and the version of astfast. On a CPU it costs neither a second model in
+memory nor whole clips: in float32 a weight is packed when its op runs and forgotten afterwards, and of a clip's tokens
+128 are computed: fewer keys average less of their errors away, so that the verdict is not the milder for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astfast import cache
-from astfast.models.base import ModelConfig
+from astfast.models.base import Model, ModelConfig
+from astfast.ops import Array, Ops
+from astfast.scores import activate, activation_of
 
 TOLERANCE = 0.01  # of a score
+CHECKED_TOKENS = 128  # of a clip, those of all prefixes among them
+LONGEST_PREFIX = 8  # tokens
 FILE = "precision.json"
 
 
@@ -28,6 +35,65 @@ def check_clips(config: ModelConfig) -> list[NDArray[np.float32]]:
     chirp = 0.2 * np.sin(phase) + 0.1 * np.sin(3.0 * phase) + 0.01 * noise
     hum = 0.002 * np.sin(2.0 * np.pi * 50.0 * t)
     return [clip.astype(np.float32) for clip in (bursts, chirp, hum)]
+
+
+class PackedWhenUsed:
+    """The ops of a backend on weights that are packed anew each time an op asks for them."""
+
+    def __init__(self, ops: Ops) -> None:
+        self._ops = ops
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._ops, name)
+        if name.startswith("pack_"):
+            return lambda *weights, **options: _Unpacked(lambda: method(*weights, **options))
+        if not callable(method):
+            return method
+        return lambda *args, **options: method(*(x.pack() if isinstance(x, _Unpacked) else x for x in args), **options)
+
+
+class _Unpacked:
+    def __init__(self, pack: Callable[[], Any]) -> None:
+        self.pack = pack
+
+
+class _FewTokens:
+    """The ops of a backend, but that a clip is embedded as these few of its tokens."""
+
+    def __init__(self, ops: Ops, num_tokens: int, kept: NDArray[np.intp]) -> None:
+        self._ops, self._num_tokens, self._kept = ops, num_tokens, kept
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ops, name)
+
+    def patch_embed(self, spectrogram: Array, w: Any, out: Array) -> Array:
+        whole = self._ops.empty((len(spectrogram), self._num_tokens, out.shape[-1]), "stream")
+        out[...] = self._ops.patch_embed(spectrogram, w, whole)[:, self._kept]
+        return out
+
+
+def check_scores(model: Model, ops: Any, weights: Any) -> NDArray[np.float32]:
+    """Scores [B, L] of ``check_clips`` on the CPU, from few of their tokens where the model embeds patches.
+
+    Args:
+        model: whose family and config are used.
+        ops: the CPU backend's, or ``PackedWhenUsed`` of them.
+        weights: as ``ops`` packed them.
+    """
+    config, clips = model.config, check_clips(model.config)
+    buffers, tokens = model.family.workspace(config), config.num_tokens
+    if "tokens" in buffers and tokens > CHECKED_TOKENS:
+        spread = np.linspace(LONGEST_PREFIX, tokens - 1, CHECKED_TOKENS - LONGEST_PREFIX).astype(np.intp)
+        kept = np.concatenate([np.arange(LONGEST_PREFIX), spread])
+        ops = _FewTokens(ops, tokens, kept)
+        buffers = {
+            name: ((len(kept), *shape[1:]) if shape[0] == tokens and kind != "output" else shape, kind)
+            for name, (shape, kind) in buffers.items()
+        }
+    ws = {name: ops.empty((len(clips), *shape), kind) for name, (shape, kind) in buffers.items()}
+    spectrogram = ops.log_mel(clips, config.front_end, ws["spectrogram"])
+    logits = ops.to_host(model.family.forward(ops, weights, spectrogram, ws))
+    return activate(logits, activation_of(config.problem_type, config.num_labels, "auto"))
 
 
 def within_tolerance(fast: NDArray[np.float32], exact: NDArray[np.float32]) -> bool:

@@ -155,6 +155,11 @@ class ModelEngine(ABC):
         return self.model.config
 
     @property
+    def weights(self) -> Any:
+        """The model's weights as ``ops`` packed them."""
+        return self._weights
+
+    @property
     def sampling_rate(self) -> int:
         return self.config.front_end.sampling_rate
 

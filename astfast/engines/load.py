@@ -57,20 +57,30 @@ def _engine(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) ->
     """The engine of one model; precision "auto" is checked against float32."""
     if arguments.precision != "auto":
         return _on_devices(checkpoint, choice, arguments.precision, arguments)
-    fastest = choice.fastest_precision()
-    engine = _on_devices(checkpoint, choice, fastest, arguments)
-    if fastest == "float32" or not checkpoint.config.num_labels:
+    engine = _fastest(checkpoint, choice, arguments)
+    return _on_devices(checkpoint, choice, "float32", arguments) if engine is None else engine
+
+
+def _fastest(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -> Engine | None:
+    """The engine of the fastest precision; None, and its memory free again, where its scores are not float32's."""
+    engine = _on_devices(checkpoint, choice, choice.fastest_precision(), arguments)
+    if choice.fastest_precision() == "float32" or not checkpoint.config.num_labels:
         return engine
 
     def check() -> bool:
-        clips = auto_precision.check_clips(engine.config)
-        exact = _on_devices(checkpoint, choice, "float32", arguments)
-        return auto_precision.within_tolerance(engine.scores(clips), exact.scores(clips))
+        if isinstance(engine, EagerEngine):
+            exact_ops = auto_precision.PackedWhenUsed(choice.open(checkpoint.config.num_attention_heads, "float32"))
+            unpacked = checkpoint.family.pack(exact_ops, checkpoint.weights)
+            exact_scores = auto_precision.check_scores(checkpoint, exact_ops, unpacked)
+            fast_scores = auto_precision.check_scores(checkpoint, engine.ops, engine.weights)
+        else:
+            clips = auto_precision.check_clips(engine.config)
+            fast_scores = engine.scores(clips)
+            exact_scores = _on_devices(checkpoint, choice, "float32", arguments).scores(clips)
+        return auto_precision.within_tolerance(fast_scores, exact_scores)
 
     key = f"{__version__} {engine.backend} {engine.hardware} {checkpoint.fingerprint}"
-    if auto_precision.remembered(key, check):
-        return engine
-    return _on_devices(checkpoint, choice, "float32", arguments)
+    return engine if auto_precision.remembered(key, check) else None
 
 
 def _on_devices(model: Model, choice: Choice, precision: str, arguments: LoadArguments) -> Engine:
