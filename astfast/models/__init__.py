@@ -25,7 +25,19 @@ def _ced() -> Family:
     return CED
 
 
-FAMILIES: tuple[Callable[[], Family], ...] = (_ast, _dass, _ced)  # in the order in which they are asked
+def _maest() -> Family:
+    from astfast.models.maest.family import MAEST
+
+    return MAEST
+
+
+def _passt() -> Family:
+    from astfast.models.passt.family import PASST
+
+    return PASST
+
+
+FAMILIES: tuple[Callable[[], Family], ...] = (_ast, _dass, _ced, _maest, _passt)  # in the order in which they are asked
 
 
 def families() -> Iterator[Family]:

@@ -22,6 +22,7 @@ INTEGERS = {
     "time_stride": (1, 100_000),
     "max_length": (1, 100_000),  # frames
     "num_mel_bins": (1, 4_096),
+    "hop_length": (1, 100_000),  # samples
     "sampling_rate": (1_000, 1_000_000),  # Hz, as of audio
 }
 NUMBERS = {

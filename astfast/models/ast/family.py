@@ -25,7 +25,8 @@ class AstFamily(VitFamily):
         """By the model type of config.json; without one, if most names of tensors are those of one of the layouts."""
         model_type = (files.config or {}).get("model_type")
         if model_type is not None:
-            return bool(model_type == hugging_face.MODEL_TYPE)
+            extractor = (files.preprocessor or {}).get("feature_extractor_type")
+            return model_type == hugging_face.MODEL_TYPE and extractor not in hugging_face.OTHER_FAMILIES
         return key_layouts.fit(files.tensors)
 
     def read(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:

@@ -7,9 +7,10 @@ from typing import Any
 
 from astfast.errors import CheckpointError, brief
 from astfast.front_end import KaldiFbank
-from astfast.models.ast.config import AstConfig
 from astfast.models.fields import typed
+from astfast.models.vit_config import VitConfig
 
+OTHER_FAMILIES = ("MAESTFeatureExtractor",)  # feature extractors of ASTs that are read by another family
 EXTRACTORS = ("ASTFeatureExtractor",)  # whose formula KaldiFbank is
 MODEL_TYPE = "audio-spectrogram-transformer"
 ERF_GELU = ("gelu", "gelu_python")  # the two names that transformers has for it
@@ -89,7 +90,7 @@ def refuse_other_extractors(preprocessor: Mapping[str, Any], known: Iterable[str
         )
 
 
-def config_json(config: AstConfig) -> dict[str, Any]:
+def config_json(config: VitConfig) -> dict[str, Any]:
     """Contents of config.json, without the type of the weights; a config without labels is that of a bare ASTModel."""
     has_head = config.num_labels > 0
     content: dict[str, Any] = {

@@ -1,0 +1,129 @@
+"""The MAEST family (https://arxiv.org/abs/2309.16418): hub folders, and the checkpoints of the authors' releases.
+
+An AST over MAEST's spectrogram. A hub folder is an AST in all but its front end, and says so by its feature extractor;
+clips are padded with silence to the model's length. The authors' .ckpt has positions along time and along frequency
+apart, and runs shorter clips as long as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from astfast.checkpoints.sources import CheckpointFiles
+from astfast.errors import CheckpointError, brief
+from astfast.models.base import Checkpoint, Exported, LabelNames
+from astfast.models.vit_family import VitFamily
+
+EXTRACTOR = "MAESTFeatureExtractor"
+LAYOUT = "MAEST, the authors' .ckpt"
+FREQUENCY, STRIDE = 9, 10  # positions along 96 mel bins, and between patches
+FRAMES = {31: 312, 62: 625, 125: 1250, 187: 1875}  # positions along time -> frames of the published models
+LABELS = (400, 519)  # styles of Discogs
+# Field of preprocessor_config.json -> the values that it may have; absent or null is as good.
+KNOWN: dict[str, tuple[Any, ...]] = {
+    "sampling_rate": (16_000,),
+    "num_mel_bins": (96,),
+    "n_fft": (512,),
+    "hop_length": (256,),
+    "log_compression": ("logC",),
+    "do_normalize": (True,),
+    "padding_value": (0,),
+}
+
+
+class MaestFamily(VitFamily):
+    """Implements ``models.base.Family``."""
+
+    name = "MAEST"
+    layouts = ("MAEST, hub", LAYOUT)
+    fields = frozenset({"max_length", "mean", "std"})
+
+    def recognises(self, files: CheckpointFiles) -> bool:
+        """A folder by its feature extractor; a file by its positions along frequency, with the published models' labels
+        or lengths."""
+        if files.config is not None:
+            return (files.preprocessor or {}).get("feature_extractor_type") == EXTRACTOR
+        ends = {name.rpartition(".")[2]: tensor.shape for name, tensor in files.tensors.items() if "pos_embed" in name}
+        frequency, time = ends.get("freq_new_pos_embed", ()), ends.get("time_new_pos_embed", ())
+        if len(frequency) != 4 or len(time) != 4 or frequency[2] != FREQUENCY:
+            return False
+        outputs = [x.shape[0] for name, x in files.tensors.items() if name.endswith("head.1.bias") and x.shape]
+        return 527 not in outputs and (time[3] in FRAMES or any(count in LABELS for count in outputs))
+
+    def read(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
+        return (self._file if files.config is None else self._folder)(files, overrides, labels)
+
+    def _folder(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
+        """The AST that the folder is, with MAEST's front end."""
+        from astfast.models.ast.family import AST
+        from astfast.models.maest.front_end import MEAN, STD, front_end
+
+        said = files.preprocessor or {}
+        for name, values in KNOWN.items():
+            if said.get(name) is not None and said[name] not in values:
+                raise CheckpointError(
+                    f"{name} in {files.source}'s preprocessor_config.json is {brief(said[name])}: astfast runs MAEST "
+                    f"with {' or '.join(map(brief, values))} only."
+                )
+        fields = {name: said.get(name) for name in ("max_length", "num_mel_bins")}
+        normalisation = {"mean": MEAN, "std": STD} | {n: said[n] for n in ("mean", "std") if said.get(n) is not None}
+        ast = AST.read(files._replace(preprocessor=fields | normalisation), overrides, labels)
+        config = ast.config
+        kaldi: Any = config.front_end  # its type has the numbers that both formulas need
+        if config.num_mel_bins != KNOWN["num_mel_bins"][0]:
+            raise CheckpointError(f"{files.source} (MAEST) is of {config.num_mel_bins} mel bins: astfast runs 96.")
+        config = replace(
+            config,
+            front_end=front_end(config.max_length, True, kaldi.mean, kaldi.std),
+            problem_type=config.problem_type or "multi_label_classification",
+        )
+        return replace(ast, family=self, config=config, layout=f"MAEST, {ast.layout}")
+
+    def _file(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
+        from astfast.models import timm_layout
+        from astfast.models.fields import typed
+        from astfast.models.maest.front_end import MEAN, STD, front_end
+        from astfast.models.passt import key_layouts
+        from astfast.models.vit_config import VitConfig
+
+        given = typed(overrides, self.fields, "the call")
+        found = timm_layout.map_tensors(
+            timm_layout.unwrapped(files.tensors), files.source, key_layouts.layout(self.name, LAYOUT)
+        )
+        sizes = found.sizes
+        longest = FRAMES.get(sizes["T"], sizes["T"] * STRIDE)
+        max_length = min(given.get("max_length", longest), longest)
+        notes = [*files.notes]
+        return Checkpoint(
+            family=self,
+            config=VitConfig(
+                labels=timm_layout.label_names(found, files, labels, notes),
+                problem_type="multi_label_classification",
+                front_end=front_end(max_length, False, given.get("mean", MEAN), given.get("std", STD)),
+                hidden_size=sizes["D"],
+                num_hidden_layers=found.num_layers,
+                num_attention_heads=timm_layout.num_heads(sizes["D"], files.source),
+                intermediate_size=sizes["M"],
+                patch_size=sizes["P"],
+                frequency_stride=STRIDE,
+                time_stride=STRIDE,
+                layer_norm_eps=timm_layout.LAYER_NORM_EPS,
+                head_layer_norm_eps=timm_layout.HEAD_LAYER_NORM_EPS,
+            ),
+            weights=timm_layout.weights(found, STRIDE, STRIDE),
+            source=files.source,
+            layout=LAYOUT,
+            paths=files.paths,
+            notes=tuple(notes),
+        )
+
+    def export(self, config: Any, weights: Any) -> Exported:
+        """The hub's layout: that of an AST, with MAEST's feature extractor."""
+        from astfast.models.maest import export
+
+        return export.exported(config, weights)
+
+
+MAEST = MaestFamily()

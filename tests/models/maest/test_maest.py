@@ -1,0 +1,148 @@
+"""MAEST: hub folders against transformers on MAEST's features, files against a transcription; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import astfast
+from astfast.errors import CheckpointError
+from astfast.models.export import convert
+from astfast.models.recognise import load
+from tests.cases import centred_float64, checkpoints, timm_vit
+from tests.cases.timm_vit import State
+
+RATE = 16_000
+D, LABELS, HEADS = 64, 400, 1
+FRAMES = 316
+EXTRACTOR = {"feature_extractor_type": "MAESTFeatureExtractor", "sampling_rate": RATE, "num_mel_bins": 96,
+             "max_length": FRAMES, "n_fft": 512, "hop_length": 256, "log_compression": "logC", "do_normalize": True,
+             "mean": 2.06755686098554, "std": 1.268292820667291, "padding_value": 0.0, "window": [0.5] * 512,
+             "mel_fb": [[0.0] * 96] * 257}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return checkpoints.random_model(
+        num_mel_bins=96, max_length=FRAMES, frequency_stride=10, time_stride=10, num_labels=LABELS, layer_norm_eps=1e-6
+    )
+
+
+@pytest.fixture(scope="module")
+def hub(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = checkpoints.write_v4(model, tmp_path_factory.mktemp("maest"))
+    (folder / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR))
+    return folder
+
+
+def clip(samples: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(samples).standard_normal(samples)).astype(np.float32)
+
+
+def hub_features(wave: np.ndarray) -> np.ndarray:
+    """[FRAMES, 96] as the hub's extractor pads and cuts them."""
+    spectrogram = centred_float64.maest(wave, "constant")[:FRAMES]
+    silence = -2.06755686098554 / (2 * 1.268292820667291)
+    return np.pad(spectrogram, ((0, FRAMES - len(spectrogram)), (0, 0)), constant_values=silence)
+
+
+def relative(ours: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.abs(ours - exact).max() / np.abs(exact).max())
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_hub_folder_is_a_maest(hub: Path, model: torch.nn.Module, backend: str) -> None:
+    tagger = astfast.load(hub, device="cpu", backend=backend, precision="float32")
+    waves = [clip(n) for n in (1, 30_000, 90_000)]
+    features = np.stack([hub_features(wave) for wave in waves])
+    np.testing.assert_allclose(tagger.features(waves, sampling_rate=RATE), features, atol=1e-4)
+    theirs = checkpoints.transformers_logits(model, features.astype(np.float32))
+    assert relative(tagger.logits(waves, sampling_rate=RATE), theirs) <= 2e-4
+    np.testing.assert_allclose(tagger.scores(waves, sampling_rate=RATE), 1 / (1 + np.exp(-theirs)), atol=1e-3)
+    assert load(hub).family.name == "MAEST"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"log_compression": "log"}, "log_compression in .* is 'log'"),
+        ({"hop_length": 160}, "hop_length"),
+        ({"do_normalize": False}, "do_normalize"),
+        ({"sampling_rate": 22_050}, "sampling_rate"),
+        ({"feature_extractor_type": "OtherExtractor"}, "feature extractor 'OtherExtractor'"),
+        ({"max_length": 626}, "max_length is 316 in config.json and 626"),
+    ],
+    ids=str,
+)
+def test_another_extractor_is_refused_by_name(
+    hub: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    for path in hub.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR | change))
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path)
+
+
+def test_mean_and_std_are_those_of_the_folder(hub: Path, tmp_path: Path) -> None:
+    for path in hub.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR | {"mean": 1.0, "std": 2.0}))
+    features = astfast.load(tmp_path, device="cpu").features(np.zeros(16_000, np.float32), sampling_rate=RATE)
+    np.testing.assert_allclose(features, -0.25, atol=1e-6)
+
+
+def state_of(positions: int, labels: int = LABELS) -> State:
+    return timm_vit.random_state(timm_vit.passt_shapes(D, 2, labels, (9, positions)), seed=positions)
+
+
+def expected(state: State, wave: np.ndarray, frames: int) -> np.ndarray:
+    spectrogram = torch.from_numpy(centred_float64.maest(wave))[:frames]
+    return timm_vit.passt_logits({n: x.double() for n, x in state.items()}, spectrogram[None], HEADS, 10)[0].numpy()
+
+
+@pytest.mark.parametrize(("positions", "frames"), [(31, 312), (62, 625)])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_the_authors_file(positions: int, frames: int, backend: str, tmp_path: Path) -> None:
+    state = state_of(positions)
+    path = tmp_path / "discogs-maest-swa.ckpt"
+    torch.save({"state_dict": {f"net_swa.{n}": x for n, x in state.items()}, "epoch": 129}, path)
+    tagger = astfast.load(path, device="cpu", backend=backend, precision="float32")
+    assert load(path).family.name == "MAEST"
+    waves = [clip(n) for n in (1, 3840, 40_000, 256 * frames - 256, 200_000)]
+    logits = tagger.logits(waves, sampling_rate=RATE)
+    for row, wave in zip(logits, waves, strict=True):
+        assert relative(row, expected(state, wave, frames)) <= 1e-4
+
+
+def test_windows_are_the_pieces_of_the_authors_code(tmp_path: Path) -> None:
+    """But for the frames at a piece's ends, where a window is mirrored and the whole recording goes on."""
+    state = state_of(31)
+    torch.save(state, tmp_path / "maest.ckpt")
+    names = [f"style {i}" for i in range(LABELS)]
+    tagger = astfast.load(tmp_path / "maest.ckpt", device="cpu", precision="float32", labels=names)
+    wave = clip(3 * 79_872)
+    pieces = [1 / (1 + np.exp(-expected(state, part, 312))) for part in np.split(wave, 3)]
+    tags = tagger.classify({"array": wave, "sampling_rate": RATE}, window=79_872 / RATE, top_k=None)
+    scores = {tag["label"]: tag["score"] for tag in tags}
+    np.testing.assert_allclose([scores[name] for name in names], np.mean(pieces, 0), atol=1e-4)
+
+
+def test_a_file_converts_to_a_hub_folder(tmp_path: Path) -> None:
+    state = state_of(31)
+    torch.save(state, tmp_path / "maest.ckpt")
+    notes = convert(tmp_path / "maest.ckpt", tmp_path / "hub", labels=[f"style {i}" for i in range(LABELS)])
+    assert any("zeros" in note for note in notes)
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert (config["max_length"], config["num_mel_bins"]) == (FRAMES, 96)
+    checkpoint = load(tmp_path / "hub")
+    assert checkpoint.family.name == "MAEST"
+    x = np.random.default_rng(0).standard_normal((1, FRAMES, 96)).astype(np.float32)
+    w = {name: tensor.double() for name, tensor in state.items()}
+    exact = timm_vit.passt_logits(w, torch.from_numpy(x).double(), HEADS, 10).numpy()
+    tagger = astfast.load(tmp_path / "hub", device="cpu", backend="cpu", precision="float32")
+    assert relative(tagger.forward(x), exact) <= 1e-4

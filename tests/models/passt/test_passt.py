@@ -1,0 +1,157 @@
+"""PaSST against a transcription of its formulas: strides, hops, lengths, depth; and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import astfast
+from astfast.errors import CheckpointError
+from astfast.models.recognise import load
+from tests.cases import centred_float64, timm_vit
+from tests.cases.timm_vit import State
+
+D, LAYERS, HEADS = 64, 2, 1
+RATE = 32_000
+
+
+def write(path: Path, state: State, wrapper: str = "") -> Path:
+    torch.save({wrapper + name: x for name, x in state.items()}, path)
+    return path
+
+
+def state_of(grid: tuple[int, int], labels: int = 527, layers: int = LAYERS) -> State:
+    return timm_vit.random_state(timm_vit.passt_shapes(D, layers, labels, grid), seed=sum(grid))
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    return state_of((12, 99))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("passt") / "passt-s-kd-ap.486.pt", state)
+
+
+def clip(samples: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(samples).standard_normal(samples)).astype(np.float32)
+
+
+def expected(
+    state: State, wave: np.ndarray, stride: int = 10, positions: int = 99, dtype: torch.dtype = torch.float64
+) -> np.ndarray:
+    """Logits of the patches that there are positions for, [L]."""
+    spectrogram = torch.from_numpy(centred_float64.passt(wave))[: positions * stride + 15]
+    w = {name: x.to(dtype) for name, x in state.items()}
+    return timm_vit.passt_logits(w, spectrogram.to(dtype)[None], HEADS, stride)[0].double().numpy()
+
+
+def relative(ours: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.abs(ours - exact).max() / np.abs(exact).max())
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_logits_at_every_length(checkpoint: Path, state: State, backend: str) -> None:
+    tagger = astfast.load(checkpoint, device="cpu", backend=backend, precision="float32")
+    waves = [clip(n) for n in (1, 4801, 40_000, 330_000)]
+    logits = tagger.logits(waves, sampling_rate=RATE)
+    for row, wave in zip(logits, waves, strict=True):
+        assert relative(row, expected(state, wave)) <= 1e-4
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_other_precisions(checkpoint: Path, state: State, precision: str) -> None:
+    """bfloat16: within twice what torch's bfloat16 costs; int8: within eight times that."""
+    tagger = astfast.load(checkpoint, device="cpu", backend="cpu", precision=precision)
+    wave = clip(64_000)
+    exact = expected(state, wave)
+    theirs = relative(expected(state, wave, dtype=torch.bfloat16), exact)
+    assert relative(tagger.logits(wave, sampling_rate=RATE)[0], exact) <= {"bfloat16": 2, "int8": 8}[precision] * theirs
+
+
+def test_ten_seconds_are_read_without_a_warning(checkpoint: Path, recwarn: pytest.WarningsRecorder) -> None:
+    tagger = astfast.load(checkpoint, device="cpu", precision="float32")
+    tagger.logits({"array": clip(320_000), "sampling_rate": RATE})
+    assert not [w for w in recwarn if "used" in str(w.message)]
+    assert tagger.config.num_tokens == 2 + 12 * 99
+    assert tagger.labels[0] == "Speech"
+
+
+@pytest.mark.parametrize(("stride", "grid"), [(12, (10, 83)), (14, (9, 71)), (16, (8, 62))])
+def test_other_strides(stride: int, grid: tuple[int, int], tmp_path: Path) -> None:
+    state = state_of(grid)
+    tagger = astfast.load(write(tmp_path / "passt.pt", state), device="cpu", precision="float32")
+    wave = clip(320_000)
+    exact = expected(state, wave, stride, grid[1])
+    assert relative(tagger.logits(wave, sampling_rate=RATE)[0], exact) <= 1e-4
+
+
+@pytest.mark.parametrize("wrapper", ["net.", "net_swa.", "module."])
+def test_seven_layers_in_a_training_checkpoint(wrapper: str, tmp_path: Path) -> None:
+    state = state_of((12, 99), labels=20, layers=7)
+    path = tmp_path / "passt.pt"
+    torch.save({"state_dict": {wrapper + name: x for name, x in state.items()}}, path)
+    names = [f"instrument {i}" for i in range(20)]
+    tagger = astfast.load(path, device="cpu", precision="float32", labels=names)
+    assert tagger.config.num_hidden_layers == 7
+    wave = clip(40_000)
+    assert relative(tagger.logits(wave, sampling_rate=RATE)[0], expected(state, wave)) <= 1e-4
+    scores = tagger.scores(wave, sampling_rate=RATE)[0]
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-expected(state, wave))), atol=1e-4)
+
+
+def test_an_old_projection_is_a_matrix(state: State, tmp_path: Path) -> None:
+    flat = state | {"patch_embed.proj.weight": state["patch_embed.proj.weight"].reshape(D, 256)}
+    tagger = astfast.load(write(tmp_path / "old.pt", flat), device="cpu", precision="float32")
+    wave = clip(20_000)
+    assert relative(tagger.logits(wave, sampling_rate=RATE)[0], expected(state, wave)) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "positions", "hop"),
+    [
+        ("passt-s-f128-stfthop100-p16-s10-ap.473-swa.pt", 320, 100),
+        ("passt-s-f128-stfthop160-p16-s10-ap.473-swa.pt", 200, 160),
+        ("passt-s-f128-20sec-p16-s10-ap.474-swa.pt", 200, 320),
+        ("passt-s-f128-30sec-p16-s10-ap.473-swa.pt", 300, 320),
+    ],
+)
+def test_hops_by_name(name: str, positions: int, hop: int, tmp_path: Path) -> None:
+    config = load(write(tmp_path / name, state_of((12, positions), layers=1))).config
+    assert (config.front_end.hop_length, config.grid) == (hop, (12, positions))
+
+
+@pytest.mark.parametrize("positions", [200, 320])
+def test_a_hop_that_cannot_be_told_is_asked_for(positions: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.pt", state_of((12, positions), layers=1))
+    with pytest.raises(CheckpointError, match=f"{positions} positions along time.*pass hop_length="):
+        load(path)
+    assert load(path, hop_length=160).config.front_end.hop_length == 160
+
+
+def test_what_could_be_a_maest_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.pt", state_of((9, 50), labels=20, layers=1))
+    with pytest.raises(CheckpointError, match="pass time_stride=14 if it is a PaSST"):
+        load(path)
+    assert load(path, time_stride=14).config.time_stride == 14
+
+
+@pytest.mark.parametrize("name", ["dist_token", "new_pos_embed", "blocks.1.norm2.bias", "head.1.bias"])
+def test_a_missing_tensor_is_named(name: str, state: State, tmp_path: Path) -> None:
+    damaged = {other: x for other, x in state.items() if other != name}
+    with pytest.raises(CheckpointError, match=rf"PaSST.*lacks 1 tensors: {name}"):
+        load(write(tmp_path / "passt.pt", damaged))
+
+
+@pytest.mark.parametrize(("constant", "value"), [("LAYER_NORM_EPS", 1e-5), ("HEAD_LAYER_NORM_EPS", 1e-6)])
+def test_every_epsilon_matters(
+    checkpoint: Path, state: State, constant: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"astfast.models.timm_layout.{constant}", value)
+    wave = clip(20_000)
+    tagger = astfast.load(checkpoint, device="cpu", backend="reference")
+    assert relative(tagger.logits(wave, sampling_rate=RATE)[0], expected(state, wave)) > 3e-4
