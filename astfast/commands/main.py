@@ -1,4 +1,4 @@
-"""Parser and exit status of the command line: ``astfast tag | bench | doctor | convert``.
+"""Parser and exit status of the command line: ``astfast tag | bench | doctor | models | convert``.
 
 Exit status: 0 everything succeeded; 1 something failed that was named on standard error (``tag``: some inputs, the
 others are tagged; ``doctor``: no backend can run); 2 the command could not start (usage, checkpoint or backend);
@@ -28,6 +28,7 @@ COMMANDS = {
     "tag": "tag audio files",
     "bench": "measure a model's speed on this CPU, beside transformers and OpenVINO if they are installed",
     "doctor": "show what this machine can run, and why not",
+    "models": "list the published models that load by name",
     "convert": "write a checkpoint as a Hugging Face folder",
 }
 SUCCESS, FAILURE, NOT_STARTED, UNEXPECTED, OUTPUT_FAILED, SIGNALLED, INTERRUPTED = 0, 1, 2, 70, 74, 128, 130

@@ -245,3 +245,15 @@ def test_every_epsilon_matters(
     monkeypatch.setattr(constant, value)
     tagger = astfast.load(authors, device="cpu", backend="reference")
     assert relative(tagger.logits(wave, sampling_rate=RATE)[0], expected(state, wave)) > 3e-4
+
+
+def test_an_ensemble_of_clips_of_many_lengths(authors: Path, state: State, tmp_path: Path) -> None:
+    """Scores of each member, averaged, whatever lengths share a batch."""
+    other = timm_vit.random_state(timm_vit.ced_shapes(64, 1, LABELS), seed=9)
+    torch.save(other, tmp_path / "other.pt")
+    waves = [clip(n) for n in (5000, 16_000, 16_000)]
+    sources = [authors, tmp_path / "other.pt"]
+    both = astfast.load(sources, device="cpu", precision="float32")
+    alone = [astfast.load(s, device="cpu", precision="float32").scores(waves, sampling_rate=RATE) for s in sources]
+    np.testing.assert_allclose(both.scores(waves, sampling_rate=RATE), np.mean(alone, 0), atol=1e-6)
+    np.testing.assert_allclose(both.scores(waves[1:], sampling_rate=RATE), np.mean(alone, 0)[1:], atol=1e-6)
