@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from astfast import small_files
-from astfast.catalogue import HUB_IDS
 from astfast.checkpoints.lazy_tensor import LazyTensor
 from astfast.checkpoints.safetensors import read_safetensors
 from astfast.checkpoints.wrappers import unwrapped
@@ -57,7 +56,8 @@ def find(
     cache_dir: str | os.PathLike[str] | None,
     local_files_only: bool,
 ) -> CheckpointFiles:
-    """The files behind ``source``: None is the built-in model, an existing path comes before a hub id or a name of ``catalogue``.
+    """The files behind ``source``: None is the built-in model, an existing path comes before a hub id or the name of a
+    published model.
 
     A file in a Hugging Face format (.safetensors, .bin), or with tensors of transformers' names, is read with the
     config.json and preprocessor_config.json beside it, if there are any. Raises CheckpointError for what isn't there,
@@ -77,12 +77,14 @@ def find(
         return _folder(path, text)
     if text and exists:
         return _file(path, text)
+    from astfast.catalogue import HUB_IDS  # most sources are paths
+
     text = HUB_IDS.get(text, text)
     is_hub_id = isinstance(source, str) and HUB_ID.fullmatch(text) and path.suffix.lower() not in READERS
     if not is_hub_id:
         raise CheckpointError(
-            f"{text!r} is no file or folder here and can't be a hub id (owner/name). Check the path, from {Path.cwd()}; "
-            "`astfast models` lists the names of published models."
+            f"{text!r} is no file or folder here and can't be a hub id (owner/name). Check the path, from {Path.cwd()}, "
+            "or take a name that `astfast models` lists."
         )
     return _hub(text, revision, cache_dir, local_files_only)
 

@@ -89,6 +89,9 @@ class Ensemble:
             if longest > member.input_samples:
                 total += member.window_scores(waves, activation, aggregate)
                 continue
+            if len({front_end.frames_read(len(wave)) for wave in waves}) > 1:  # no array of them
+                total += member.scores(waves, activation)
+                continue
             if front_end not in features:
                 features[front_end] = member.features(waves)
             total += member.scores(features[front_end], activation)

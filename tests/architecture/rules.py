@@ -26,11 +26,12 @@ MAY_IMPORT = {
     "centred_log_mel": "front_end",
     "ops": "front_end",
     "scores": "",
+    "catalogue": "",
     # what it is made of
     "kernels": "",
     "_native": "",
     "audio": "errors pcm spans notes",
-    "checkpoints": "errors notes small_files",
+    "checkpoints": "errors notes small_files catalogue",
     "models": "errors labels front_end centred_log_mel ops checkpoints",
     "backends.no_images": "errors",
     "backends.cpu": "errors environment front_end centred_log_mel ops _native",
