@@ -98,3 +98,13 @@ def test_labels_missing_file_and_non_strings(tmp_path):
         labels.read(tmp_path / "absent.csv")
     with pytest.raises(CheckpointError, match="7 at index 1"):
         labels.read(["a", 7])
+
+
+@pytest.mark.parametrize(
+    ("index", "mid", "name"),
+    [(0, "/m/09x0r", "Speech"), (420, "/m/03p19w", "Jackhammer"), (427, "/m/032s66", "Gunshot, gunfire")],
+)
+def test_indices_that_are_often_mistaken_are_those_of_the_ontology(index: int, mid: str, name: str) -> None:
+    """Machine ids of AudioSet's ontology: a well-known tool took 420, Jackhammer, for Gunshot, which is 427."""
+    label = labels.table("audioset")[index]
+    assert (label.index, label.mid, label.display_name) == (index, mid, name)

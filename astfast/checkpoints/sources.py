@@ -83,8 +83,8 @@ def find(
     is_hub_id = isinstance(source, str) and HUB_ID.fullmatch(text) and path.suffix.lower() not in READERS
     if not is_hub_id:
         raise CheckpointError(
-            f"{text!r} is no file or folder here and can't be a hub id (owner/name). Check the path, from {Path.cwd()}, "
-            "or take a name that `astfast models` lists."
+            f"{text!r} is no file or folder here and can't be a hub id (owner/name). Check the path, from "
+            f"{Path.cwd()}, or take a name that `astfast models` lists."
         )
     return _hub(text, revision, cache_dir, local_files_only)
 
