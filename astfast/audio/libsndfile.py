@@ -109,8 +109,11 @@ class _Reading:
             try:
                 got = sound.buffer_read_into(block, "float32")
             except soundfile.SoundFileError as error:
-                why = _reason(error)
                 got = min(len(block), sound.tell() - done)
+                if (
+                    got <= 0 or self._form.kind != "ogg"
+                ):  # whose next packets may be good: ogg.py counts what is missing
+                    why = _reason(error)
             if got <= 0:  # below 0 in a damaged Ogg
                 break
             kept = block[max(0, skip - done) : got]

@@ -55,10 +55,17 @@ def mp3_parts(file: OpenFile, start: int, findings: Findings) -> Parts:
         else:
             whole = count >= there * (1 - OFF)
             ended = yield Part(at, None if whole else at + count, embeds=True, is_all=whole)
-        if ended.declared is not None and ended.declared - ended.samples > MISSING * ended.rate:
-            counts, found = ended.declared / ended.rate, ended.samples / ended.rate
+        declared, rate, done = ended.declared or 0, ended.rate, ended.samples
+        while declared - done > MISSING * rate and ended.samples:  # libmpg123 may give up at damage
+            behind = find_frames(file, ended.position)
+            if behind is None or behind >= at + count:
+                break
+            ended = yield Part(behind, None if at + count >= file.size else at + count, embeds=True, is_all=False)
+            done += ended.samples
+        if declared - done > MISSING * rate:
+            counts, found = declared / rate, done / rate
             findings.lost(f"damaged or cut off: its header counts {counts:.1f} s, {found:.1f} s decode")
-        at = find_frames(file, at + count) if ended.samples else None
+        at = find_frames(file, at + count) if done else None
 
 
 def find_frames(file: OpenFile, at: int) -> int | None:

@@ -97,6 +97,14 @@ def test_frames_are_found_behind_junk(junk: bytes) -> None:
     np.testing.assert_array_equal(load_audio(junk + MP3).wave, load_audio(MP3).wave)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_behind_damage_is_read(seed: int) -> None:
+    damaged = bytearray(MP3)
+    half, bad = len(damaged) // 2, len(damaged) // 20
+    damaged[half : half + bad] = np.random.default_rng(seed).integers(0, 256, bad, dtype=np.uint8).tobytes()
+    assert seconds(bytes(damaged))[0] == pytest.approx(3.0, abs=0.35)
+
+
 def test_half_a_file_is_half_as_long_and_said_to_be() -> None:
     length, notes = seconds(MP3[: len(MP3) // 2])
     assert length == pytest.approx(1.5, abs=0.25)
