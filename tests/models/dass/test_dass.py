@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 import astfast
 from astfast.backends.cpu.ops import CpuOps
 from astfast.backends.cpu.tiers import native
+from astfast.backends.cuda.ops import CudaOps
+from astfast.backends.cuda.target import Target
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.eager import EagerEngine
-from astfast.errors import CheckpointError
+from astfast.errors import BackendError, CheckpointError
 from astfast.models.dass import forward
 from astfast.models.export import convert
 from astfast.models.recognise import load
@@ -280,6 +282,12 @@ def test_native_logits_alone_and_in_any_company(folder, precision, tier):
     for threads, batch_size in ((1, 5), (2, 2), (3, 1)):
         engine = EagerEngine(CpuOps(1, precision, threads, tier), checkpoint, batch_size)
         np.testing.assert_array_equal(engine.logits(x[::-1]), np.stack(alone)[::-1])
+
+
+def test_the_gpu_backend_says_that_it_has_no_images(folder):
+    ops = CudaOps(1, "float32", "cpu", target=Target(90, 132, "a GPU"))
+    with pytest.raises(BackendError, match="the cuda backend doesn't run DASS models: pass device='cpu'"):
+        EagerEngine(ops, load(folder))
 
 
 def test_an_ensemble_with_an_ast(state, tmp_path):
