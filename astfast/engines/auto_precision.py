@@ -23,11 +23,12 @@ TOLERANCE = 0.01  # of a score
 CHECKED_TOKENS = 128  # of a clip, those of all prefixes among them
 LONGEST_PREFIX = 8  # tokens
 FILE = "precision.json"
+MAX_SAMPLES = 1 << 20  # of a clip of the check
 
 
 def check_clips(config: ModelConfig) -> list[NDArray[np.float32]]:
-    """Three fixed clips that fill the model's input: decaying noise bursts, a chirp with harmonics, faint hum."""
-    rate, samples = config.front_end.sampling_rate, config.front_end.input_samples
+    """Three fixed clips, as long as the input or MAX_SAMPLES: decaying noise bursts, a chirp with harmonics, faint hum."""
+    rate, samples = config.front_end.sampling_rate, min(config.front_end.input_samples, MAX_SAMPLES)
     t = np.arange(samples) / rate  # seconds
     noise = np.random.default_rng(0).standard_normal(samples)
     bursts = 0.3 * noise * np.exp(-6.0 * (t % 0.7))

@@ -19,8 +19,8 @@ INTEGERS = {
     "intermediate_size": (1, 131_072),
     "patch_size": (1, 1_024),
     "frequency_stride": (1, 1_024),
-    "time_stride": (1, 100_000),
-    "max_length": (1, 100_000),  # frames
+    "time_stride": (1, 30_000),
+    "max_length": (1, 30_000),  # frames
     "num_mel_bins": (1, 4_096),
     "hop_length": (1, 100_000),  # samples
     "sampling_rate": (1_000, 1_000_000),  # Hz, as of audio

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from astfast import small_files
 from astfast.checkpoints.safetensors import read_safetensors
 from astfast.checkpoints.torch_file import read_torch_file
+from astfast.engines import auto_precision
 from astfast.errors import CheckpointError
 from astfast.models.recognise import load
 from tests.cases.checkpoints import edit_json, write_v4
@@ -133,7 +135,7 @@ def test_shapes_of_big_numbers(tmp_path, shape):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("max_length", 100_001),
+        ("max_length", 30_001),
         ("time_stride", 1_000_000),
         ("frequency_stride", 10**400),
         ("num_mel_bins", 4_097),
@@ -187,6 +189,13 @@ def test_too_many_tokens_are_refused(model, tmp_path):
     edit_json(tmp_path / "preprocessor_config.json", max_length=20_000)
     with pytest.raises(CheckpointError, match="3 x 19985 patches are more than 32768 tokens"):
         load(tmp_path)
+
+
+def test_clips_of_the_check_of_precisions_are_bounded(v4):
+    config = load(v4).config
+    front_end = replace(config.front_end, max_length=30_000, sampling_rate=1_000_000)
+    clips = auto_precision.check_clips(replace(config, time_stride=30_000, front_end=front_end))
+    assert {len(clip) for clip in clips} == {auto_precision.MAX_SAMPLES}
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "labels.txt"])

@@ -49,7 +49,7 @@ def test_unknown_keyword_names_the_known_ones():
     ("override", "message"),
     [
         ({"max_length": "512"}, "max_length .* '512': it must be an integer"),
-        ({"max_length": 0}, "max_length .* 0: it must be an integer from 1 to 100000"),
+        ({"max_length": 0}, "max_length .* 0: it must be an integer from 1 to 30000"),
         ({"max_length": 76.0}, "must be an integer"),
         ({"num_attention_heads": True}, "must be an integer"),
         ({"std": 0.0}, "std .* from 1e-06 to 1e\\+06"),
