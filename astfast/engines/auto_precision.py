@@ -27,7 +27,7 @@ MAX_SAMPLES = 1 << 20  # of a clip of the check
 
 
 def check_clips(config: ModelConfig) -> list[NDArray[np.float32]]:
-    """Three fixed clips, as long as the input or MAX_SAMPLES: decaying noise bursts, a chirp with harmonics, faint hum."""
+    """Three fixed clips, as long as the input or MAX_SAMPLES: noise bursts, a chirp with harmonics, faint hum."""
     rate, samples = config.front_end.sampling_rate, min(config.front_end.input_samples, MAX_SAMPLES)
     t = np.arange(samples) / rate  # seconds
     noise = np.random.default_rng(0).standard_normal(samples)
