@@ -111,7 +111,8 @@ def test_misshapen_positions(folder):
 def test_another_model(tmp_path):
     save_file({"encoder.weight": torch.zeros(3), "decoder.weight": torch.zeros(3)}, tmp_path / "x.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"no AST or DASS checkpoint.*decoder\.weight, encoder\.weight.*the authors' \.pth"
+        CheckpointError,
+        match=r"no AST, DASS, CED, MAEST or PaSST checkpoint.*decoder\.weight, encoder\.weight.*the authors' \.pth",
     ):
         load(tmp_path / "x.safetensors")
     save_file({}, tmp_path / "x.safetensors")
