@@ -130,7 +130,7 @@ def open_audio(
     if decode_all and decoded.duration is not None and decoded.duration > max_duration:
         raise too_long(name, decoded.duration, max_duration)
     mono = to_mono(decoded.blocks, rate, channel, max_duration, findings, keep=source.rate is None)
-    return AudioStream(name, target_rate, decoded.duration, _resampled(mono, rate, target_rate, name), notes)
+    return AudioStream(name, target_rate, decoded.duration, resampled(mono, rate, target_rate, name), notes)
 
 
 def checked_duration(max_duration: float) -> float:
@@ -164,7 +164,7 @@ def as_source(x: Any, sampling_rate: float | None, target_rate: int) -> Source:
     return x if isinstance(x, Source) else recognised(x, sampling_rate, target_rate)
 
 
-def _resampled(
+def resampled(
     blocks: Generator[FloatArray, None, None], rate: int, target_rate: int, name: str
 ) -> Generator[FloatArray, None, None]:
     """Blocks at ``rate`` -> the same audio at ``target_rate``, at least one sample of it.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from astfast.commands import arguments
 from astfast.commands.terminal import FORMATS, ResultPrinter, progress
+from astfast.pcm import RAW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="refuse a file once more of it would be decoded (default: a day)",
     )
+    parser.add_argument("--raw", choices=tuple(RAW), help="- is PCM without an end, tagged as it comes: %(choices)s")
+    parser.add_argument("--rate", type=arguments.count, metavar="HZ", help="sampling rate of --raw")
+    parser.add_argument("--channels", type=arguments.count, default=1, metavar="N", help="of --raw (default: 1)")
     parser.add_argument(
         "--format",
         type=arguments.names,
@@ -144,6 +148,8 @@ def run(options: argparse.Namespace) -> bool:
         options.usage_error("--hop needs --window")
     if not options.files and options.list is None:
         options.usage_error("name a FILE, or a list of them with --from")
+    if options.raw is not None and (options.files != [STANDARD_INPUT] or options.rate is None):
+        options.usage_error("--raw needs --rate, and - as the only FILE")
     _check_formats(options)
     if options.files.count(STANDARD_INPUT) > 1:
         options.usage_error("standard input (-) can be read once only")
@@ -163,7 +169,9 @@ def run(options: argparse.Namespace) -> bool:
         return tag_volume.run(options)
     tagger = astfast.load(options.model, device=options.device, precision=options.precision)
     printer = ResultPrinter(
-        options.format[0], options.window is not None, partial(arguments.in_options, options=options)
+        options.format[0],
+        options.window is not None or options.raw is not None,
+        partial(arguments.in_options, options=options),
     )
     try:
         results = _results(tagger, options)
@@ -190,8 +198,24 @@ def _check_formats(options: argparse.Namespace) -> None:
 def _results(tagger: Tagger, options: argparse.Namespace) -> Iterator[tuple[int, Any]]:
     """(number of the file, its tags, one of its segments, or its error), each as soon as it is there."""
     inputs = [_StandardInput() if file == STANDARD_INPUT else file for file in options.files]
+    if options.raw is not None:
+        return ((0, segment) for segment in _live(tagger, options))
     shared = {"top_k": options.top_k, "threshold": options.threshold, "on_error": "return"}
     shared |= arguments.reading(options)
     if options.window is None:
         return enumerate(tagger.stream(inputs, **shared))
     return tagger.stream_segments(inputs, window=options.window, hop=options.hop, **shared)
+
+
+def _live(tagger: Tagger, options: argparse.Namespace) -> Iterator[Any]:
+    from astfast.audio.live import raw_chunks
+
+    chunks = raw_chunks(sys.stdin.buffer, options.raw, options.channels)
+    return tagger.live(
+        chunks,
+        sampling_rate=options.rate,
+        top_k=options.top_k,
+        threshold=options.threshold,
+        window=options.window,
+        hop=options.hop,
+    )

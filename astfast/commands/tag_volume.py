@@ -77,6 +77,8 @@ def run(options: argparse.Namespace) -> bool:
 
 def _check(options: argparse.Namespace) -> None:
     """Ends with a usage error for options that don't go together."""
+    if STANDARD_INPUT in options.files:
+        options.usage_error("- is a single audio file: it goes neither into a folder nor with lists")
     if options.merge is not None and options.window is None:
         options.usage_error("--merge needs --window")
     if options.shortest is not None and options.merge is None:

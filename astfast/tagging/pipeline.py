@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast import notes
+from astfast.audio import windows as audio_windows
 from astfast.audio.inputs import MAX_DURATION
 from astfast.audio.kinds import expand_batch
 from astfast.audio.mono import Channel
@@ -218,6 +219,23 @@ def segments_as_scored(
             raise result.error
         else:
             yield result.index, ErrorRecord(error=str(result.error))
+
+
+def live(
+    engine: Engine, chunks: Iterable[Any], sampling_rate: float, window: float, hop: float | None, options: TagOptions
+) -> Iterator[Segment]:
+    """The tags of each window of audio without an end, as soon as its last sample is there."""
+    from astfast.audio.live import live_blocks  # which most processes have no use for
+
+    odd: list[notes.Note] = []
+    blocks = live_blocks(chunks, sampling_rate, engine.sampling_rate, odd)
+    batches = ([Part(0, found, False)] for found in audio_windows.windows(blocks, engine.sampling_rate, window, hop))
+    for result in run_batches(batches, _scores(engine, options)):
+        assert isinstance(result, Scored)
+        while odd:
+            notes.show(odd.pop())
+        tags = options.tags(result.value, engine.labels)
+        yield Segment(start=result.window.start, end=result.window.end, tags=tags)
 
 
 def _scores(engine: Engine, options: TagOptions) -> EngineCall[NDArray[np.float32]]:

@@ -186,6 +186,32 @@ class Tagger:
         read = read_options(engine, sampling_rate, window, hop, prefetch, channel, on_damage, max_duration)
         return pipeline.segments_as_scored(engine, pipeline.stream_of(inputs), read, options)
 
+    def live(
+        self,
+        chunks: Iterable[Any],
+        *,
+        sampling_rate: float,
+        top_k: int | None = 5,
+        threshold: float | None = None,
+        activation: str = "auto",
+        window: float | None = None,
+        hop: float | None = None,
+    ) -> Iterator[Segment]:
+        """The tags of audio without an end, ``{"start", "end", "tags"}`` each ``hop`` seconds, in bounded memory.
+
+        - ``chunks``: iterable of [samples] or [samples, channels], floats or integer PCM, of any size, as they come.
+        - ``sampling_rate``: of the chunks, Hz.
+        - ``window``, ``hop``: seconds; by default the model's own length, side by side. A window is tagged as soon as
+          its last sample is there. The rest is as in ``classify``.
+
+        Raises ValueError for an impossible option, AudioError where the chunks are no audio.
+        """
+        options = TagOptions(top_k, threshold, activation)
+        engine = self._lazy.with_labels()
+        window = engine.input_samples / engine.sampling_rate if window is None else window
+        read_options(engine, sampling_rate, window, hop)
+        return pipeline.live(engine, chunks, sampling_rate, window, hop, options)
+
     def scores(self, batch: Any, *, sampling_rate: float | None = None, activation: str = "auto") -> FloatArray:
         """Scores of every label, [B, L] float32 (B = 1 for one input); an ensemble's are its members' mean.
 

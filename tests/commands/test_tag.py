@@ -303,3 +303,25 @@ def test_how_files_are_read_can_be_said(
     assert "label" in tags("cut.wav")[0]
     assert "cut.wav" in tags("cut.wav", "--strict")[0]
     assert "limit" in tags("left.wav", "--window", "0.3", "--max-duration", "0.5")[0]
+
+
+def test_a_pipe_without_an_end_is_tagged_as_it_comes(tiny_model: Path) -> None:
+    command = [sys.executable, "-m", "astfast", "tag", "--device", "cpu", "--precision", "float32", "--model"]
+    command += [str(tiny_model), "-", "--raw", "s16le", "--rate", "16000", "--window", "0.5", "--format", "jsonl"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for number in range(3):  # each window comes before the next one is sent
+        process.stdin.write(bytes(16_000))
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["start"] == 0.5 * number
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+
+
+def test_raw_audio_needs_its_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["-", "--raw", "s16le"], ["x.raw", "--raw", "s16le", "--rate", "8000"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["tag", *arguments])
+        assert "--raw needs --rate, and - as the only FILE" in capsys.readouterr().err

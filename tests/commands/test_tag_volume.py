@@ -158,6 +158,7 @@ def test_events_are_json_lines(folder: Path, tmp_path: Path, capsys: pytest.Capt
         (["--merge", "1", "x.wav"], "--merge needs --window"),
         (["--shortest", "1", "--out", "x", "x.wav"], "--shortest needs --merge"),
         (["--shard", "4/4", "--out", "x", "x.wav"], "--shard 4/4: write I/N, with I from 0 to N - 1"),
+        (["-", "--out", "x"], "- is a single audio file"),
         (["--scores", "x/*.wav"], "--scores needs --out"),
         (["--format", "raven", "x.wav"], "--format raven needs --out"),
         (["--format", "text", "--out", "x", "x.wav"], "--format text is not one of jsonl, csv, parquet"),
