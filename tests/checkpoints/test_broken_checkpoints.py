@@ -116,7 +116,7 @@ def test_another_model(tmp_path):
     ):
         load(tmp_path / "x.safetensors")
     save_file({}, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match="no AST or DASS checkpoint"):
+    with pytest.raises(CheckpointError, match="no AST, DASS, CED, MAEST or PaSST checkpoint"):
         load(tmp_path / "x.safetensors")
 
 
