@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from astfast.commands import arguments
-from astfast.commands.terminal import FORMATS, ResultPrinter, progress
+from astfast.commands.terminal import FORMATS, ResultPrinter, library_messages_hidden, progress
 from astfast.pcm import RAW
 
 if TYPE_CHECKING:
@@ -144,6 +144,11 @@ def _add_volume_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> bool:
     """Tags the files; whether all of them could be read."""
+    with library_messages_hidden():
+        return _tag(options)
+
+
+def _tag(options: argparse.Namespace) -> bool:
     if options.hop is not None and options.window is None:
         options.usage_error("--hop needs --window")
     if not options.files and options.list is None:

@@ -136,6 +136,32 @@ def prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
+@contextlib.contextmanager
+def library_messages_hidden() -> Iterator[None]:
+    """Context in which only this program writes to standard error, and no C library: libmpg123 tells of every damaged
+    frame, without the name of the file, which has a warning of its own."""
+    ours = sys.stderr
+    try:
+        shared = ours is not None and ours.fileno() == 2
+    except (OSError, ValueError):  # a stream that a test or another program put in place
+        shared = False
+    if ours is None or not shared:
+        yield
+        return
+    ours.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        with os.fdopen(kept, "w", 1, ours.encoding, ours.errors) as sys.stderr:
+            try:
+                yield
+            finally:
+                os.dup2(kept, 2)
+    finally:
+        sys.stderr = ours
+
+
 def discard_output() -> None:
     """Lets what standard output still holds go nowhere, since it can't be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,7 @@
 """Terminal output: the progress counter, error lines, tables, and keywords as options."""
 
 import io
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -126,3 +127,20 @@ def test_escapes() -> None:
 
 def test_columns_are_aligned() -> None:
     assert terminal.table(("a", "bcd"), [("12", "3"), ("4", "")]) == "a   bcd\n12  3\n4"
+
+
+def test_c_libraries_do_not_write_between_our_messages() -> None:
+    script = (
+        "import os, sys; from astfast.commands.terminal import library_messages_hidden as hidden\n"
+        "try:\n"
+        "    with hidden():\n"
+        "        os.write(2, b'Note: Illegal Audio-MPEG-Header')\n"
+        "        print('ours', file=sys.stderr)\n"
+        "        raise OSError\n"
+        "except OSError:\n"
+        "    os.write(2, b'later'); print(' as before', file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == "ours\nlater as before\n"
+    closed = f"import sys; sys.stderr = None\n{script}"
+    assert subprocess.run([sys.executable, "-c", closed], check=False).returncode == 0
