@@ -37,5 +37,9 @@ class BackendError(AstfastError):
     """A backend, device or precision that was asked for can't run on this machine."""
 
 
+class UnsupportedModel(BackendError):
+    """A backend has no code for a kind of model that another one runs."""
+
+
 class OutputError(AstfastError):
     """An output folder can't be written, or belongs to another run."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from astfast.errors import BackendError
+from astfast.errors import UnsupportedModel
 
 PRE_EMPHASIS = 0.97
 LOG_FLOOR = 1.1920928955078125e-07  # float32 epsilon: log(max(energy, LOG_FLOOR))
@@ -97,11 +97,10 @@ class KaldiFbank(FrontEnd):
         return 1 + max(0, samples - self.frame_length) // self.frame_shift
 
 
-def unknown(front_end: FrontEnd, backend: str) -> BackendError:
+def unknown(front_end: FrontEnd, backend: str) -> UnsupportedModel:
     """The error of a backend for a front end whose formula it has not."""
-    return BackendError(
-        f"the {backend} backend has no formula of the model's front end, {type(front_end).__name__}: pass another "
-        "backend=."
+    return UnsupportedModel(
+        f"the {backend} backend doesn't compute the model's front end, {type(front_end).__name__}: pass device='cpu'"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from astfast.errors import BackendError
+from astfast.errors import UnsupportedModel
 
 
 class NoImages:
@@ -13,7 +13,7 @@ class NoImages:
     name: str
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise BackendError(f"the {self.name} backend doesn't run DASS models: pass backend='reference'")
+        raise UnsupportedModel(f"the {self.name} backend doesn't run DASS models: pass device='cpu'")
 
     pack_norm_linear_residual = pack_conv_norm = pack_depthwise = pack_scan = _refuse
     norm_linear_residual = linear = conv_norm = depthwise_silu = selective_scan = _refuse

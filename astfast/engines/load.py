@@ -12,7 +12,7 @@ from astfast.backends import Choice
 from astfast.engines import auto_precision
 from astfast.engines.base import Engine
 from astfast.engines.eager import EagerEngine
-from astfast.errors import CheckpointError
+from astfast.errors import CheckpointError, UnsupportedModel
 from astfast.models import recognise
 from astfast.models.base import Checkpoint, Model
 from astfast.notes import Note
@@ -37,8 +37,21 @@ class LoadArguments:
 
 
 def load_engine(arguments: LoadArguments) -> Engine:
-    """One engine a source, all on the same backend. Raises CheckpointError where an ensemble's members disagree."""
+    """One engine a source, all on the same backend. Raises CheckpointError where an ensemble's members disagree.
+
+    A model that the GPU backend has no code for runs on the CPU, with a warning, unless a GPU was asked for.
+    """
     choice = backends.choose(arguments.backend, arguments.device, arguments.threads)
+    try:
+        return _engines(arguments, choice)
+    except UnsupportedModel as error:
+        if choice.backend != "cuda" or (arguments.backend, arguments.device) != ("auto", "auto"):
+            raise
+        notes.show(Note(f"GPU found but not used: {error}; running on the CPU"))
+    return _engines(arguments, backends.choose("auto", "cpu", arguments.threads))
+
+
+def _engines(arguments: LoadArguments, choice: Choice) -> Engine:
     members: list[Engine] = []
     for source in arguments.sources:
         checkpoint = recognise.load(source, **arguments.checkpoint_options)
@@ -96,13 +109,19 @@ def _on_devices(model: Model, choice: Choice, precision: str, arguments: LoadArg
     return Replicas(engines)
 
 
-def engine_for(ops: Ops, model: Model, batch_size: int | None = None) -> Engine:
-    """The engine that a backend's ops are run by, with the model packed for it."""
+def engine_for(ops: Ops, model: Model, batch_size: int | None = None, waveforms: bool = True) -> Engine:
+    """The engine that a backend's ops are run by, with the model packed for it.
+
+    ``waveforms``: whether it will get such, and not only spectrograms. Raises UnsupportedModel where the backend has no
+    code for the model.
+    """
     if ops.engine == "cuda_graphs":
         from astfast.backends.cuda.ops import CudaOps
         from astfast.engines.cuda_graphs import CudaGraphEngine
 
         assert isinstance(ops, CudaOps)
+        if waveforms:
+            ops.known(model.config.front_end)
         return CudaGraphEngine(ops, model, batch_size)
     return EagerEngine(ops, model, batch_size)
 

@@ -221,7 +221,9 @@ def engine_of(model: Any, precision: str, threads: int | None, batch_size: int |
         own = str(model.dtype).removeprefix("torch.")
         precision = own if own in choice.precisions() else "float32"
     checkpoint = recognise.from_files(files_of(model))
-    return engine_for(choice.open(checkpoint.config.num_attention_heads, precision), checkpoint, batch_size)
+    return engine_for(
+        choice.open(checkpoint.config.num_attention_heads, precision), checkpoint, batch_size, waveforms=False
+    )
 
 
 def files_of(model: Any) -> CheckpointFiles:

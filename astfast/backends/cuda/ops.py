@@ -121,6 +121,12 @@ class CudaOps(NoImages):
         self._launch(call.launch())
         return call.clips[call.result]
 
+    def known(self, front_end: FrontEnd) -> KaldiFbank:
+        """The front end, if ``log_mel`` has its formula. Raises UnsupportedModel for another."""
+        if not isinstance(front_end, KaldiFbank):
+            raise unknown(front_end, self.name)
+        return front_end
+
     def log_mel(self, waves: Sequence[NDArray[np.float32]], front_end: FrontEnd, out: torch.Tensor) -> torch.Tensor:
         samples = min(max(map(len, waves)), front_end.input_samples)
         batch = np.zeros((len(waves), samples), np.float32)
@@ -134,8 +140,7 @@ class CudaOps(NoImages):
         self, waves: torch.Tensor, lengths: torch.Tensor, front_end: FrontEnd, out: torch.Tensor
     ) -> torch.Tensor:
         """``log_mel`` of waveforms on the device: [B, samples] float32 in [-1, 1] or int16, lengths [B] int32."""
-        if not isinstance(front_end, KaldiFbank):
-            raise unknown(front_end, self.name)
+        front_end = self.known(front_end)
         if front_end not in self._front_ends:
             self._front_ends[front_end] = self._packing.front_end(front_end)
         constants = self._front_ends[front_end]

@@ -1,0 +1,55 @@
+"""Which backend a model is loaded on, where the GPU backend has no code for it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import astfast
+from astfast import backends
+from astfast.backends import Choice
+from astfast.errors import UnsupportedModel
+from tests.cases import dass, timm_vit
+from tests.fakes.recording_runtime import RecordingRuntime, torch_ops
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is chosen wherever one may be."""
+    choose, opened = backends.choose, Choice.open
+
+    def chosen(backend: str = "auto", device: Any = "auto", threads: int | None = None) -> Choice:
+        return choose(backend, device, threads) if device == "cpu" else Choice("cuda", "cuda", threads)
+
+    def open_ops(self: Choice, num_heads: int, *args: Any) -> Any:
+        return torch_ops(num_heads, RecordingRuntime()) if self.backend == "cuda" else opened(self, num_heads, *args)
+
+    monkeypatch.setattr(backends, "choose", chosen)
+    monkeypatch.setattr(Choice, "open", open_ops)
+
+
+@pytest.fixture(params=["ced", "dass"])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "ced":
+        torch.save(timm_vit.random_state(timm_vit.ced_shapes(64, 1, 527)), path := tmp_path / "ced.pt")
+        return path
+    return dass.write_hub(dass.random_state(dass.TINY), dass.TINY, tmp_path / "dass", 64, 48)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_model_that_the_gpu_backend_lacks_runs_on_the_cpu_with_a_warning(model: Path) -> None:
+    with pytest.warns(UserWarning, match=r"GPU found but not used: the cuda backend doesn't .*; running on the CPU"):
+        tagger = astfast.load(model, precision="float32")
+    assert tagger.backend.startswith("cpu")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_gpu_that_was_asked_for_is_an_error_at_load(model: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="pass device='cpu'"):
+        astfast.load(model, device="cuda", precision="float32")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_model_that_it_runs_stays_on_the_gpu(tiny_model: Path) -> None:
+    assert astfast.load(tiny_model, precision="float32").backend.startswith("cuda")
