@@ -70,7 +70,7 @@ def load_audio(
     source = as_source(x, sampling_rate, target_rate)
     if max_samples is not None:
         source = source.first(max_samples, target_rate)
-    checked_channel(channel)
+    channel = checked_channel(channel) if source.channel is None else source.channel
     as_it_is = int16 and source.rate == target_rate and channel in ("mean", "max", 0)
     if as_it_is and source.data.ndim == 1 and source.data.dtype == np.int16:
         assert source.duration is not None
@@ -122,6 +122,8 @@ def open_audio(
     """
     checked_channel(channel)
     source = as_source(x, sampling_rate, target_rate)
+    if source.channel is not None:
+        channel = source.channel
     name, notes = source.name, list(source.notes)
     findings = Findings(name, notes, strict=checked_damage(on_damage) == "error")
     with only_audio_errors(name):
@@ -159,7 +161,10 @@ def only_audio_errors(name: str) -> Iterator[None]:
 
 
 def as_source(x: Any, sampling_rate: float | None, target_rate: int) -> Source:
-    """An input of any kind as a source at its native rate. Raises AudioError for another object."""
+    """An input of any kind as a source at its native rate. Raises AudioError for another object, and one that is given,
+    of an input that was refused before."""
+    if isinstance(x, AudioError):
+        raise x
     checked_rate(target_rate, "target_rate")
     return x if isinstance(x, Source) else recognised(x, sampling_rate, target_rate)
 

@@ -49,6 +49,7 @@ class Source(NamedTuple):
     rate: int | None = None  # Hz, of samples
     duration: float | None = None  # seconds, of samples
     notes: tuple[Note, ...] = ()  # what the caller should be warned of
+    channel: int | None = None  # the one that is read, whatever else is asked for
 
     def first(self, samples: int, rate: int) -> Source:
         """The source with no more of an array than its first ``samples`` at ``rate`` need, and whether it goes on."""

@@ -12,7 +12,8 @@ from astfast.audio.parts import Findings
 from astfast.errors import AudioError
 from astfast.notes import Note
 
-Channel: TypeAlias = 'int | Literal["mean", "max"]'
+Channel: TypeAlias = 'int | Literal["mean", "max"]'  # what is read of an input
+Channels: TypeAlias = 'int | Literal["mean", "max", "each"]'  # "each": a result for every channel
 FloatArray = NDArray[np.float32]
 
 SUSPICIOUS_PEAK = 16.0  # that no recording in [-1, 1] reaches, headroom and all

@@ -24,7 +24,7 @@ from astfast.audio.inputs import (
     open_audio,
 )
 from astfast.audio.kinds import Source
-from astfast.audio.mono import Channel, checked_channel
+from astfast.audio.mono import Channel, Channels, checked_channel
 from astfast.audio.windows import Window, window_samples, windows
 from astfast.errors import AudioError
 from astfast.notes import Note
@@ -52,13 +52,14 @@ class ReadOptions:
     int16: bool = False  # whether the model takes such samples as they are
     ahead: int = AHEAD  # inputs that are taken before the first one is handed on
     prefetch: int | None = None  # inputs that are taken before the first result; None: ``ahead`` and a full batch
-    channel: Channel = "mean"  # or "max", or a channel's number
+    channel: Channels = "mean"  # or "max", a channel's number, or "each", see ``channels.EachChannel``
     on_damage: str = "warn"  # or "error"
     max_duration: float = MAX_DURATION  # seconds of an input; a longer one is refused
 
     def __post_init__(self) -> None:
         checked_duration(self.max_duration)
-        checked_channel(self.channel)
+        if self.channel != "each":
+            checked_channel(self.channel)
         checked_damage(self.on_damage)
         if self.sampling_rate is not None:
             checked_rate(self.sampling_rate, "sampling_rate")
@@ -66,6 +67,11 @@ class ReadOptions:
             window_samples(self.rate, self.window, self.hop)
         elif self.hop is not None:
             raise ValueError(f"hop is {self.hop!r} without a window: pass window= too, in seconds")
+
+    @property
+    def one_channel(self) -> Channel:
+        """What is read of a source that names no channel; with "each", every source names one."""
+        return "mean" if self.channel == "each" else self.channel
 
 
 class Part(NamedTuple):
@@ -193,7 +199,7 @@ def _loaded(source: Source, options: ReadOptions) -> Clip | AudioError:
             options.samples,
             options.max_duration,
             int16=options.int16,
-            channel=options.channel,
+            channel=options.one_channel,
             on_damage=options.on_damage,
         )
     except AudioError as error:
@@ -225,7 +231,7 @@ def _windows_of(x: Any, options: ReadOptions) -> Iterator[Window | AudioError]:
             options.sampling_rate,
             options.rate,
             options.max_duration,
-            channel=options.channel,
+            channel=options.one_channel,
             on_damage=options.on_damage,
         )
         with contextlib.closing(stream.blocks):

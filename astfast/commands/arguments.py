@@ -48,10 +48,10 @@ def duration(text: str) -> float:
 
 def channel(text: str) -> str | int:
     """A channel of ``Tagger.classify``, for ``type=`` of an argument."""
-    if text in ("mean", "max"):
+    if text in ("mean", "max", "each"):
         return text
     if not _is_whole(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not mean, max or the number of a channel from 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not mean, max, each or the number of a channel from 0")
     return int(text)
 
 

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.channel,
         default="mean",
         metavar="CHANNEL",
-        help="mean of the channels, max (the loudest), or the number of one, from 0 (default: mean)",
+        help="mean of the channels, max (the loudest), each by itself, or the number of one, from 0 (default: mean)",
     )
     parser.add_argument(
         "--strict", action="store_true", help="refuse damaged and cut files, instead of tagging what decodes"
@@ -176,6 +176,7 @@ def _tag(options: argparse.Namespace) -> bool:
     printer = ResultPrinter(
         options.format[0],
         options.window is not None or options.raw is not None,
+        options.channel == "each",
         partial(arguments.in_options, options=options),
     )
     try:
@@ -208,8 +209,17 @@ def _results(tagger: Tagger, options: argparse.Namespace) -> Iterator[tuple[int,
     shared = {"top_k": options.top_k, "threshold": options.threshold, "on_error": "return"}
     shared |= arguments.reading(options)
     if options.window is None:
-        return enumerate(tagger.stream(inputs, **shared))
+        return _of_channels(enumerate(tagger.stream(inputs, **shared)), options.channel == "each")
     return tagger.stream_segments(inputs, window=options.window, hop=options.hop, **shared)
+
+
+def _of_channels(results: Iterator[tuple[int, Any]], each: bool) -> Iterator[tuple[int, Any]]:
+    """The same results; where they are lists of the tags of every channel, one at a time with the channel's number."""
+    for number, result in results:
+        if each and isinstance(result, list):
+            yield from ((number, {"channel": channel, "tags": tags}) for channel, tags in enumerate(result))
+        else:
+            yield number, result
 
 
 def _live(tagger: Tagger, options: argparse.Namespace) -> Iterator[Any]:

@@ -31,19 +31,21 @@ class ResultPrinter:
     - ``output_format``: "text", "jsonl" or "csv". Text is a table on a terminal; elsewhere it is one tag a line: file,
       (start, end,) score and label, separated by tabs. CSV has the same columns. A file without a tag has one row in
       which they are empty, a file that can't be read has none. JSON Lines have one object a file, or a window.
-    - ``windows``: whether results are those of windows.
+    - ``windows``: whether results are those of windows; ``channels``: whether they are those of single channels.
     - ``words``: a message of the library -> in words of the command.
     """
 
-    def __init__(self, output_format: str, windows: bool, words: Callable[[str], str] = str) -> None:
+    def __init__(
+        self, output_format: str, windows: bool, channels: bool = False, words: Callable[[str], str] = str
+    ) -> None:
         self._format = "table" if output_format == "text" and sys.stdout.isatty() else output_format
-        self._windows = windows
+        self._columns = ["channel"] * channels + ["start", "end"] * windows
         self._words = words
         self._number, self._file = -1, ""  # of the file whose results are being printed
         self._printed = True  # whether anything of it was
         self.errors = 0
         if output_format == "csv":
-            write_csv(["file", *(["start", "end"] if windows else []), "score", "label"])
+            write_csv(["file", *self._columns, "score", "label"])
 
     def print_result(self, number: int, file: str, result: Any) -> None:
         """Prints tags of a file, one of its segments, or its error record, which goes to standard error too.
@@ -77,18 +79,25 @@ class ResultPrinter:
             self._printed = True
 
     def _write_row(self, record: Mapping[str, Any], score: str, label: str) -> None:
-        times = [f"{record[name]:.2f}" if record else "" for name in ("start", "end")] if self._windows else []
-        row = [self._file, *times, score, label]
+        where = ["" if not record else _cell(record[name]) for name in self._columns]
+        row = [self._file, *where, score, label]
         if self._format == "csv":
             write_csv(row)
         else:
             write("\t".join(map(escaped, row)))
 
 
+def _cell(value: float) -> str:
+    """A channel's number, or a time in seconds."""
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
 def _write_table(file: str | None, record: Mapping[str, Any]) -> None:
     """Tags with bars; ``file``: its name where it is to be printed above them."""
     if file is not None:
         write(f"\x1b[1m{escaped(file)}\x1b[0m")
+    if "channel" in record:
+        write(f"  channel {record['channel']}")
     if "start" in record:
         write(f"  {format_time(record['start'])} - {format_time(record['end'])}")
     for tag in record["tags"]:

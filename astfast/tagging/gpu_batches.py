@@ -53,7 +53,7 @@ def device_clips(engine: Engine, batch: Any, options: ReadOptions) -> DeviceClip
     That is an array at the model's own rate (uploads of waveforms overlap with computing), one that may be (samples,
     channels), and one that may have to be refused or warned of.
     """
-    if options.window is not None or not is_array(batch):
+    if options.window is not None or options.channel not in ("mean", "max", 0) or not is_array(batch):
         return None
     on_host = isinstance(batch, np.ndarray)
     name = "<array>" if on_host else "<tensor>"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from astfast import notes
 from astfast.audio import windows as audio_windows
 from astfast.audio.inputs import MAX_DURATION
 from astfast.audio.kinds import expand_batch
-from astfast.audio.mono import Channel
+from astfast.audio.mono import Channels
 from astfast.audio.prefetch import AHEAD, Part, ReadOptions, iter_windows
 from astfast.audio.windows import Window, is_whole
 from astfast.engines.base import Batch, Engine
@@ -55,7 +55,7 @@ def read_options(
     window: float | None = None,
     hop: float | None = None,
     prefetch: int | None = None,
-    channel: Channel = "mean",
+    channel: Channels = "mean",
     on_damage: str = "warn",
     max_duration: float = MAX_DURATION,
 ) -> ReadOptions:
@@ -172,6 +172,23 @@ def by_input(results: Iterable[Scored[T] | Failed], on_error: str) -> Iterator[l
                 windows = []
 
 
+def for_each_input(
+    results: Callable[..., Iterator[Any]], engine: Engine, inputs: Any, read: ReadOptions, options: TagOptions
+) -> Iterator[Any]:
+    """``tags`` or ``segments`` of inputs: a result for each, or with channel "each" a list of them, one a channel.
+
+    An input that can't be read to its end has one error record in either case.
+    """
+    if read.channel != "each":
+        yield from results(engine, inputs, read, options)
+        return
+    from astfast.audio.channels import EachChannel  # which few calls ask for
+
+    sources = EachChannel(inputs, read.sampling_rate, read.rate)
+    for found in sources.together(results(engine, sources, read, options)):
+        yield next((result for result in found if isinstance(result, dict)), found)
+
+
 def tags(
     engine: Engine, inputs: Iterable[Any] | DeviceClips, read: ReadOptions, options: TagOptions
 ) -> Iterator[list[Tag] | ErrorRecord]:
@@ -210,15 +227,31 @@ def segments(
 def segments_as_scored(
     engine: Engine, inputs: Iterable[Any], read: ReadOptions, options: TagOptions
 ) -> Iterator[tuple[int, Segment | ErrorRecord]]:
-    """(index of an input, the tags of one of its windows) as soon as they are there; its error record is its last."""
-    for result in run(engine, inputs, read, _scores(engine, options)):
-        if isinstance(result, Scored):
-            tags = options.tags(result.value, engine.labels)
-            yield result.index, Segment(start=result.window.start, end=result.window.end, tags=tags)
-        elif options.on_error == "raise":
-            raise result.error
-        else:
-            yield result.index, ErrorRecord(error=str(result.error))
+    """(index of an input, the tags of one of its windows) as soon as they are there; its error record is its last.
+
+    With channel "each" the channels of an input follow one another, and each segment names its own.
+    """
+    if read.channel != "each":
+        for result in run(engine, inputs, read, _scores(engine, options)):
+            yield result.index, _segment(engine, result, options)
+        return
+    from astfast.audio.channels import EachChannel
+
+    sources = EachChannel(inputs, read.sampling_rate, read.rate)
+    scored = run(engine, sources, read, _scores(engine, options))
+    ends = ((result, isinstance(result, Failed) or result.is_last) for result in scored)
+    for index, channel, result in sources.numbered(ends):
+        found = _segment(engine, result, options)
+        yield index, cast(Segment, {"channel": channel, **found}) if isinstance(result, Scored) else found
+
+
+def _segment(engine: Engine, result: Scored[Any] | Failed, options: TagOptions) -> Segment | ErrorRecord:
+    if isinstance(result, Scored):
+        tags = options.tags(result.value, engine.labels)
+        return Segment(start=result.window.start, end=result.window.end, tags=tags)
+    if options.on_error == "raise":
+        raise result.error
+    return ErrorRecord(error=str(result.error))
 
 
 def live(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from astfast.audio.inputs import MAX_DURATION
 from astfast.audio.kinds import Many, One
-from astfast.audio.mono import Channel
+from astfast.audio.mono import Channels
 from astfast.audio.spectrograms import check_spectrograms
 from astfast.engines.base import Engine, FloatArray
 from astfast.engines.lazy import LazyEngine
@@ -61,7 +61,7 @@ class Tagger:
         window: float | None = None,
         hop: float | None = None,
         aggregate: Aggregate = "mean",
-        channel: Channel = "mean",
+        channel: Channels = "mean",
         on_damage: str = "warn",
         max_duration: float = MAX_DURATION,
         on_error: OnError = "raise",
@@ -75,7 +75,8 @@ class Tagger:
           reads at a time, and a longer clip warns; with it, windows every ``hop`` seconds (default: the window) are
           scored, and a window that is longer than the model's input in parts of that length.
         - ``aggregate``: "mean" or "max" of the windows' scores, and of the scores of a window's parts.
-        - ``channel``: "mean" of the channels, the number of one (from 0), or "max", the one with the greatest energy.
+        - ``channel``: "mean" of the channels, the number of one (from 0), "max", the one with the greatest energy, or
+          "each": then the result of an input is a list of what it is otherwise, one for each channel.
         - ``on_damage``: "warn" keeps what decodes of a damaged or cut file and warns, "error" refuses the file.
         - ``max_duration``: seconds; an input is refused once more of it would be decoded (default: a day).
         - ``on_error``: "raise", or "return" ``{"error": message}`` for a bad input and the tags of all others.
@@ -86,7 +87,7 @@ class Tagger:
         engine = self._lazy.with_labels()
         read = read_options(engine, sampling_rate, window, hop, None, channel, on_damage, max_duration)
         inputs, single = pipeline.inputs_of(engine, batch, read)
-        tags = pipeline.tags(engine, inputs, read, options)
+        tags = pipeline.for_each_input(pipeline.tags, engine, inputs, read, options)
         return next(tags) if single else list(tags)
 
     def stream(
@@ -100,7 +101,7 @@ class Tagger:
         window: float | None = None,
         hop: float | None = None,
         aggregate: Aggregate = "mean",
-        channel: Channel = "mean",
+        channel: Channels = "mean",
         on_damage: str = "warn",
         max_duration: float = MAX_DURATION,
         prefetch: int | None = None,
@@ -115,7 +116,7 @@ class Tagger:
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()
         read = read_options(engine, sampling_rate, window, hop, prefetch, channel, on_damage, max_duration)
-        return pipeline.tags(engine, pipeline.stream_of(inputs), read, options)
+        return pipeline.for_each_input(pipeline.tags, engine, pipeline.stream_of(inputs), read, options)
 
     @overload
     def segments(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[Segment]: ...
@@ -140,7 +141,7 @@ class Tagger:
         threshold: float | None = None,
         activation: str = "auto",
         aggregate: Aggregate = "mean",
-        channel: Channel = "mean",
+        channel: Channels = "mean",
         on_damage: str = "warn",
         max_duration: float = MAX_DURATION,
         on_error: OnError = "raise",
@@ -155,7 +156,7 @@ class Tagger:
         window = engine.input_samples / engine.sampling_rate if window is None else window
         read = read_options(engine, sampling_rate, window, hop, None, channel, on_damage, max_duration)
         inputs, single = pipeline.inputs_of(engine, batch, read)
-        segments = pipeline.segments(engine, inputs, read, options)
+        segments = pipeline.for_each_input(pipeline.segments, engine, inputs, read, options)
         return next(segments) if single else list(segments)
 
     def stream_segments(
@@ -167,7 +168,7 @@ class Tagger:
         threshold: float | None = None,
         activation: str = "auto",
         aggregate: Aggregate = "mean",
-        channel: Channel = "mean",
+        channel: Channels = "mean",
         on_damage: str = "warn",
         max_duration: float = MAX_DURATION,
         window: float | None = None,
@@ -177,8 +178,9 @@ class Tagger:
     ) -> Iterator[tuple[int, Segment | ErrorRecord]]:
         """``segments`` of any number of inputs, each as soon as it is scored: (number of the input from 0, segment).
 
-        With ``on_error="return"`` the last result of an input that goes bad is its ``{"error": message}``; ``prefetch``
-        is as in ``stream``.
+        With ``channel="each"`` the channels of an input follow one another, and segments have their number as
+        "channel". With ``on_error="return"`` the last result of an input that goes bad is its ``{"error": message}``;
+        ``prefetch`` is as in ``stream``.
         """
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)
         engine = self._lazy.with_labels()

@@ -9,7 +9,7 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio.mono import Channel
+from astfast.audio.mono import Channels
 from astfast.audio.windows import is_number, is_whole
 from astfast.scores import ACTIVATIONS, AGGREGATES, top_k
 
@@ -26,12 +26,19 @@ class Tag(TypedDict):
     label: str
 
 
-class Segment(TypedDict):
-    """The tags of one window of a clip; times in seconds from the clip's start."""
-
+class _Segment(TypedDict):
     start: float
     end: float
     tags: list[Tag]
+
+
+class Segment(_Segment, total=False):
+    """The tags of one window of a clip: "start", "end" and "tags"; times in seconds from the clip's start.
+
+    "channel" is there where segments of several channels come one by one: ``stream_segments(channel="each")``.
+    """
+
+    channel: int
 
 
 class TagArgs(TypedDict, total=False):
@@ -44,7 +51,7 @@ class TagArgs(TypedDict, total=False):
     window: float | None
     hop: float | None
     aggregate: Aggregate
-    channel: Channel
+    channel: Channels
     on_damage: str
     max_duration: float
 

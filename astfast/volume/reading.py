@@ -63,7 +63,7 @@ class Input:
             options.rate,
             options.max_duration,
             options.window is not None,
-            options.channel,
+            options.one_channel,
             options.on_damage,
         )
         self.duration = stream.duration or 0.0

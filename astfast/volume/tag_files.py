@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from astfast.audio.inputs import MAX_DURATION
-from astfast.audio.mono import Channel
+from astfast.audio.mono import Channel, checked_channel
 from astfast.audio.prefetch import DECODE_THREADS
 from astfast.audio.windows import is_number
 from astfast.engines.base import Engine
@@ -64,6 +64,7 @@ class Options(NamedTuple):
 
     def check(self) -> None:
         """Raises ValueError for an impossible value."""
+        checked_channel(self.channel)
         if self.embeddings not in (None, *EMBEDDINGS):
             raise ValueError(f"embeddings is {self.embeddings!r}: it must be 'parquet', 'npy' or None")
         if self.merge is not None and self.window is None:
