@@ -10,6 +10,7 @@ from typing import Any
 MODEL_HELP = "hub id, folder, .safetensors or .pth file (default: the built-in model)"
 
 OTHER_MEANINGS = {"labels"}  # options that are not the keyword of the same name: tag --labels chooses among labels
+OTHER_WORDS = {"on_damage='warn'": "no --strict"}
 PYTHON_ONLY = (  # keywords of ``load`` and ``convert`` in the cures of messages
     *("labels", "num_attention_heads", "mean", "std", "frequency_stride", "time_stride", "max_length", "batch_size"),
     *("threads", "backend", "dtype", "sampling_rate"),
@@ -125,6 +126,8 @@ def in_options(message: object, options: argparse.Namespace) -> str:
 def _keywords_as_options(message: str, known: Collection[str]) -> str:
     def option(match: re.Match[str]) -> str:
         keyword, value = match.groups()
+        if match[0] in OTHER_WORDS:
+            return OTHER_WORDS[match[0]]
         if keyword not in known:
             return f"{match[0]} (in Python)" if keyword in PYTHON_ONLY else match[0]
         return f"--{keyword.replace('_', '-')}" + ("" if value in ("", "True") else f" {value.strip(chr(39))}")

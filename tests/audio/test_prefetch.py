@@ -22,7 +22,7 @@ from astfast.errors import AudioError
 from tests.cases.recordings import RATE, file_bytes
 
 SAMPLES = RATE // 10  # of the model's input
-REPEATS = 5  # of tests of what depends on time; 20 were run when it was written
+REPEATS = 5  # of tests of what depends on time
 BEGINNING = ReadOptions(RATE, SAMPLES, RATE)
 WINDOWS = ReadOptions(RATE, SAMPLES, RATE, window=0.1)
 both = pytest.mark.parametrize("options", [BEGINNING, WINDOWS], ids=["beginning", "windows"])

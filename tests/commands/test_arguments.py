@@ -21,6 +21,7 @@ OPTIONS = Namespace(
         ("pass window= (in seconds)", "pass --window (in seconds)"),
         ("use device='cpu' or top_k=3.", "use --device cpu or --top-k 3."),
         ("pass force=True", "pass --force"),
+        ("or pass on_damage='warn' to keep", "or pass no --strict to keep"),
         ("allow them with urls= and a limit", "allow them with --urls and a limit"),
         ("top_k is 0: it must be a whole number", "--top-k is 0: it must be a whole number"),
         ("this is not window is 3", "this is not window is 3"),
