@@ -25,11 +25,11 @@ class EagerEngine(ModelEngine):
         super().__init__(ops, model, batch_size)
         self._workspace: dict[str, Any] = {}  # buffers for the largest micro-batch met so far
         self._workspace_clips = 0
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         locks.watch(self)
 
     def unlock(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._workspace_clips = 0  # another thread may be writing to the workspace
 
     @property
@@ -48,7 +48,7 @@ class EagerEngine(ModelEngine):
 
     def forward(self, spectrograms: Any) -> Any:
         logits = self.ops.empty((len(spectrograms), self.config.num_labels), "output")
-        with self._lock, self.ops.inference():
+        with locks.turn(self), self.ops.inference():
             start = 0
             for clips, ws in self._micro_batches(spectrograms, spectrograms.shape[1]):
                 logits[start : start + len(clips)] = self._compute(clips, ws, "logits")
@@ -57,7 +57,7 @@ class EagerEngine(ModelEngine):
 
     def _run(self, batch: Batch, output: Output) -> FloatArray:
         results = []
-        with self._lock, self.ops.inference():
+        with locks.turn(self), self.ops.inference():
             for clips, ws in self._micro_batches(batch, self._frames(batch)):
                 if isinstance(clips, np.ndarray):
                     spectrogram = clips

@@ -17,12 +17,12 @@ class LazyEngine:
     def __init__(self, arguments: LoadArguments) -> None:
         self.arguments = arguments
         self._closed = False
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._engine: Engine | None = None
         locks.watch(self)
 
     def unlock(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     def load(self) -> LazyEngine:
         """Loads the engine now; returns itself."""
@@ -31,7 +31,7 @@ class LazyEngine:
 
     def get(self) -> Engine:
         """The engine, loaded by the first call. Raises AstfastError once closed, and what loading raises."""
-        with self._lock:
+        with locks.turn(self):
             if self._closed:
                 raise AstfastError("this tagger is closed: load it again with astfast.load()")
             if self._engine is None:
@@ -49,7 +49,7 @@ class LazyEngine:
 
     def close(self) -> None:
         """Drops the engine; ``get`` raises from now on."""
-        with self._lock:
+        with locks.turn(self):
             self._engine, self._closed = None, True
 
     def __str__(self) -> str:

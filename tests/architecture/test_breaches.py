@@ -174,8 +174,8 @@ INSIDE = [
     ("a long file", WINDOWS, "\n" * 400, "lines, more than 400"),
 ]
 IN_CSRC = [
-    ("pybind11", "csrc/ops.cpp", "#include <pybind11/numpy.h>\n", "only bindings.cpp sees Python"),
-    ("Python", "csrc/parallel.h", "#include <Python.h>\n", "only bindings.cpp sees Python"),
+    ("pybind11", "csrc/ops.cpp", "#include <pybind11/numpy.h>\n", "see Python"),
+    ("Python", "csrc/parallel.h", "#include <Python.h>\n", "see Python"),
     ("getenv", "csrc/parallel.cpp", 'static const char* planted = std::getenv("HOME");\n', "only environment.py reads"),
     ("a function after all", INLINE, "inline int planted() { return 1; }\n", "outside the anonymous namespace"),
     ("a template of std", INLINE, "template <> struct std::hash<int> {};\n", "outside the anonymous namespace"),

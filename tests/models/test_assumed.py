@@ -84,7 +84,7 @@ def test_load_shows_the_warning_at_the_callers_line(fifty, tmp_path):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"feature_extractor_type": "MAESTFeatureExtractor"},
+        {"feature_extractor_type": "OtherFeatureExtractor"},
         {"feature_extractor_type": ["x"]},
         {"feature_extractor_type": "ASTFeatureExtractor", "auto_map": {"AutoFeatureExtractor": "code.MyExtractor"}},
     ],
@@ -93,7 +93,7 @@ def test_other_feature_extractors_are_refused_by_name(v4, tmp_path, fields):
     shutil.copytree(v4, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-    named = r"(MAESTFeatureExtractor|\['x'\]|code\.MyExtractor)"
+    named = r"(OtherFeatureExtractor|\['x'\]|code\.MyExtractor)"
     with pytest.raises(
         CheckpointError, match=rf"has the feature extractor '?{named}'?: astfast runs ASTFeatureExtractor"
     ):

@@ -152,7 +152,7 @@ def test_impossible_arguments_of_load_are_refused(tiny_model: Path, tmp_path: Pa
 
 
 def test_a_child_of_a_fork_does_not_wait_for_a_thread_of_its_parent(tagger: astfast.Tagger) -> None:
-    with tagger._lazy._lock:  # as if another thread were loading
+    with tagger._lazy.lock:  # as if another thread were loading
         child = os.fork()
         if child == 0:
             signal.alarm(20)  # a child that hangs dies of it
