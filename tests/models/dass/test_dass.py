@@ -81,7 +81,8 @@ def test_embeddings(state, folder):
 def test_published_sizes(sizes, tensors, parameters, tmp_path):
     state = dass.random_state(sizes)
     assert len(state) == tensors
-    assert sum(tensor.numel() for tensor in state.values()) / 1e6 == pytest.approx(parameters, abs=0.05)
+    millions = sum(tensor.numel() for tensor in state.values()) / 1e6
+    assert millions == pytest.approx(parameters, abs=0.1)  # published in tenths, rounded one way or the other
     checkpoint = load(dass.write_authors(state, tmp_path / "published.pth"))
     config = checkpoint.config
     assert (config.depths, config.dims, config.ranks) == (sizes.depths, sizes.dims, (6, 12, 24, 48))
