@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
@@ -91,17 +92,39 @@ def finite(name: str, values: Float32) -> Float32:
     return values
 
 
+class TensorFile:
+    """A file of tensors, opened once, by the first read: all of them are of the same file, whatever takes its place."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+
+    def read(self, dtype: str, count: int, offset: int) -> NDArray[Any]:
+        """``count`` elements from byte ``offset`` on, fewer at the end of the file. Raises OSError."""
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        values: NDArray[Any] = np.empty(count, dtype)
+        rest = values.data.cast("B")
+        while rest and (got := os.preadv(self._fd, [rest], offset)):
+            rest, offset = rest[got:], offset + got
+        return values[: count - -(-len(rest) // values.itemsize)]
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
 def stored(
-    path: Path, name: str, dtype: str, offset: int, shape: Sequence[int], strides: Sequence[int] | None = None
+    file: TensorFile, name: str, dtype: str, offset: int, shape: Sequence[int], strides: Sequence[int] | None = None
 ) -> LazyTensor:
-    """Tensor ``name`` at byte ``offset`` of ``path``, stored as ``dtype`` (a key of ITEMSIZE, little-endian).
+    """Tensor ``name`` at byte ``offset`` of ``file``, stored as ``dtype`` (a key of ITEMSIZE, little-endian).
 
     ``strides`` count elements; None is C order. The values are read with plain reads, not mapped: mapped pages count
     as resident memory. Reading raises CheckpointError if the file has become shorter since or can't be read, for a type
     that isn't in DTYPES, and for values that are not finite.
     """
     shape = tuple(shape)
-    where = f"{path}: tensor {brief_name(name)}"
+    where = f"{file.path}: tensor {brief_name(name)}"
     steps = strides if strides is not None else [prod(shape[axis + 1 :]) for axis in range(len(shape))]
     count = span(shape, steps)
 
@@ -111,7 +134,7 @@ def stored(
         if not count:
             return np.zeros(shape, np.float32)
         try:
-            raw: NDArray[Any] = np.fromfile(path, DTYPES[dtype], count=count, offset=offset)
+            raw = file.read(DTYPES[dtype], count, offset)
         except OSError as error:
             raise CheckpointError(f"{where} can't be read: {error}. Check the file.") from error
         if raw.size != count:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from astfast.checkpoints.lazy_tensor import DTYPES, ITEMSIZE, LazyTensor, is_shape, stored
+from astfast.checkpoints.lazy_tensor import DTYPES, ITEMSIZE, LazyTensor, TensorFile, is_shape, stored
 from astfast.errors import CheckpointError, brief, brief_name
 
 Dtype = Literal["float32", "float16"]  # of the files that ``write_safetensors`` makes
@@ -104,7 +104,8 @@ def _tensors(path: Path, records: dict[str, Any], data: int, size: int) -> dict[
         end, before = stop, name
     if data + end != size:
         raise CheckpointError(f"{path}: {size - data - end} bytes follow the last tensor, {before}.")
-    return {name: stored(path, name, dtype, data + start, shape) for name, (dtype, shape, start, _) in checked.items()}
+    file = TensorFile(path)
+    return {name: stored(file, name, dtype, data + start, shape) for name, (dtype, shape, start, _) in checked.items()}
 
 
 def _record(path: Path, name: str, record: Any) -> tuple[str, tuple[int, ...], int, int]:

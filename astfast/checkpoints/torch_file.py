@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from astfast.checkpoints.lazy_tensor import ITEMSIZE, MAX_ELEMENTS, LazyTensor, is_shape, span, stored
+from astfast.checkpoints.lazy_tensor import ITEMSIZE, MAX_ELEMENTS, LazyTensor, TensorFile, is_shape, span, stored
 from astfast.checkpoints.torch_pickle import MAX_BYTES, Other, PickleError, Strided, interpret
 from astfast.errors import CheckpointError, brief, brief_name
 
@@ -70,7 +70,8 @@ def read_torch_file(path: Path) -> dict[str, LazyTensor]:
             "Save model.state_dict() again, or download the file again."
         ) from error
     state = _state_dict(path, content)
-    tensors = {name: _tensor(path, name, value) for name, value in state.items()}
+    tensor_file = TensorFile(path)
+    tensors = {name: _tensor(tensor_file, name, value) for name, value in state.items()}
     covered = sum(max(prod(x.shape), span(x.shape, x.strides)) * x.storage.itemsize for x in state.values())
     if covered > SHARED * size:
         raise CheckpointError(
@@ -209,9 +210,9 @@ def _what(value: Any) -> str:
     return f"a {value.name} (named there, not run)" if isinstance(value, Other) else f"a {type(value).__name__}"
 
 
-def _tensor(path: Path, name: str, value: Strided) -> LazyTensor:
+def _tensor(file: TensorFile, name: str, value: Strided) -> LazyTensor:
     storage, first, shape, strides = value
-    where = f"{path}: tensor {brief_name(name)}"
+    where = f"{file.path}: tensor {brief_name(name)}"
     if not isinstance(storage, Storage):
         raise CheckpointError(f"{where} is in {_what(storage)}: astfast reads {', '.join(STORAGES)}.")
     if not (is_shape(shape) and is_shape(strides) and is_shape((first,)) and len(shape) == len(strides)):
@@ -225,4 +226,4 @@ def _tensor(path: Path, name: str, value: Strided) -> LazyTensor:
         raise CheckpointError(
             f"{where} repeats the {storage.count} values of its storage (torch's expand). Save it with .clone()."
         )
-    return stored(path, name, storage.dtype, storage.offset + first * storage.itemsize, shape, strides)
+    return stored(file, name, storage.dtype, storage.offset + first * storage.itemsize, shape, strides)

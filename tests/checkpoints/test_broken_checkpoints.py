@@ -318,6 +318,21 @@ def test_file_that_shrinks_after_loading(folder):
     os.truncate(folder / "model.safetensors", 5000)
     with pytest.raises(CheckpointError, match=r"tensor audio_spectrogram_transformer\.layernorm\.weight ends early"):
         np.asarray(loaded.weights.norm.weight)
+
+
+def test_file_that_is_gone_after_loading(folder):
+    loaded = load(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="can't be read"):
         np.asarray(loaded.weights.norm.weight)
+
+
+def test_tensors_of_a_file_that_is_replaced_are_not_mixed(folder):
+    loaded = load(folder)
+    before = np.asarray(loaded.weights.norm.weight)
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-1000] + bytes(1000))
+    np.testing.assert_array_equal(np.asarray(loaded.weights.norm.weight), before)
+    assert np.asarray(loaded.weights.head.linear.weight).any()
