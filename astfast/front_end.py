@@ -100,7 +100,8 @@ class KaldiFbank(FrontEnd):
 def unknown(front_end: FrontEnd, backend: str) -> UnsupportedModel:
     """The error of a backend for a front end whose formula it has not."""
     return UnsupportedModel(
-        f"the {backend} backend doesn't compute the model's front end, {type(front_end).__name__}: pass device='cpu'"
+        f"the {backend} backend doesn't compute the model's front end, {type(front_end).__name__}: pass another "
+        "backend= or device="
     )
 
 

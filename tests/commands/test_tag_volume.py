@@ -124,7 +124,7 @@ def test_channels_and_damage_are_options_of_files_and_runs(tmp_path: Path, capsy
     assert len(found) == 3
     with pytest.raises(SystemExit, match="2"):
         run(tmp_path / "stereo.wav", "--channel", "left")
-    assert "'left' is not mean, max or the number of a channel" in capsys.readouterr().err
+    assert "'left' is not mean, max, each or the number of a channel" in capsys.readouterr().err
 
 
 def test_failures_can_end_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

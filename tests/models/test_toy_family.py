@@ -207,6 +207,6 @@ def test_a_backend_names_the_front_end_that_it_lacks(folder, backend, monkeypatc
 
     monkeypatch.setattr(Toy, "read", with_other_front_end)
     with pytest.raises(
-        BackendError, match=f"the {backend} backend has no formula of the model's front end, OtherFormula"
+        BackendError, match=f"the {backend} backend doesn't compute the model's front end, OtherFormula"
     ):
         astfast.load(folder, device="cpu", backend=backend, precision="float32").logits(clips(1), sampling_rate=RATE)
