@@ -46,7 +46,7 @@ def test_a_model_that_the_gpu_backend_lacks_runs_on_the_cpu_with_a_warning(model
 
 @pytest.mark.usefixtures("gpu")
 def test_a_gpu_that_was_asked_for_is_an_error_at_load(model: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="pass (another|device='cpu')"):
+    with pytest.raises(UnsupportedModel, match=r"pass (another|device='cpu')"):
         astfast.load(model, device="cuda", precision="float32")
 
 
