@@ -306,3 +306,13 @@ def cases(g: Geometry, precision: str, seed: int = 0) -> list[OpCase]:
         pool("pool_five_rows", 5),
         pool("pool_all_rows", t),
     ]
+
+
+def beyond_bound(rows: Any, run: Any) -> list[str]:
+    """Cases of (case, exact, rounded) whose result by ``run`` is off by more than twice what the roundings cost."""
+    failures = []
+    for case, exact, rounded in rows:
+        error, roundings = np.abs(run(case) - exact), np.abs(rounded - exact).max()
+        if not (error <= 2 * roundings + case.floor).all():
+            failures.append(f"{case.name}: error {error.max():.2e}, of roundings {roundings:.2e}")
+    return failures

@@ -46,14 +46,8 @@ def expected(geometry: Geometry, precision: str, tier: str) -> list[tuple[OpCase
 
 def judge(geometry: Geometry, precision: str, tier: str) -> None:
     ops = CpuOps(geometry.heads, precision, threads=2, tier=tier)
-    failures = []
     serving = op_cases.serving_tier(ops) if precision == "int8" else "any"
-    for case, exact, rounded in expected(geometry, precision, serving):
-        error = np.abs(run(case, ops) - exact)
-        bar = 2 * np.abs(rounded - exact).max() + case.floor
-        if not (error <= bar).all():
-            failures.append(f"{case.name}: error {error.max():.2e}, of roundings {np.abs(rounded - exact).max():.2e}")
-    assert not failures
+    assert not op_cases.beyond_bound(expected(geometry, precision, serving), lambda case: run(case, ops))
 
 
 @pytest.mark.parametrize("tier", TIERS)
