@@ -110,6 +110,24 @@ class Precisions:
         return iter(dict.fromkeys((*self._extra, *found)))
 
 
+def add_device_and_precision(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--device`` and ``--precision``, as ``load`` takes them."""
+    parser.add_argument(
+        "--device",
+        type=device,
+        default="auto",
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N, or several GPUs with commas between (default: auto)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=Precisions("cpu", "cuda", extra=("auto",)),
+        default="auto",
+        metavar="PRECISION",
+        help="%(choices)s; a backend has some of these, see astfast doctor (default: auto)",
+    )
+
+
 def in_options(message: object, options: argparse.Namespace) -> str:
     """A message of the library in words of this command: ``window=`` is ``--window``. Names that were given stay.
 

@@ -1,4 +1,4 @@
-"""Parser and exit status of the command line: ``astfast tag | bench | doctor | models | convert``.
+"""Parser and exit status of the command line: ``astfast tag | bench | doctor | models | convert | warmup``.
 
 Exit status: 0 everything succeeded; 1 something failed that was named on standard error (``tag``: some inputs, the
 others are tagged; ``doctor``: no backend can run); 2 the command could not start (usage, checkpoint or backend);
@@ -30,6 +30,7 @@ COMMANDS = {
     "doctor": "show what this machine can run, and why not",
     "models": "list the published models that load by name",
     "convert": "write a checkpoint as a Hugging Face folder",
+    "warmup": "load a model and check, compile and time what it needs on this machine, before it is used",
 }
 SUCCESS, FAILURE, NOT_STARTED, UNEXPECTED, OUTPUT_FAILED, SIGNALLED, INTERRUPTED = 0, 1, 2, 70, 74, 128, 130
 

@@ -101,20 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"output: {', '.join(FORMATS)} (default: text); with --out one or more of {', '.join(OUT_FORMATS)}, "
         "with commas between (default: jsonl)",
     )
-    parser.add_argument(
-        "--device",
-        type=arguments.device,
-        default="auto",
-        metavar="DEVICE",
-        help="auto, cpu, cuda, cuda:N, or several GPUs with commas between (default: auto)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=arguments.Precisions("cpu", "cuda", extra=("auto",)),
-        default="auto",
-        metavar="PRECISION",
-        help="%(choices)s; a backend has some of these, see astfast doctor (default: auto)",
-    )
+    arguments.add_device_and_precision(parser)
     _add_volume_arguments(parser)
     parser.set_defaults(usage_error=parser.error)
 

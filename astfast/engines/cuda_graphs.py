@@ -107,11 +107,12 @@ class CudaGraphEngine(ModelEngine):
         return logits
 
     def warmup(self) -> None:
-        """Autotunes, compiles and captures all that ``logits`` of float32 waveforms needs, at every batch size."""
-        silence = np.zeros(1, np.float32)
-        for bucket in self.buckets:
+        """Autotunes, compiles and captures all that ``logits`` of float32 and int16 waveforms needs, at every batch
+        size."""
+        output: Output = "logits" if self.config.num_labels else "embedding"
+        for bucket, samples in itertools.product(self.buckets, (np.float32, np.int16)):
             if bucket in self.buckets:  # memory may have run out meanwhile
-                self._run([silence] * bucket, "logits" if self.config.num_labels else "embedding")
+                self._run([np.zeros(1, samples)] * bucket, output)
 
     def _run(self, batch: Batch, output: Output) -> FloatArray:
         if output == "features" and isinstance(batch, np.ndarray):

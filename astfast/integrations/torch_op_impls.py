@@ -6,8 +6,10 @@ long as the weight tensor lives; a weight that was written to since is packed ag
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +21,7 @@ from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays
 from astfast.pcm import INT16_FULL_SCALE
 
 packed_weights: Any = WeakTensorKeyDictionary()  # weight -> {key: (versions, other tensors, packed)}
+_lock = threading.Lock()  # of GPU ops, which share packed weights and autotuning results
 
 
 def pack_once(pack: Callable[[Any], Any], w: Any, *key: Any) -> Any:
@@ -57,13 +60,19 @@ class OpImpl(Protocol):
     def head(self, x: torch.Tensor, w: Head) -> torch.Tensor: ...
 
 
-def impl_for(device: torch.device) -> OpImpl:
-    """The implementation for tensors on ``device``. Raises BackendError for a device other than CPU and CUDA."""
+@contextlib.contextmanager
+def implementation(device: torch.device) -> Iterator[OpImpl]:
+    """Context with the implementation for tensors on ``device``; a GPU is the current one in it, and its calls take
+    turns. Raises BackendError for a device other than CPU and CUDA, and for a GPU in a forked child."""
     if device.type == "cpu":
-        return CpuOpImpl()
-    if device.type == "cuda":
-        return CudaOpImpl(functools.partial(_cuda_ops, device))
-    raise BackendError(f"no astfast ops on {device}: move the tensors to a CPU or a CUDA device")
+        yield CpuOpImpl()
+    elif device.type == "cuda":
+        if torch.cuda._is_in_bad_fork():
+            raise BackendError(f"{device}: CUDA does not survive a fork: start workers with the 'spawn' method")
+        with torch.cuda.device(device), _lock:
+            yield CudaOpImpl(functools.partial(_cuda_ops, device))
+    else:
+        raise BackendError(f"no astfast ops on {device}: move the tensors to a CPU or a CUDA device")
 
 
 class CpuOpImpl:

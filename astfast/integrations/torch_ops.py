@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 
 from astfast.front_end import KaldiFbank
-from astfast.integrations.torch_op_impls import impl_for
+from astfast.integrations.torch_op_impls import implementation
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, patch_grid
 
 _Tensor = torch.Tensor
@@ -43,7 +43,8 @@ def log_mel(
     if lengths.device.type == "cpu" and bool(((lengths < 1) | (lengths > waves.shape[1])).any()):
         raise ValueError(f"lengths are not all from 1 to the {waves.shape[1]} samples of a wave")
     front_end = KaldiFbank(sampling_rate, num_mel_bins, max_length, mean, std, do_normalize)
-    return impl_for(waves.device).log_mel(waves, lengths, front_end)
+    with implementation(waves.device) as ops:
+        return ops.log_mel(waves, lengths, front_end)
 
 
 @log_mel.register_fake
@@ -82,7 +83,8 @@ def patch_embed(
     grid = patch_grid(spectrogram.shape[1], spectrogram.shape[2], patch_size, frequency_stride, time_stride)
     _check_shape("position", position, len(prefix) + grid[0] * grid[1], len(weight))
     w = Embed(Linear(weight, bias), prefix, position, patch_size, frequency_stride, time_stride)
-    return impl_for(spectrogram.device).patch_embed(spectrogram, w)
+    with implementation(spectrogram.device) as ops:
+        return ops.patch_embed(spectrogram, w)
 
 
 @patch_embed.register_fake
@@ -115,7 +117,8 @@ def norm_linear(
     _check_norm(norm_weight, norm_bias, x.shape[2])
     _check_linear(weight, bias, x.shape[2])
     w = NormLinear(LayerNorm(norm_weight, norm_bias, eps), Linear(weight, bias))
-    return impl_for(x.device).norm_linear(x, w, gelu)
+    with implementation(x.device) as ops:
+        return ops.norm_linear(x, w, gelu)
 
 
 @norm_linear.register_fake
@@ -132,7 +135,8 @@ def attention(q: torch.Tensor, kv: torch.Tensor, heads: int) -> torch.Tensor:
     _check_shape("kv", kv, len(q), None, 2 * q.shape[2])
     if heads < 1 or q.shape[2] % heads:
         raise ValueError(f"{q.shape[2]} columns of q are no {heads} heads of one size")
-    return impl_for(q.device).attention(q, kv, heads)
+    with implementation(q.device) as ops:
+        return ops.attention(q, kv, heads)
 
 
 @attention.register_fake
@@ -147,7 +151,8 @@ def linear_residual(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, r
     _check_shape("x", x, None, None, None)
     _check_linear(weight, bias, x.shape[2])
     _check_shape("residual", residual, x.shape[0], x.shape[1], len(weight))
-    return impl_for(x.device).linear_residual(x, Linear(weight, bias), residual)
+    with implementation(x.device) as ops:
+        return ops.linear_residual(x, Linear(weight, bias), residual)
 
 
 @linear_residual.register_fake
@@ -160,7 +165,8 @@ def pool(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) 
     """x [B, R, D] -> mean of LN(x) over the R rows [B, D] float32."""
     _check_shape("x", x, None, None, None)
     _check_norm(weight, bias, x.shape[2])
-    return impl_for(x.device).pool(x, LayerNorm(weight, bias, eps))
+    with implementation(x.device) as ops:
+        return ops.pool(x, LayerNorm(weight, bias, eps))
 
 
 @pool.register_fake
@@ -181,7 +187,8 @@ def head(
     _check_shape("x", x, None, None)
     _check_norm(norm_weight, norm_bias, x.shape[1])
     _check_linear(weight, bias, x.shape[1])
-    return impl_for(x.device).head(x, Head(LayerNorm(norm_weight, norm_bias, eps), Linear(weight, bias)))
+    with implementation(x.device) as ops:
+        return ops.head(x, Head(LayerNorm(norm_weight, norm_bias, eps), Linear(weight, bias)))
 
 
 @head.register_fake

@@ -161,6 +161,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Cuda:
         "device": lambda *_: contextlib.nullcontext(),
         "synchronize": lambda *_: None,
         "empty_cache": cuda.empty_cache,
+        "is_current_stream_capturing": lambda: cuda.capturing is not None,
     }
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)

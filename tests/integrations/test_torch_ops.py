@@ -1,9 +1,13 @@
 """torch.ops.astfast: what torch.library demands of an op, torch's own results, and a model compiled and exported."""
 
+import contextlib
 import gc
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +131,7 @@ def interpreted_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         how = {"launcher": launchers.interpret, "target": test_cuda_backend.GPU, "tiles": test_cuda_backend.LARGE}
         return CudaOps(heads, precision, "cpu", stream_scale=1.0, **how)
 
-    monkeypatch.setattr(torch_ops, "impl_for", lambda _: CudaOpImpl(make_ops))
+    monkeypatch.setattr(torch_ops, "implementation", lambda _: contextlib.nullcontext(CudaOpImpl(make_ops)))
     monkeypatch.setattr(torch_ops, "stream_dtype", lambda weight: weight.dtype)
 
 
@@ -173,8 +177,8 @@ def test_a_stream_of_another_type_is_refused() -> None:
 
 
 def test_other_devices_are_refused() -> None:
-    with pytest.raises(BackendError, match="mps"):
-        torch_op_impls.impl_for(torch.device("mps"))
+    with pytest.raises(BackendError, match="mps"), torch_op_impls.implementation(torch.device("mps")):
+        pass
 
 
 def test_packed_weights_are_remembered_changed_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,4 +281,35 @@ def test_cpu_implementation_takes_integer_waveforms() -> None:
     op, (waves, lengths, *settings), _ = calls(torch.float32, torch.float32)["log_mel"]
     integers = (waves * 32768).to(torch.int16)
     assert torch.equal(op(integers, lengths, *settings), op(integers / 32768, lengths, *settings))
-    assert isinstance(torch_op_impls.impl_for(waves.device), CpuOpImpl)
+    with torch_op_impls.implementation(waves.device) as ops:
+        assert isinstance(ops, CpuOpImpl)
+
+
+def test_ops_of_gpus_take_turns_each_on_its_tensors_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    current, seen = threading.local(), []
+
+    @contextlib.contextmanager
+    def guard(device: torch.device) -> Iterator[None]:
+        current.device = device
+        yield
+
+    def call(index: int) -> None:
+        device = torch.device("cuda", index)
+        with torch_op_impls.implementation(device) as ops:
+            seen.append("in")
+            time.sleep(0.002)  # for others to get in between
+            assert isinstance(ops, CudaOpImpl)
+            assert current.device == device
+            seen.append("out")
+
+    monkeypatch.setattr(torch.cuda, "device", guard)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(call, [0, 1] * 4))
+    assert seen == ["in", "out"] * 8
+
+
+def test_ops_of_a_gpu_are_refused_in_a_forked_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    refused = pytest.raises(BackendError, match=r"cuda:1: CUDA does not survive a fork.*'spawn'")
+    with refused, torch_op_impls.implementation(torch.device("cuda", 1)):
+        pass

@@ -45,10 +45,16 @@ class Autotuner:
     - ``launcher``: runs a kernel's launch.
     - ``environment``: key of the results, see ``environment_key``.
     - ``deterministic``: kernels are checked, but never chosen by their time.
+    - ``cold_start``: shown before the first call that is checked, since compiling takes its time.
     """
 
     def __init__(
-        self, runtime: Runtime, launcher: launch.Launcher, environment: str, deterministic: bool = False
+        self,
+        runtime: Runtime,
+        launcher: launch.Launcher,
+        environment: str,
+        deterministic: bool = False,
+        cold_start: Note | None = None,
     ) -> None:
         self.runtime = runtime
         self.environment = environment
@@ -57,6 +63,7 @@ class Autotuner:
         self._launcher = launcher
         self._results = autotune_cache.load().get(environment, {})
         self._warned: set[str] = set()
+        self._cold_start = cold_start
 
     def run(self, call: OpCall) -> torch.Tensor:
         """Runs a call and returns its result. Warns once for an op whose kernel can't be used.
@@ -88,6 +95,9 @@ class Autotuner:
     def _tune(self, call: OpCall) -> KernelResult:
         if self.runtime.capturing:
             raise BackendError(f"{call.key} is new inside a graph capture: run the model once before it")
+        if self._cold_start is not None:
+            notes.show(self._cold_start)
+            self._cold_start = None
         self.runtime.synchronize()  # an error of earlier work is raised here, and blamed on no kernel
         try:
             result = KernelResult(check(call, self._launcher))

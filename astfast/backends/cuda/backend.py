@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from astfast.backends.cuda import autotune_cache
+from astfast.notes import Note
 
 if TYPE_CHECKING:
     from astfast.backends.cuda.ops import CudaOps
@@ -90,13 +91,17 @@ def open(
         gpu = torch.device(gpu.type, torch.cuda.current_device())
     runtime, properties = runtime_for(gpu), target.target_of(gpu)
     key = environment_key(properties.name, target.driver_version())
+    cold_start = (
+        f"{properties.name}: compiling and timing kernels, which takes a minute or more: once for this GPU, driver, "
+        "PyTorch and Triton, then it is remembered; astfast warmup does it beforehand"
+    )
     return ops.CudaOps(
         num_heads,
         precision,
         str(gpu),
         target=properties,
         runtime=runtime,
-        autotuner=Autotuner(runtime, launch.run, key, deterministic),
+        autotuner=Autotuner(runtime, launch.run, key, deterministic, Note(cold_start, once=True)),
         deterministic=deterministic,
         stream_scale=stream_scale,
     )

@@ -34,7 +34,10 @@ class Event(Protocol):
 class Runtime(Protocol):
     """One device and the streams of one engine."""
 
-    capturing: bool  # whether a graph is being captured: nothing may be allocated, compiled or timed
+    @property
+    def capturing(self) -> bool:
+        """Whether a graph is being captured on the current stream, by whomever: nothing may be compiled or timed."""
+        ...
 
     @property
     def graphs_failure(self) -> str | None:
@@ -85,9 +88,12 @@ class CudaRuntime:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.capturing = False
         self._upload_stream = graphs.stream_of(device, "upload")
         self._pool = graphs.GraphPool()
+
+    @property
+    def capturing(self) -> bool:
+        return torch.cuda.is_current_stream_capturing()
 
     @property
     def graphs_failure(self) -> str | None:
@@ -118,11 +124,7 @@ class CudaRuntime:
     def _captured(self, work: Callable[[], Any], pool: graphs.GraphPool | None) -> torch.cuda.CUDAGraph:
         for _ in range(WARMUP_RUNS):
             work()
-        self.capturing = True
-        try:
-            return graphs.capture(self.device, work, pool)
-        finally:
-            self.capturing = False
+        return graphs.capture(self.device, work, pool)
 
     def compare(self, *works: Callable[[], Any]) -> list[float]:
         repeated = [functools.partial(_repeat, work, CALLS_PER_GRAPH) for work in works]
@@ -164,9 +166,7 @@ class HostRuntime:
     """Synchronous runtime on the CPU: each piece of work is done before the next is submitted."""
 
     graphs_failure: str | None = None
-
-    def __init__(self) -> None:
-        self.capturing = False
+    capturing: bool = False
 
     def device_guard(self) -> AbstractContextManager[Any]:
         return contextlib.nullcontext()

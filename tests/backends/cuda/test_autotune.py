@@ -32,6 +32,7 @@ from astfast.engines.eager import EagerEngine
 from astfast.errors import BackendError
 from astfast.kernels.tuning import Tile, Tiles
 from astfast.models import recognise as checkpoint
+from astfast.notes import Note
 from tests import launchers
 from tests.cases import checkpoints
 
@@ -307,6 +308,19 @@ def test_deterministic_takes_one_tile_for_every_batch(loaded: checkpoint.Checkpo
 
     assert tiles(True, 1) == tiles(True, 600)
     assert tiles(False, 1) != tiles(False, 600)
+
+
+@quick
+def test_a_cold_start_is_announced_once_and_a_warm_one_is_not(
+    loaded: checkpoint.Checkpoint, recwarn: pytest.WarningsRecorder
+) -> None:
+    for expected in (["compiling, which takes a minute"], []):
+        engine, autotuner = backend(loaded)
+        autotuner._cold_start = Note("compiling, which takes a minute")
+        engine.logits(waves())
+        engine.logits(waves())
+        assert [str(warning.message) for warning in recwarn] == expected
+        recwarn.clear()
 
 
 @quick
