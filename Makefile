@@ -4,6 +4,7 @@ VENV := .venv
 DEMO := .venv-demo
 BIN := $(VENV)/bin
 LINKS := .gpu
+TRITON_36 := .triton-3.6
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export ASTFAST_REQUIRE_NATIVE ?= 1
@@ -41,8 +42,15 @@ typecheck: setup ## mypy --strict on the package
 test: lint typecheck ## the tests of every day, under 12 minutes with the installation
 	$(BIN)/python -m pytest -q --durations=15
 
-test-slow: setup ## the rest: every kernel and configuration, real sizes, soak
+test-slow: setup $(TRITON_36)/.installed ## the rest: every kernel and configuration, real sizes, soak
 	$(BIN)/python -m pytest -q -m 'slow and not gpu and not network' --durations=15
+	PYTHONPATH=$(TRITON_36) $(BIN)/python -m pytest -q -m 'not gpu' -k 'not slow or 90 and not clip' tests/kernels
+
+# The Triton of PyTorch 2.10 and 2.11. Its interpreter can't convert an array of one element since NumPy 2.4.
+$(TRITON_36)/.installed: Makefile
+	rm -rf $(TRITON_36)
+	$(BIN)/pip install --quiet --no-deps --target $(TRITON_36) 'triton==3.6.0' 'numpy<2.4'
+	touch $@
 
 # Links in place of an installation: it needs no pip, only the machine's own Python with torch and transformers.
 # GPU_OPTIONS=--dry-run goes through the script on a CPU.
@@ -67,4 +75,4 @@ wheel: setup ## a wheel under dist/
 	$(BIN)/python -m build --wheel
 
 clean: ## everything that can be made again
-	rm -rf build dist $(VENV) $(DEMO) $(LINKS) *.egg-info astfast/_native*.so
+	rm -rf build dist $(VENV) $(DEMO) $(LINKS) $(TRITON_36) *.egg-info astfast/_native*.so

@@ -3,6 +3,7 @@
 The emulator is a development tool beside the repository (../shared/tools/ptxemu); where it is missing, tests skip.
 """
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -13,18 +14,22 @@ import pytest
 
 from astfast.kernels.launch import Launch
 from tests import ROOT
+from tests.emulation import ptx_additions
 from tests.launchers import compile_for, signature
 
 FOLDER = ROOT.resolve().parent / "shared" / "tools" / "ptxemu"
 
 
+@functools.cache
 def ptxemu() -> Any:
     """The emulator's module; skips the calling test where it is not on this machine."""
     if not FOLDER.is_dir():
         pytest.skip("the PTX emulator is not on this machine (../shared/tools/ptxemu)")
     if str(FOLDER) not in sys.path:
         sys.path.insert(0, str(FOLDER))
-    return importlib.import_module("ptxemu")
+    module = importlib.import_module("ptxemu")
+    ptx_additions.install(module)
+    return module
 
 
 @dataclass
