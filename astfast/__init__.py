@@ -239,13 +239,15 @@ def tag_files(
     """
     from astfast.tagging.tagger import opened
     from astfast.volume.detections import Merge
-    from astfast.volume.tag_files import Options, Run
+    from astfast.volume.options import Options
+    from astfast.volume.tag_files import Run
+    from astfast.volume.workers import ThisProcess
 
     options = Options(
         top_k=top_k,
         threshold=threshold,
         thresholds=thresholds,
-        labels=labels,
+        labels=None if labels is None else sorted(set(labels)),
         activation=activation,
         window=window,
         hop=hop,
@@ -262,7 +264,8 @@ def tag_files(
         max_failures=max_failures,
         decoders=decoders,
     )
-    run = Run(source, *opened(load() if tagger is None else tagger), options)
+    engine, arguments = opened(load() if tagger is None else tagger)
+    run = Run(source, ThisProcess(engine, options), arguments, options)
 
     def done(finished: Input) -> None:
         if on_file is not None:

@@ -25,9 +25,11 @@ from astfast.commands.terminal import (
 from astfast.tagging.tagger import opened
 from astfast.volume import detections, manifests
 from astfast.volume.items import Shard
+from astfast.volume.options import Options
 from astfast.volume.reading import Input
 from astfast.volume.run import TooManyFailures
-from astfast.volume.tag_files import Options, Run
+from astfast.volume.tag_files import Run
+from astfast.volume.workers import ThisProcess
 
 FAILURES_SHOWN = 10  # of a run into a folder, where failures.jsonl has all
 PROGRESS_SECONDS = 0.5
@@ -56,9 +58,9 @@ def run(options: argparse.Namespace) -> bool:
         max_failures=0 if options.fail_fast else options.max_failures,
         decoders=options.decoders,
     )
-    tagger = astfast.load(options.model, device=options.device, precision=options.precision)
+    engine, loaded = opened(astfast.load(options.model, device=options.device, precision=options.precision))
     try:
-        planned = Run(_source(options, asked), *opened(tagger), asked)
+        planned = Run(_source(options, asked), ThisProcess(engine, asked), loaded, asked)
     except ValueError as error:  # a label that the model doesn't have, a window that is too short
         raise astfast.AstfastError(str(error)) from error
     told = _Told(planned, options)

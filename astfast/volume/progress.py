@@ -20,14 +20,14 @@ class Progress:
         self.waiting_to_write = 0.0  # seconds that the model waited for the disk
         self.reader: Reader | None = None
 
-    def add(self, done: Input, kind: str | None) -> None:
-        """Counts an input that is done, or failed with an error of this kind."""
-        if kind is None:
+    def add(self, done: Input) -> None:
+        """Counts an input that is done, or has failed."""
+        if done.kind is None:
             self.tagged += 1
             self.seconds += done.seconds
             self.cut += done.cut
         else:
-            self.failed[kind] += 1
+            self.failed[done.kind] += 1
 
     @property
     def elapsed(self) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +32,12 @@ class TooManyFailures(AstfastError):
 
 
 Event = tuple[Input, Row | None]  # a row of an input, or None once it is done or has failed
+Events = Generator[Event, None, None]
 
 
 class Plan(NamedTuple):
     """What a run does with its items."""
 
-    items: Iterable[Item]
     read: ReadOptions
     scoring: Scoring
     batch_size: int
@@ -47,13 +48,13 @@ class Plan(NamedTuple):
     keep_rows: bool = True  # until an input is done; a caller that takes them one by one needs no second time
 
 
-def events(plan: Plan, progress: Progress, journal: Journal | None = None) -> Iterator[Event]:
+def events(items: Iterable[Item], plan: Plan, progress: Progress, journal: Journal | None = None) -> Events:
     """The rows of all inputs as they come, each input ended by None; in the order of the list if the plan says so.
 
     Inputs that the journal holds are left out, and those whose id was listed before. Raises TooManyFailures once more
     inputs than the plan allows have failed, and what listing raises.
     """
-    reader = Reader(_new(plan.items, progress, journal), plan.read, plan.decoders, plan.batch_size, plan.in_order)
+    reader = Reader(new(items, progress, journal), plan.read, plan.decoders, plan.batch_size, plan.in_order)
     progress.reader = reader
     found = _events(plan, reader, progress)
     try:
@@ -62,7 +63,7 @@ def events(plan: Plan, progress: Progress, journal: Journal | None = None) -> It
         reader.close()
 
 
-def _new(items: Iterable[Item], progress: Progress, journal: Journal | None) -> Iterator[Item]:
+def new(items: Iterable[Item], progress: Progress, journal: Journal | None) -> Iterator[Item]:
     """The items that are to be tagged, with the stamps that a journal tells them by."""
     listed: set[bytes] = set()
     for item in items:
@@ -85,7 +86,7 @@ def _events(plan: Plan, reader: Reader, progress: Progress) -> Iterator[Event]:
     for result in run_batches(reader.batches(), plan.scoring):
         input_ = reader.inputs[result.index]
         if isinstance(result, Failed):
-            input_.error = result.error
+            input_.error, input_.kind = result.error, kind_of(result.error, input_.item)
         else:
             values, window = result.value, result.window
             row = Row(window.start, window.end, values.tags)
@@ -100,16 +101,17 @@ def _events(plan: Plan, reader: Reader, progress: Progress) -> Iterator[Event]:
             if plan.merge is not None and input_.error is None:
                 input_.rows = merged(input_.rows, plan.merge)
                 yield from ((input_, row) for row in input_.rows)
-            progress.add(input_, None if input_.error is None else kind_of(input_.error, input_.item))
+            progress.add(input_)
             yield input_, None
-            _check_failures(plan, progress, input_)
+            check_failures(plan.max_failures, progress, input_)
 
 
-def _check_failures(plan: Plan, progress: Progress, last: Input) -> None:
+def check_failures(allowed: int | None, progress: Progress, last: Input) -> None:
+    """Raises TooManyFailures once more inputs have failed."""
     failed = sum(progress.failed.values())
-    if plan.max_failures is not None and failed > plan.max_failures:
+    if allowed is not None and failed > allowed:
         raise TooManyFailures(
-            f"stopped: {failed} inputs failed, more than the {plan.max_failures} allowed; the last one: {last.error}"
+            f"stopped: {failed} inputs failed, more than the {allowed} allowed; the last one: {last.error}"
         )
 
 
@@ -153,7 +155,7 @@ def record_of(done: Input) -> Record:
     item = done.item
     shared = (item.id, item.file, item.stamp or "", item.columns)
     if done.error is not None:
-        return Record(*shared, [], error=str(done.error), kind=kind_of(done.error, item))
+        return Record(*shared, [], error=str(done.error), kind=done.kind)
     windows = [(start, end) for start, end, _, _ in done.arrays]
     scores, embeddings = (
         np.stack([values[field] for values in done.arrays])
@@ -208,20 +210,26 @@ class Writer:
 
 
 def into(
-    journal: Journal, plan: Plan, progress: Progress, on_file: Callable[[Input], Any], about: dict[str, Any]
+    journal: Journal,
+    found: Events,
+    progress: Progress,
+    on_file: Callable[[Input], Any],
+    about: dict[str, Any],
 ) -> None:
     """A run into an output folder, to its end or to the exception that ends it; what is done is on the disk then.
 
-    ``on_file``: called with each input that is done; ``about``: what run.json says beside the counts.
+    ``found``: its events; ``on_file``: called with each input that is done; ``about``: what run.json says beside the
+    counts.
     """
     finished = False
     writer = Writer(journal, progress)
     try:
         try:
-            for input_, row in events(plan, progress, journal):
-                if row is None:
-                    writer.add(input_)
-                    on_file(input_)
+            with contextlib.closing(found):
+                for input_, row in found:
+                    if row is None:
+                        writer.add(input_)
+                        on_file(input_)
             finished = True
         finally:
             writer.close()

@@ -17,7 +17,9 @@ import astfast
 from astfast.engines.load import LoadArguments
 from astfast.volume import journal
 from astfast.volume.detections import Merge
-from astfast.volume.tag_files import Options, Run
+from astfast.volume.options import Options
+from astfast.volume.tag_files import Run
+from astfast.volume.workers import ThisProcess
 from tests.cases.recordings import RATE, clips, file_bytes
 from tests.fakes.instant_engine import InstantEngine
 
@@ -39,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fake_run(source: Any, engine: InstantEngine | None = None, **options: Any) -> Run:
-    return Run(source, engine or InstantEngine(), LoadArguments((None,)), Options(**options))  # type: ignore[arg-type]
+    asked = Options(**options)
+    return Run(source, ThisProcess(engine or InstantEngine(), asked), LoadArguments((None,)), asked)  # type: ignore[arg-type]
 
 
 def tags(source: Any, **options: Any) -> list[dict[str, Any]]:

@@ -130,11 +130,14 @@ MEASURED = """
     import json, resource, sys, time
     from pathlib import Path
     from astfast.engines.load import LoadArguments
-    from astfast.volume.tag_files import Options, Run
+    from astfast.volume.options import Options
+    from astfast.volume.tag_files import Run
+    from astfast.volume.workers import ThisProcess
     from tests.fakes.instant_engine import InstantEngine
 
     def run(source, **options):
-        return Run(source, InstantEngine(), LoadArguments((None,)), Options(**options))
+        asked = Options(**options)
+        return Run(source, ThisProcess(InstantEngine(), asked), LoadArguments((None,)), asked)
 
     def peak():  # MB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,57 @@
+"""The arguments of a run that say what of each input is tagged, and how."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from astfast.audio.inputs import MAX_DURATION
+from astfast.audio.mono import Channel, checked_channel
+from astfast.audio.windows import is_number
+from astfast.volume.detections import Merge
+from astfast.volume.items import Roots
+
+EMBEDDINGS = {"parquet": ("embeddings",), "npy": ("embeddings-npy", "embeddings-places")}
+
+
+class Options(NamedTuple):
+    """Those of ``astfast.tag_files``; whatever tags its inputs gets them."""
+
+    top_k: int | None = 5
+    threshold: float | None = None
+    thresholds: Mapping[str, float] | None = None
+    labels: Sequence[str] | None = None
+    activation: str = "auto"
+    window: float | None = None
+    hop: float | None = None
+    channel: Channel = "mean"
+    on_damage: str = "warn"
+    max_duration: float = MAX_DURATION
+    merge: Merge | None = None
+    scores: bool = False
+    embeddings: str | None = None
+    order: bool = False
+    shard: str | None = None
+    root: str | os.PathLike[str] = ""
+    urls: float | None = None
+    max_failures: int | None = None
+    decoders: int | None = None
+
+    @property
+    def roots(self) -> Roots:
+        """How names of files in lists are understood."""
+        return Roots(os.fspath(self.root), None if self.urls is None else int(self.urls * 1e6))
+
+    def check(self) -> None:
+        """Raises ValueError for an impossible value."""
+        checked_channel(self.channel)
+        if self.embeddings not in (None, *EMBEDDINGS):
+            raise ValueError(f"embeddings is {self.embeddings!r}: it must be 'parquet', 'npy' or None")
+        if self.merge is not None and self.window is None:
+            raise ValueError("merge joins windows: pass window= too, in seconds")
+        for name, value, least in (("max_failures", self.max_failures, 0), ("decoders", self.decoders, 1)):
+            if value is not None and (type(value) is not int or value < least):
+                raise ValueError(f"{name} is {value!r}: it must be a whole number of at least {least}, or None")
+        if self.urls is not None and not (is_number(self.urls) and self.urls > 0):
+            raise ValueError(f"urls is {self.urls!r}: it must be the largest size of a file in MB, or None for no URLs")
