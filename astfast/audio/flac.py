@@ -19,6 +19,15 @@ STREAM = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # and STREAMINFO, always th
 FRAME = re.compile(rb"\xff[\xf8\xf9]")
 
 
+def _crc8_of_byte(value: int) -> int:
+    for _ in range(8):
+        value = (value << 1 ^ 0x07 if value & 0x80 else value << 1) & 0xFF
+    return value
+
+
+CRC8 = bytes(map(_crc8_of_byte, range(256)))
+
+
 class StreamInfo(NamedTuple):
     """The block of metadata that a stream begins with."""
 
@@ -123,6 +132,8 @@ def first_sample(header: bytes, block: int) -> int | None:
     size = max(1, ones)
     number = header[4] & (0x7F >> ones)
     for byte in header[5 : 4 + size]:
+        if byte >> 6 != 2:
+            return None
         number = number << 6 | byte & 0x3F
     blocks, rates = header[2] >> 4, header[2] & 15
     end = 4 + size + {6: 1, 7: 2}.get(blocks, 0) + {12: 1, 13: 2, 14: 2}.get(rates, 0)
@@ -135,7 +146,5 @@ def crc8(data: bytes) -> int:
     """The checksum of a frame's header: x^8 + x^2 + x + 1."""
     value = 0
     for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = (value << 1 ^ 0x07 if value & 0x80 else value << 1) & 0xFF
+        value = CRC8[value ^ byte]
     return value
