@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from astfast.audio.mono import Channel
+    from astfast.audio.mono import Channel, Channels
     from astfast.tagging.tagger import Tagger
     from astfast.volume.reading import Input
 
@@ -194,7 +194,7 @@ def tag_files(
     activation: str = "auto",
     window: float | None = None,
     hop: float | None = None,
-    channel: Channel = "mean",
+    channel: Channels = "mean",
     on_damage: str = "warn",
     max_duration: float = 24 * 3600.0,
     merge: tuple[float, float] | None = None,
@@ -221,7 +221,8 @@ def tag_files(
     - ``tagger``: the model; None is the built-in one.
     - ``formats``: of the folder: "jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope".
     - ``top_k``, ``threshold``, ``activation``, ``window``, ``hop``, ``channel``, ``on_damage``, ``max_duration``: as in
-      ``Tagger.classify``; windows are rows.
+      ``Tagger.classify``; windows are rows, and with ``channel="each"`` those of each channel, with its number as
+      "channel".
     - ``thresholds``: label -> its own threshold; ``labels``: the only labels that may be tags.
     - ``merge``: (gap, shortest) in seconds: tags of windows in a row become one detection if no more than ``gap`` lies
       between them, and it stays if it is at least ``shortest`` long; its score is the mean of its best three.

@@ -7,14 +7,16 @@ samples. Streams depend on no global state: any number of threads may open input
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astfast.audio.arrays import checked_rate
+from astfast.audio.files import DecodedAudio
 from astfast.audio.kinds import Source, not_readable, recognised
 from astfast.audio.mono import Channel, checked_channel, to_mono, too_long
 from astfast.audio.parts import Findings
@@ -124,15 +126,53 @@ def open_audio(
     source = as_source(x, sampling_rate, target_rate)
     if source.channel is not None:
         channel = source.channel
-    name, notes = source.name, list(source.notes)
-    findings = Findings(name, notes, strict=checked_damage(on_damage) == "error")
-    with only_audio_errors(name):
+    decoded, findings = _decoded(source, max_duration, decode_all, on_damage)
+    return _stream(decoded, findings, channel, target_rate, max_duration, keep=source.rate is None)
+
+
+def open_channels(
+    x: Any,
+    sampling_rate: float | None = None,
+    target_rate: int = DEFAULT_RATE,
+    max_duration: float = MAX_DURATION,
+    decode_all: bool = True,
+    on_damage: str = "warn",
+) -> list[AudioStream]:
+    """One input -> a stream for each of its channels, as ``open_audio`` gives it for one.
+
+    It is decoded once: what one stream has walked is held until the others have, so walk them side by side. They share
+    ``notes``.
+    """
+    source = as_source(x, sampling_rate, target_rate)
+    decoded, findings = _decoded(source, max_duration, decode_all, on_damage)
+    with only_audio_errors(source.name):
+        first = next(decoded.blocks, None)
+    if first is None:
+        raise AudioError(f"{source.name}: no samples in it")
+    shared = itertools.tee(itertools.chain([first], decoded.blocks), first.shape[1])
+    keep = source.rate is None
+    return [
+        _stream(replace(decoded, blocks=blocks), findings, channel, target_rate, max_duration, keep)
+        for channel, blocks in enumerate(shared)
+    ]
+
+
+def _decoded(source: Source, max_duration: float, decode_all: bool, on_damage: str) -> tuple[DecodedAudio, Findings]:
+    findings = Findings(source.name, list(source.notes), strict=checked_damage(on_damage) == "error")
+    with only_audio_errors(source.name):
         decoded = source.open(findings)
-    rate = checked_rate(decoded.rate, name)
+    checked_rate(decoded.rate, source.name)
     if decode_all and decoded.duration is not None and decoded.duration > max_duration:
-        raise too_long(name, decoded.duration, max_duration)
-    mono = to_mono(decoded.blocks, rate, channel, max_duration, findings, keep=source.rate is None)
-    return AudioStream(name, target_rate, decoded.duration, resampled(mono, rate, target_rate, name), notes)
+        raise too_long(source.name, decoded.duration, max_duration)
+    return decoded, findings
+
+
+def _stream(
+    decoded: DecodedAudio, findings: Findings, channel: Channel, target_rate: int, max_duration: float, keep: bool
+) -> AudioStream:
+    rate, name = checked_rate(decoded.rate, findings.name), findings.name
+    mono = to_mono(decoded.blocks, rate, channel, max_duration, findings, keep)
+    return AudioStream(name, target_rate, decoded.duration, resampled(mono, rate, target_rate, name), findings.notes)
 
 
 def checked_duration(max_duration: float) -> float:

@@ -24,11 +24,16 @@ class Window:
     start: float
     end: float
     wave: NDArray[Any]  # [samples]; float32, or int16 where the model takes that
+    channel: int | None = None  # number of the one that it is of, where each is read by itself
 
     @classmethod
     def of_times(cls, start: float, end: float) -> Window:
         """A window without its samples, which can be large."""
         return cls(start, end, np.empty(0, np.float32))
+
+    def without_samples(self) -> Window:
+        """The same window without its samples."""
+        return Window(self.start, self.end, self.wave[:0].copy(), self.channel)
 
 
 def windows(blocks: Iterable[FloatArray], rate: int, window: float, hop: float | None = None) -> Iterator[Window]:

@@ -81,8 +81,6 @@ def _check(options: argparse.Namespace) -> None:
     """Ends with a usage error for options that don't go together."""
     if STANDARD_INPUT in options.files:
         options.usage_error("- is a single audio file: it goes neither into a folder nor with lists")
-    if options.channel == "each":
-        options.usage_error("--channel each goes with single audio files; take mean, max or a number here")
     if options.merge is not None and options.window is None:
         options.usage_error("--merge needs --window")
     if options.shortest is not None and options.merge is None:
@@ -109,7 +107,12 @@ def _source(options: argparse.Namespace, asked: Options) -> Iterable[Any]:
 
 
 def _print_rows(planned: Run, options: argparse.Namespace, told: _Told) -> None:
-    printer = ResultPrinter(options.format[0], options.window is not None, words=partial(in_options, options=options))
+    printer = ResultPrinter(
+        options.format[0],
+        options.window is not None,
+        options.channel == "each",
+        partial(in_options, options=options),
+    )
     number, last = -1, None
     for row in planned.rows(told.finished):
         number, last = number + (row["id"] != last), row["id"]

@@ -116,7 +116,7 @@ def run_batches(batches: Iterable[list[Part]], call: EngineCall[T]) -> Iterator[
             if isinstance(window, AudioError):
                 yield Failed(index, window)
             else:
-                yield Scored(index, Window.of_times(window.start, window.end), next(values), is_last)
+                yield Scored(index, window.without_samples(), next(values), is_last)
 
 
 def _batches(parts: Iterator[Part], engine: Engine, prefetch: int | None) -> Iterator[list[Part]]:

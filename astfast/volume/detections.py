@@ -69,14 +69,14 @@ def _index(number: Mapping[str, int], label: str, option: str) -> int:
 
 
 def merged(rows: Sequence[Row], merge: Merge) -> list[Row]:
-    """Windows of one input, in order -> its detections by start: one tag each, whose score is the mean of the best
-    three of its windows."""
+    """Windows of one input, in order -> its detections by start: one tag of one channel each, whose score is the mean
+    of the best three of its windows."""
     found: list[Row] = []
-    by_label: dict[int, list[Row]] = {}
+    by_label: dict[tuple[int, int | None], list[Row]] = {}
     for row in rows:
         for label, score in row.tags:
-            by_label.setdefault(label, []).append(Row(row.start, row.end, [(label, score)]))
-    for label, of_label in by_label.items():
+            by_label.setdefault((label, row.channel), []).append(row._replace(tags=[(label, score)]))
+    for (label, _), of_label in by_label.items():
         run = of_label[:1]
         for row in of_label[1:]:
             if row.start - run[-1].end > merge.gap + ROUNDING:
@@ -89,7 +89,7 @@ def merged(rows: Sequence[Row], merge: Merge) -> list[Row]:
 
 def _detection(label: int, run: Sequence[Row]) -> Row:
     best = sorted((row.tags[0][1] for row in run), reverse=True)[:BEST_WINDOWS]
-    return Row(run[0].start, run[-1].end, [(label, float(np.float32(sum(best) / len(best))))])
+    return Row(run[0].start, run[-1].end, [(label, float(np.float32(sum(best) / len(best))))], run[0].channel)
 
 
 def read_thresholds(path: str | Path) -> dict[str, float]:

@@ -20,7 +20,7 @@ from astfast.volume.remote import Remote
 PATH_COLUMNS = ("path", "audio", "file")  # of a manifest: the first that it has names the audio
 # Columns of the outputs; a manifest's column of such a name is carried as input_<name>.
 OUTPUT_COLUMNS = {"id", "file", "start", "end", "label", "label_id", "score", "tags", "scores", "embedding"}
-OUTPUT_COLUMNS |= {"error", "kind"}
+OUTPUT_COLUMNS |= {"channel", "error", "kind"}
 
 
 class Item(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from astfast.audio.inputs import MAX_DURATION
-from astfast.audio.mono import Channel, checked_channel
+from astfast.audio.mono import Channels, checked_channel
 from astfast.audio.windows import is_number
 from astfast.volume.detections import Merge
 from astfast.volume.items import Roots
@@ -25,7 +25,7 @@ class Options(NamedTuple):
     activation: str = "auto"
     window: float | None = None
     hop: float | None = None
-    channel: Channel = "mean"
+    channel: Channels = "mean"
     on_damage: str = "warn"
     max_duration: float = MAX_DURATION
     merge: Merge | None = None
@@ -45,7 +45,8 @@ class Options(NamedTuple):
 
     def check(self) -> None:
         """Raises ValueError for an impossible value."""
-        checked_channel(self.channel)
+        if self.channel != "each":
+            checked_channel(self.channel)
         if self.embeddings not in (None, *EMBEDDINGS):
             raise ValueError(f"embeddings is {self.embeddings!r}: it must be 'parquet', 'npy' or None")
         if self.merge is not None and self.window is None:

@@ -12,13 +12,13 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio.inputs import as_source, only_audio_errors, open_audio
+from astfast.audio.inputs import as_source, only_audio_errors, open_audio, open_channels
 from astfast.audio.prefetch import Part, ReadOptions
 from astfast.audio.windows import Window, windows
 from astfast.errors import AudioError
@@ -43,7 +43,7 @@ class Input:
         self.number = number  # in the order of the list
         self.item = item
         self.rows: list[Row] = []
-        self.arrays: list[Any] = []  # (start, end, scores, embedding) of each window
+        self.arrays: list[Any] = []  # (window, scores, embedding) of each window
         self.seconds = 0.0  # of audio that was heard
         self.duration = 0.0  # seconds of the file
         self.cut = False  # whether it goes on after what was heard
@@ -58,31 +58,29 @@ class Input:
             raise audio
         if isinstance(audio, Remote):
             audio = audio.fetch()
-        stream = open_audio(
-            audio,
-            options.sampling_rate,
-            options.rate,
-            options.max_duration,
-            options.window is not None,
-            options.one_channel,
-            options.on_damage,
-        )
-        self.duration = stream.duration or 0.0
-        with contextlib.closing(stream.blocks):
-            blocks: Iterator[NDArray[np.float32]] = stream.blocks
+        shared = audio, options.sampling_rate, options.rate, options.max_duration, options.window is not None
+        with contextlib.ExitStack() as opened:
+            if options.channel == "each":
+                streams = open_channels(*shared, options.on_damage)
+            else:
+                streams = [open_audio(*shared, options.channel, options.on_damage)]
+            for stream in streams:
+                opened.enter_context(contextlib.closing(stream.blocks))
+            self.duration = streams[0].duration or 0.0
             first = self.item.start or 0.0
-            if self.item.start is not None or self.item.end is not None:
-                blocks = _part(stream.blocks, options.rate, first, self.item.end, self.item.file)
-            found = (
-                self._beginning(blocks, options)
-                if options.window is None
-                else windows(blocks, options.rate, options.window, options.hop)
-            )
-            for window in found:
+            for channel, window in _in_turns([self._windows_of(stream.blocks, options) for stream in streams]):
                 self.seconds = max(self.seconds, window.end)
                 self.duration = max(self.duration, first + window.end)
-                yield window if not first else Window(first + window.start, first + window.end, window.wave)
-        self.warnings += [note.message for note in stream.notes]
+                number = channel if options.channel == "each" else None
+                yield Window(first + window.start, first + window.end, window.wave, number)
+        self.warnings += dict.fromkeys(note.message for note in streams[0].notes)
+
+    def _windows_of(self, blocks: Iterator[NDArray[np.float32]], options: ReadOptions) -> Iterator[Window]:
+        if self.item.start is not None or self.item.end is not None:
+            blocks = _part(blocks, options.rate, self.item.start or 0.0, self.item.end, self.item.file)
+        if options.window is None:
+            return self._beginning(blocks, options)
+        return windows(blocks, options.rate, options.window, options.hop)
 
     def _beginning(self, blocks: Iterable[NDArray[np.float32]], options: ReadOptions) -> Iterator[Window]:
         parts: list[NDArray[np.float32]] = []
@@ -95,6 +93,18 @@ class Input:
                 break
         wave = np.concatenate(parts)[: options.samples]
         yield Window(0.0, len(wave) / options.rate, wave)
+
+
+def _in_turns(channels: Sequence[Iterator[Window]]) -> Iterator[tuple[int, Window]]:
+    """(channel, window): the first window of each channel, then the second, …"""
+    left = dict(enumerate(channels))
+    while left:
+        for channel, of_channel in list(left.items()):
+            window = next(of_channel, None)
+            if window is None:
+                del left[channel]
+            else:
+                yield channel, window
 
 
 def _part(

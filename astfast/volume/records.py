@@ -22,6 +22,7 @@ class Row(NamedTuple):
     start: float  # seconds from the beginning of the file
     end: float
     tags: list[tuple[int, float]]  # (index of the label, score), best first
+    channel: int | None = None  # where each is tagged by itself
 
 
 class Record(NamedTuple):
@@ -37,7 +38,7 @@ class Record(NamedTuple):
     error: str | None = None
     kind: str | None = None  # of the error, in one word
     warnings: Sequence[str] = ()
-    windows: Sequence[tuple[float, float]] = ()  # of the rows of the arrays
+    windows: Sequence[tuple[float, float, int | None]] = ()  # start, end and channel of the rows of the arrays
     scores: FloatArray | None = None  # [windows, L] float16
     embeddings: FloatArray | None = None  # [windows, D] float32
 
@@ -46,6 +47,8 @@ class Record(NamedTuple):
         fields: dict[str, Any] = {
             name: value for name, value in zip(self._fields, self, strict=True) if name in ARRAYS or value
         }
+        if self.rows:
+            fields["rows"] = [row[:3] if row.channel is None else row for row in self.rows]
         for name, dtype in ARRAYS.items():
             if fields[name] is None:
                 del fields[name]
@@ -62,7 +65,10 @@ def parse(line: bytes) -> Record:
     fields = json.loads(line)
     if not isinstance(fields, dict) or "id" not in fields:
         raise ValueError("no record")
-    rows = [Row(start, end, [(label, score) for label, score in tags]) for start, end, tags in fields.pop("rows", [])]
+    rows = [
+        Row(start, end, [(label, score) for label, score in tags], *channel)
+        for start, end, tags, *channel in fields.pop("rows", [])
+    ]
     for name, dtype in ARRAYS.items():
         if name in fields:
             width, text = fields[name]
@@ -100,3 +106,8 @@ class About(NamedTuple):
     labels: tuple[str, ...]
     sampling_rate: int  # Hz, of the model
     settings: Mapping[str, Any]  # of the run, versions and the model's hash among them
+
+    @property
+    def channel_column(self) -> tuple[str, ...]:
+        """The name of the column of channel numbers, if rows are those of single channels; tables have it then."""
+        return ("channel",) if self.settings.get("channel") == "each" else ()

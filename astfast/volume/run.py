@@ -89,9 +89,9 @@ def _events(plan: Plan, reader: Reader, progress: Progress) -> Iterator[Event]:
             input_.error, input_.kind = result.error, kind_of(result.error, input_.item)
         else:
             values, window = result.value, result.window
-            row = Row(window.start, window.end, values.tags)
+            row = Row(window.start, window.end, values.tags, window.channel)
             if values.scores is not None or values.embedding is not None:
-                input_.arrays.append((window.start, window.end, values.scores, values.embedding))
+                input_.arrays.append((window, values.scores, values.embedding))
             if plan.keep_rows or plan.merge is not None:
                 input_.rows.append(row)
             if plan.merge is None:
@@ -156,12 +156,12 @@ def record_of(done: Input) -> Record:
     shared = (item.id, item.file, item.stamp or "", item.columns)
     if done.error is not None:
         return Record(*shared, [], error=str(done.error), kind=done.kind)
-    windows = [(start, end) for start, end, _, _ in done.arrays]
+    windows = [(window.start, window.end, window.channel) for window, _, _ in done.arrays]
     scores, embeddings = (
         np.stack([values[field] for values in done.arrays])
         if done.arrays and done.arrays[0][field] is not None
         else None
-        for field in (2, 3)
+        for field in (1, 2)
     )
     return Record(
         *shared,

@@ -86,5 +86,8 @@ def test_columns_of_the_command(tiny_model: Path, stereo: np.ndarray, tmp_path: 
     assert main([*common, "--channel", "each", "--format", "jsonl", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert ['"channel": 0' in lines[0], '"channel": 1' in lines[1], len(lines)] == [True, True, 2]
-    with pytest.raises(SystemExit):
-        main([*common, "--channel", "each", str(tmp_path)])
+    assert main([*common, "--channel", "each", "--format", "csv", "--window", "2", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split(",") == header
+    assert main([*common, "--channel", "each", "--out", str(tmp_path / "out"), str(path)]) == 0
+    rows_of_run = (tmp_path / "out" / "tags" / "part-00000.jsonl").read_text().splitlines()
+    assert ['"channel": 0' in rows_of_run[0], '"channel": 1' in rows_of_run[1]] == [True, True]

@@ -162,7 +162,7 @@ def test_arrays_have_a_row_a_window(tmp_path: Path) -> None:
     embeddings = rng.random((2, 4), np.float32)
     run = Journal(tmp_path, ABOUT, ["scores", "embeddings", "embeddings-npy", "embeddings-places"])
     run.add(RECORDS[1])
-    run.add(RECORDS[0]._replace(windows=[(0.0, 2.0), (2.0, 4.0)], scores=scores, embeddings=embeddings))
+    run.add(RECORDS[0]._replace(windows=[(0.0, 2.0, None), (2.0, 4.0, None)], scores=scores, embeddings=embeddings))
     run.close(True, {})
     table = pq.read_table(tmp_path / "scores" / "part-00000.parquet")
     assert table.schema.field("scores").type == pa.list_(pa.float16(), 3)
@@ -173,6 +173,41 @@ def test_arrays_have_a_row_a_window(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "embeddings" / "part-00000.npy"), embeddings)
     places = [json.loads(line) for line in (tmp_path / "embeddings" / "part-00000.jsonl").read_text().splitlines()]
     assert [place["end"] for place in places] == [2.0, 4.0]
+
+
+@pytest.fixture
+def out_of_channels(tmp_path: Path) -> Path:
+    """A finished run in all formats whose rows are of single channels."""
+    about = ABOUT._replace(settings={"channel": "each"})
+    formats = ["jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope"]
+    run = Journal(tmp_path / "out", about, [*formats, "scores", "embeddings-npy", "embeddings-places"])
+    rows = [Row(0.0, 2.0, [(0, 0.75)], 0), Row(0.0, 2.0, [(1, 0.5)], 1)]
+    values = np.zeros((2, 3), np.float16), np.zeros((2, 4), np.float32)
+    windows = [(0.0, 2.0, 0), (0.0, 2.0, 1)]
+    run.add(Record("a.wav", "a.wav", "", {}, rows, 2.0, 2.0, None, None, (), windows, *values))
+    run.close(True, {})
+    return tmp_path / "out"
+
+
+def test_every_format_says_which_channel_a_row_is_of(out_of_channels: Path) -> None:
+    out = out_of_channels
+    lines = [json.loads(line) for line in (out / "tags" / "part-00000.jsonl").read_text().splitlines()]
+    assert [(line["channel"], line["tags"][0]["label"]) for line in lines] == [(0, "dog"), (1, LABELS[1])]
+    with (out / "tags" / "part-00000.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", "file", "channel", "start", "end", "label", "label_id", "score"]
+    assert [(row[2], row[5]) for row in rows] == [("0", "dog"), ("1", LABELS[1])]
+    for place in ("tags", "tags-long", "scores"):
+        table = pq.read_table(next((out / place).glob("*.parquet")))
+        assert table.schema.field("channel").type == pa.int32()
+        assert table["channel"].to_pylist() == [0, 1]
+    places = (out / "embeddings" / "part-00000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["channel"] for line in places] == [0, 1]
+    assert [row["Channel"] for row in read_selection_table(out / "raven" / "selections.txt")] == ["1", "2"]
+    with (out / "kaleidoscope.csv").open(newline="") as file:
+        assert [row["CHANNEL"] for row in csv.DictReader(file)] == ["0", "1"]
+    track = read_label_track(out / "audacity" / "a.wav.txt")
+    assert [label for _, _, label in track] == ["dog 0.75 (channel 0)", f"{LABELS[1]} 0.50 (channel 1)"]
 
 
 def test_a_part_without_results_is_a_file_all_the_same(tmp_path: Path) -> None:

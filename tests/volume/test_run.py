@@ -15,6 +15,7 @@ import soundfile
 
 import astfast
 from astfast.engines.load import LoadArguments
+from astfast.errors import OutputError
 from astfast.volume import journal
 from astfast.volume.detections import Merge
 from astfast.volume.options import Options
@@ -74,6 +75,66 @@ def test_windows_are_the_taggers_own_segments(tagger: astfast.Tagger, folder: Pa
     for path in sorted(folder.glob("[0-9]*.wav")):
         segments = [{name: row[name] for name in ("start", "end", "tags")} for row in rows[str(path)]]
         assert segments == tagger.segments(path, window=0.5, hop=0.2, threshold=0.3)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten files of one to three channels, of other lengths and rates."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for i in range(10):
+        channels = np.stack(clips(1 + i % 3, 0.5 + 0.3 * i), axis=1)
+        soundfile.write(folder / f"{i}.flac", channels, RATE if i % 2 else 22_050)
+    return folder
+
+
+@pytest.mark.parametrize("merge", [None, Merge(0.1)])
+def test_each_channel_is_tagged_as_if_it_were_alone(recordings: Path, merge: Merge | None) -> None:
+    how: dict[str, Any] = {"window": 0.4, "hop": 0.3, "threshold": 0.01, "merge": merge, "order": True}
+    rows = tags(recordings, channel="each", **how)
+    seen = set()
+    for channel in range(3):
+        alone = [row for row in tags(recordings, channel=channel, **how) if "error" not in row]
+        mine = [{k: v for k, v in row.items() if k != "channel"} for row in rows if row["channel"] == channel]
+        assert sorted(map(repr, mine)) == sorted(map(repr, alone))
+        seen |= {row["file"] for row in alone}
+    assert len(seen) == 10
+    if merge is None:  # the windows of all channels side by side, in time
+        places = [(row["file"], row["start"], row["channel"]) for row in rows]
+        assert places == sorted(places)
+
+
+@pytest.mark.filterwarnings("ignore:.*only its first")
+def test_each_channel_of_any_kind_of_input_has_its_beginning(recordings: Path) -> None:
+    content = (recordings / "2.flac").read_bytes()
+    samples, rate = soundfile.read(io.BytesIO(content), dtype="float32")
+    kinds = [content, io.BytesIO(content), {"array": samples.T, "sampling_rate": rate}, recordings / "2.flac"]
+    rows = by_file(tags(kinds, channel="each"))
+    first = [(row["start"], row["end"], row["channel"], row["tags"]) for row in rows["input 0"]]
+    assert [channel for _, _, channel, _ in first] == [0, 1, 2]
+    assert len({json.dumps(found) for _, _, _, found in first}) == 3
+    assert len(rows) == 4
+    for of_kind in rows.values():
+        assert [(row["start"], row["end"], row["channel"], row["tags"]) for row in of_kind] == first
+
+
+def test_a_run_of_each_channel_goes_on_where_it_stopped(recordings: Path, tmp_path: Path) -> None:
+    def run(out: Path, source: Any, channel: Any = "each") -> dict[str, Any]:
+        planned = fake_run(source, channel=channel, window=0.4, scores=True, embeddings="npy", order=True)
+        return planned.into(out, ["jsonl", "csv", "raven"], False, False, lambda done: None)
+
+    files = sorted(recordings.iterdir())
+    run(tmp_path / "at once", files)
+    run(tmp_path / "twice", files[:4])
+    assert run(tmp_path / "twice", files)["skipped"] == 4
+    for kind in ("tags/*.jsonl", "tags/*.csv", "embeddings/*.jsonl"):
+        once, twice = (
+            [line for path in sorted((tmp_path / name).glob(kind)) for line in path.read_text().splitlines()]
+            for name in ("at once", "twice")
+        )
+        assert len(once) > 30
+        assert [line for line in twice if line != once[0]] == once[1:]
+    with pytest.raises(OutputError, match='channel was "each" and is "mean"'):
+        run(tmp_path / "twice", files, "mean")
 
 
 def test_order_is_kept_where_it_is_asked_for(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +27,14 @@ def _write(path: Path, records: Iterable[Record], about: About, field: str) -> N
     pa = parquet.pyarrow()
     width = next((getattr(record, field).shape[1] for record in records if getattr(record, field) is not None), 0)
     element, name = (pa.float16(), "scores") if field == "scores" else (pa.float32(), "embedding")
-    place = [("id", pa.string()), ("file", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
-    schema = pa.schema([*place, (name, pa.list_(element, width))], metadata={"astfast": json.dumps(about.settings)})
+    schema = pa.schema(
+        [*parquet.place(pa, about), (name, pa.list_(element, width))], metadata={"astfast": json.dumps(about.settings)}
+    )
     with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for record in records:
             values = getattr(record, field)
             if values is not None:
-                columns = list(zip(*_windows(record), strict=True))
+                columns = list(zip(*_windows(record, about), strict=True))
                 flat = pa.array(np.ascontiguousarray(values).ravel(), element)
                 columns.append(pa.FixedSizeListArray.from_arrays(flat, width))
                 writer.write_batch(
@@ -40,9 +42,10 @@ def _write(path: Path, records: Iterable[Record], about: About, field: str) -> N
                 )
 
 
-def _windows(record: Record) -> Iterator[tuple[str, str, float, float]]:
-    for start, end in record.windows:
-        yield printable(record.id), printable(record.file), start, end
+def _windows(record: Record, about: About) -> Iterator[tuple[Any, ...]]:
+    for start, end, channel in record.windows:
+        place = [channel, start, end] if about.channel_column else [start, end]
+        yield printable(record.id), printable(record.file), *place
 
 
 def write_npy(path: Path, records: Iterable[Record], about: About) -> None:  # noqa: ARG001
@@ -52,9 +55,10 @@ def write_npy(path: Path, records: Iterable[Record], about: About) -> None:  # n
         np.save(file, np.concatenate(rows) if rows else np.empty((0, 0), np.float32))
 
 
-def write_places(path: Path, records: Iterable[Record], about: About) -> None:  # noqa: ARG001
-    """A line for each row of the .npy: ``{"id", "file", "start", "end"}``."""
+def write_places(path: Path, records: Iterable[Record], about: About) -> None:
+    """A line for each row of the .npy: ``{"id", "file", "start", "end"}``, and "channel" where rows are of one."""
+    names = "id", "file", *about.channel_column, "start", "end"
     with path.open("w", encoding="utf-8") as file:
         for record in records:
-            for place in _windows(record) if record.embeddings is not None else ():
-                file.write(json.dumps(dict(zip(("id", "file", "start", "end"), place, strict=True))) + "\n")
+            for place in _windows(record, about) if record.embeddings is not None else ():
+                file.write(json.dumps(dict(zip(names, place, strict=True))) + "\n")

@@ -1,4 +1,7 @@
-"""Audacity label tracks, one a file: ``start<TAB>end<TAB>label score``, seconds with a point."""
+"""Audacity label tracks, one a file: ``start<TAB>end<TAB>label score``, seconds with a point.
+
+A track has no field for a channel: where each is tagged by itself, ``(channel N)`` stands behind the score.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,10 @@ def write(folder: Path, records: Iterable[Record], about: About) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
                 for row in record.rows:
+                    channel = "" if row.channel is None else f" (channel {row.channel})"
                     for label, score in row.tags:
                         name = printable(about.labels[label]).replace("\t", " ").replace("\n", " ")
-                        file.write(f"{row.start:.6f}\t{row.end:.6f}\t{name} {score:.2f}\n")
+                        file.write(f"{row.start:.6f}\t{row.end:.6f}\t{name} {score:.2f}{channel}\n")
 
 
 def place(record: Record) -> PurePath:

@@ -1,4 +1,7 @@
-"""CSV: one row a tag, ``id, file, start, end, label, label_id, score``, and the manifest's columns behind."""
+"""CSV: one row a tag, ``id, file, start, end, label, label_id, score``, and the manifest's columns behind.
+
+With rows of single channels there is a column ``channel`` before ``start``.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,18 @@ from typing import Any
 
 from astfast.volume.records import About, Record, printable
 
-COLUMNS = ("id", "file", "start", "end", "label", "label_id", "score")
+
+def columns(about: About) -> tuple[str, ...]:
+    """Names of the columns before those that are carried."""
+    return ("id", "file", *about.channel_column, "start", "end", "label", "label_id", "score")
 
 
-def rows(record: Record, labels: tuple[str, ...]) -> Iterator[list[Any]]:
+def rows(record: Record, about: About) -> Iterator[list[Any]]:
     """A row for each tag of an input; times to a millisecond, scores to six digits."""
     for row in record.rows:
         for label, score in row.tags:
-            times = f"{row.start:.3f}", f"{row.end:.3f}"
-            yield [record.id, record.file, *times, labels[label], label, f"{score:.6f}"]
+            where = [*([row.channel] if about.channel_column else []), f"{row.start:.3f}", f"{row.end:.3f}"]
+            yield [record.id, record.file, *where, about.labels[label], label, f"{score:.6f}"]
 
 
 def carried_names(records: Iterable[Record]) -> list[str]:
@@ -30,8 +36,8 @@ def write(path: Path, records: Iterable[Record], about: About) -> None:
     carried = carried_names(records)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *carried])
+        writer.writerow([*columns(about), *carried])
         for record in records:
             values = [record.columns.get(name) for name in carried]
-            for row in rows(record, about.labels):
+            for row in rows(record, about):
                 writer.writerow([printable(x) if isinstance(x, str) else x for x in (*row, *values)])

@@ -1,4 +1,7 @@
-"""JSON lines: one object a window, ``{"id", "file", "start", "end", "tags": [{"label", "score"}], …columns}``."""
+"""JSON lines: one object a window, ``{"id", "file", "start", "end", "tags": [{"label", "score"}], …columns}``.
+
+Rows of single channels have "channel", the number of theirs, before "start".
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ def objects(record: Record, labels: tuple[str, ...]) -> Iterator[dict[str, Any]]
         yield {
             "id": record.id,
             "file": record.file,
+            **({} if row.channel is None else {"channel": row.channel}),
             "start": row.start,
             "end": row.end,
             "tags": [{"label": labels[label], "score": score} for label, score in row.tags],

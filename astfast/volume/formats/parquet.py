@@ -29,7 +29,7 @@ def write(path: Path, records: Iterable[Record], about: About) -> None:
     """One row a window: id, file, start, end, tags, and the columns carried."""
     pa = pyarrow()
     tag = pa.struct([("label", pa.string()), ("score", pa.float32())])
-    fields = [*_place(pa), ("tags", pa.list_(tag))]
+    fields = [*place(pa, about), ("tags", pa.list_(tag))]
     write_rows(path, fields, records, about, lambda record: json_lines.objects(record, about.labels))
 
 
@@ -37,19 +37,22 @@ def write_long(path: Path, records: Iterable[Record], about: About) -> None:
     """One row a tag: id, file, start, end, label, label_id, score, and the columns carried."""
     pa = pyarrow()
     label = pa.dictionary(pa.int32(), pa.string())
-    fields = [*_place(pa), ("label", label), ("label_id", pa.int32()), ("score", pa.float32())]
+    fields = [*place(pa, about), ("label", label), ("label_id", pa.int32()), ("score", pa.float32())]
 
     def rows(record: Record) -> Iterator[dict[str, Any]]:
         for row in record.rows:
             for index, score in row.tags:
-                values = (record.id, record.file, row.start, row.end, about.labels[index], index, score)
-                yield {**dict(zip(csv_rows.COLUMNS, values, strict=True)), **record.columns}
+                where = (*([row.channel] if about.channel_column else []), row.start, row.end)
+                values = (record.id, record.file, *where, about.labels[index], index, score)
+                yield {**dict(zip(csv_rows.columns(about), values, strict=True)), **record.columns}
 
     write_rows(path, fields, records, about, rows)
 
 
-def _place(pa: Any) -> list[tuple[str, Any]]:
-    return [("id", pa.string()), ("file", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
+def place(pa: Any, about: About) -> list[tuple[str, Any]]:
+    """The columns that say what a row is of, and their types."""
+    channel = [(name, pa.int32()) for name in about.channel_column]
+    return [("id", pa.string()), ("file", pa.string()), *channel, ("start", pa.float64()), ("end", pa.float64())]
 
 
 def write_rows(

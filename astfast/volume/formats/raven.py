@@ -39,9 +39,9 @@ def write(folder: Path, records: Iterable[Record], about: About) -> None:
                 for label, score in row.tags:
                     number += 1
                     cells = (
-                        *(number, "Spectrogram 1", 1, f"{before + row.start:.3f}", f"{before + row.end:.3f}"),
-                        *(0, about.sampling_rate // 2, _field(about.labels[label]), label, f"{score:.4f}"),
-                        *(path, f"{row.start:.3f}"),
+                        *(number, "Spectrogram 1", 1 + (row.channel or 0)),
+                        *(f"{before + row.start:.3f}", f"{before + row.end:.3f}", 0, about.sampling_rate // 2),
+                        *(_field(about.labels[label]), label, f"{score:.4f}", path, f"{row.start:.3f}"),
                     )
                     table.write("\t".join(map(str, cells)) + "\n")
             before += max(record.duration, record.seconds)
