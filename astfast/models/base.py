@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from astfast.checkpoints.lazy_tensor import LazyTensor
 from astfast.checkpoints.sources import CheckpointFiles
+from astfast.file_identity import identity
 from astfast.front_end import FrontEnd
 from astfast.ops import Ops
 
@@ -163,9 +164,6 @@ class Checkpoint(Model):
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of the config and of the files' places, sizes and times: another model has another."""
-        digest = hashlib.sha256(repr((self.family.name, self.layout, self.config)).encode())
-        for path in map(Path.resolve, self.paths):
-            status = path.stat()
-            digest.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode())
-        return digest.hexdigest()
+        """Hexadecimal digest of the config and of the files' identities: another model has another."""
+        identities = [identity(path) for path in self.paths]
+        return hashlib.sha256(repr((self.family.name, self.layout, self.config, identities)).encode()).hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from astfast import cache
+from astfast.file_identity import identity
 from astfast.models import recognise
 
 RESULTS_VERSION = 1  # raised by a change that gives other tags of the same input, model and options
@@ -22,14 +23,13 @@ def model_hash(sources: Sequence[str | Path | None], options: Mapping[str, Any])
         checkpoint = recognise.load(source, **options)
         digest.update(repr((checkpoint.family.name, checkpoint.layout, checkpoint.config)).encode())
         for path in checkpoint.paths:
-            digest.update(bytes.fromhex(_file_hash(path.resolve())))
+            digest.update(bytes.fromhex(_file_hash(path)))
     return digest.hexdigest()
 
 
 def _file_hash(path: Path) -> str:
-    """SHA-256 of a file, remembered by its place, size and time."""
-    status = path.stat()
-    key = f"{path} {status.st_size} {status.st_mtime_ns}"
+    """SHA-256 of a file, remembered by its identity."""
+    key = identity(path)
     known = cache.read(HASHES).get(key)
     if isinstance(known, str) and len(known) == 64:
         return known

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "environment": "errors",
     "cache": "environment",
     "small_files": "",
+    "file_identity": "",
     "labels": "errors small_files",
     "front_end": "errors",
     "centred_log_mel": "front_end",
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "_native": "",
     "audio": "errors pcm spans notes",
     "checkpoints": "errors notes small_files catalogue",
-    "models": "errors labels front_end centred_log_mel ops checkpoints",
+    "models": "errors file_identity labels front_end centred_log_mel ops checkpoints",
     "backends.no_images": "errors",
     "backends.cpu": "errors environment front_end centred_log_mel ops _native",
     "backends.cuda": "backends.no_images errors pcm notes cache front_end ops kernels",
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     # what it does
     "engines": "version errors pcm spans notes cache front_end ops scores models backends backends.cuda",
     "tagging": "errors spans notes scores audio models engines",
-    "volume": "version errors spans cache scores audio models engines tagging",
+    "volume": "version errors spans file_identity cache scores audio models engines tagging",
     # what people call
     "integrations": "errors pcm notes front_end ops checkpoints models backends backends.cpu backends.cuda engines",
     "astfast": "version errors notes audio models engines tagging volume integrations",  # its __init__.py
