@@ -5,6 +5,7 @@ The scripts in benchmarks/ compare with the same functions.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,8 @@ from astfast.benchmarking.peers import (
 from astfast.benchmarking.timing import Spread, speedup, spread, time_interleaved
 from astfast.engines.auto_precision import check_clips
 from astfast.engines.base import FloatArray
-from astfast.errors import BackendError
+from astfast.errors import BackendError, CheckpointError
+from astfast.models.ast.hugging_face import MODEL_TYPE as AST_TYPE
 from astfast.models.export import convert
 from astfast.tagging.tagger import Tagger
 
@@ -166,8 +168,7 @@ def measure(
     exported = None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if not {"torch", "transformers"} & set(missing):
-            convert(model, folder, force=True)
+        if not {"torch", "transformers"} & set(missing) and _written_for_transformers(model, folder, report):
             engines += transformers_engines(folder, wanted, threads)
             if "openvino" not in missing:
                 exported = openvino_model(transformers_model(folder), front_end.max_length, front_end.num_mel_bins)
@@ -178,6 +179,20 @@ def measure(
             others = openvino_engines(exported, wanted, threads, batch) if exported is not None else ()
             checked = check([*engines, *others], features, exact.forward(features))
             yield from _rows(checked, features, seconds, report)
+
+
+def _written_for_transformers(model: str | Path | None, folder: Path, report: Callable[[str], None]) -> bool:
+    """Whether the folder now has the model in a layout that transformers has a class for; if not, that is reported."""
+    try:
+        convert(model, folder, force=True)
+    except CheckpointError as error:  # of a family without such a layout
+        report(f"no comparison with other engines: {error}")
+        return False
+    model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+    if model_type != AST_TYPE:
+        report(f"no comparison with other engines: transformers has no class of its own for {model_type} models")
+        return False
+    return True
 
 
 def _rows(

@@ -49,13 +49,29 @@ def folder_of(
     except CheckpointError:
         raise
     except Exception as error:  # of the hub, of the disk, of HTTP libraries that differ from version to version
-        reason = " ".join(f"{error or type(error).__name__}".split())[:400]
+        reason = _reason(error)
         if cached is not None:
             notes.show(Note(f"{repository} is taken from the cache, since the model hub can't be asked ({reason})"))
             return cached
         if isinstance(error, HfHubHTTPError | ValueError):  # no such model or revision, gated, no possible name
             raise _unavailable(repository, f"can't be had from the model hub ({reason})") from error
         raise _unavailable(repository, f"is not in the local cache and can't be downloaded ({reason})") from error
+
+
+def dataset_file(repository: str, name: str) -> Path:
+    """A file of a data set, from the cache or downloaded. Raises CheckpointError where it can't be had."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, name, repo_type="dataset", etag_timeout=ANSWER_SECONDS))
+    except Exception as error:  # of the hub, of the disk, of HTTP libraries that differ from version to version
+        raise CheckpointError(
+            f"{name} of the data set {repository} can't be had from the model hub ({_reason(error)})"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{error or type(error).__name__}".split())[:400]
 
 
 def _unavailable(repository: str, why: str) -> CheckpointError:

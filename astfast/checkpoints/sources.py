@@ -77,9 +77,13 @@ def find(
         return _folder(path, text)
     if text and exists:
         return _file(path, text)
-    from astfast.catalogue import HUB_IDS  # most sources are paths
+    from astfast.catalogue import published  # most sources are paths
 
-    text = HUB_IDS.get(text, text)
+    known = published(text)
+    if known is not None and known.hub_id is None:
+        raise CheckpointError(f"{text} is not on the model hub: download {known.url} and pass the file.")
+    if known is not None and known.hub_id is not None and text == known.name:
+        text, revision = known.hub_id, revision or known.revision
     is_hub_id = isinstance(source, str) and HUB_ID.fullmatch(text) and path.suffix.lower() not in READERS
     if not is_hub_id:
         raise CheckpointError(

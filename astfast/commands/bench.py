@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> bool:
     """Measures and prints a row an engine, precision and batch size."""
+    from astfast.benchmarking import speeds
     from astfast.benchmarking.compare import as_record, measure
 
     rows = measure(
@@ -62,11 +63,15 @@ def run(options: argparse.Namespace) -> bool:
         options.seconds,
         print_warning,
     )
-    if options.format == "jsonl":
-        for row in rows:
+    measured = []
+    for row in rows:
+        measured.append(row)
+        if row.engine == "astfast":
+            speeds.remember(options.model or "", row.precision, row.clips_per_second.p50)
+        if options.format == "jsonl":
             print_text(json.dumps(as_record(row)))
-    else:
-        print_text(table_of(rows))
+    if options.format == "text":
+        print_text(table_of(measured))
     return True
 
 

@@ -1,9 +1,9 @@
-"""Parser and exit status of the command line: ``astfast tag | bench | doctor | models | convert | warmup``.
+"""Parser and exit status of the command line: ``astfast tag | bench | doctor | models | verify | convert | warmup``.
 
 Exit status: 0 everything succeeded; 1 something failed that was named on standard error (``tag``: some inputs, the
-others are tagged; ``doctor``: no backend can run); 2 the command could not start (usage, checkpoint or backend);
-70 something unexpected (no memory left, or a bug); 74 standard output or the output folder can't be written to, such as
-on a full disk, and what came before is there; 130 interrupted, 143 terminated.
+others are tagged; ``doctor``: no backend can run; ``verify``: a result does not agree); 2 the command could not start
+(usage, checkpoint or backend); 70 something unexpected (no memory left, or a bug); 74 standard output or the output
+folder can't be written to, such as on a full disk, and what came before is there; 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": "measure a model's speed on this CPU, beside transformers and OpenVINO if they are installed",
     "doctor": "show what this machine can run, and why not",
     "models": "list the published models that load by name",
+    "verify": "compare a model's results on every backend and in every precision with float32's",
     "convert": "write a checkpoint as a Hugging Face folder",
     "warmup": "load a model and check, compile and time what it needs on this machine, before it is used",
 }

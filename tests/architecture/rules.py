@@ -46,7 +46,7 @@ MAY_IMPORT = {
     # what people call
     "integrations": "errors pcm notes front_end ops checkpoints models backends backends.cpu backends.cuda engines",
     "astfast": "version errors notes audio models engines tagging volume integrations",  # its __init__.py
-    "benchmarking": "astfast errors environment models backends engines tagging",
+    "benchmarking": "catalogue astfast errors environment cache scores checkpoints models backends engines tagging",
     "commands": "catalogue astfast version errors pcm environment audio models backends engines benchmarking tagging "
     "volume",
     "__main__": "commands",

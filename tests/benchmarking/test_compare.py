@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import astfast
 from astfast import backends
@@ -13,6 +14,7 @@ from astfast.benchmarking import compare as bench
 from astfast.benchmarking.peers import EngineUnderTest
 from astfast.commands.main import main
 from astfast.errors import BackendError
+from tests.cases import dass, timm_vit
 
 
 def engine(name: str, precision: str, run: Callable[[np.ndarray], np.ndarray]) -> EngineUnderTest:
@@ -77,13 +79,26 @@ def test_measure_reports_an_engine_that_does_not_agree(tiny_model: Path, monkeyp
 
     monkeypatch.setattr(bench, "missing_packages", lambda *_: ["openvino"])
     monkeypatch.setattr(bench, "transformers_engines", broken)
-    monkeypatch.setattr(bench, "convert", lambda *_, **__: None)
     reports: list[str] = []
     rows = list(bench.measure(tiny_model, ["float32"], [1], 1, 0.0, reports.append))
     assert [row.engine for row in rows] == ["astfast"]
     assert len(reports) == 2
     assert "need openvino: not installed" in reports[0]
     assert "broken float32 left out: its logits are off by" in reports[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"), [("ced", "CED has no model class in transformers"), ("dass", "no class of its own for dass")]
+)
+def test_a_model_that_transformers_has_no_class_for_is_measured_alone(family: str, reason: str, tmp_path: Path) -> None:
+    if family == "ced":
+        torch.save(timm_vit.random_state(timm_vit.ced_shapes(64, 1, 5)), source := tmp_path / "ced.pt")
+    else:
+        source = dass.write_hub(dass.random_state(dass.TINY), dass.TINY, tmp_path / "dass", 64, 48)
+    reports: list[str] = []
+    rows = list(bench.measure(source, ["float32"], [1], 1, 0.0, reports.append))
+    assert [row.engine for row in rows] == ["astfast"]
+    assert any(reason in report for report in reports), reports
 
 
 def test_a_precision_that_can_not_run_is_reported_or_raises(tiny_model: Path) -> None:
