@@ -13,16 +13,20 @@ Arch = int | str  # compute capability (80, 90, ..) or "gfx942"
 
 @dataclass(frozen=True)
 class Tile:
-    """Tile sizes of a launch: an output tile of m x n, k elements of the sum at a time; warps, pipeline stages."""
+    """Tile sizes of a launch: an output tile of m x n, k elements of the sum at a time; warps, pipeline stages.
+
+    ``early``: linear_residual loads the stream's tile before its main loop, into registers that would be idle.
+    """
 
     m: int
     n: int
     k: int
     warps: int
     stages: int
+    early: bool = False
 
     def __str__(self) -> str:
-        return f"{self.m}x{self.n}x{self.k}/{self.warps}w{self.stages}s"
+        return f"{self.m}x{self.n}x{self.k}/{self.warps}w{self.stages}s{'e' * self.early}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,12 @@ SIXTEEN_BIT: dict[Arch, Tiles] = {
             Tile(64, 128, 64, 4, 4),
             Tile(64, 64, 64, 4, 4),
         ),
-        residual=(Tile(128, 256, 64, 8, 3), Tile(128, 128, 64, 8, 4), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
+        residual=(
+            Tile(128, 256, 64, 8, 3),  # has no registers left
+            Tile(128, 128, 64, 8, 4, early=True),
+            Tile(64, 128, 64, 4, 4, early=True),
+            Tile(64, 64, 64, 4, 4, early=True),
+        ),
         attention=Tile(128, 128, 0, 8, 2),
         few_queries=Tile(16, 128, 0, 4, 2),
         patch_embed=Tile(64, 128, 32, 4, 3),
@@ -90,7 +99,7 @@ SIXTEEN_BIT: dict[Arch, Tiles] = {
             Tile(64, 128, 64, 4, 4),
             Tile(64, 64, 64, 4, 4),
         ),
-        residual=(Tile(128, 128, 64, 8, 4), Tile(64, 128, 64, 4, 4)),
+        residual=(Tile(128, 128, 64, 8, 4, early=True), Tile(64, 128, 64, 4, 4, early=True)),
         attention=Tile(128, 128, 0, 8, 2),
         few_queries=Tile(16, 128, 0, 4, 2),
         patch_embed=Tile(64, 128, 32, 8, 3),

@@ -75,6 +75,8 @@ def configurations(arch: tuning.Arch, precision: str) -> dict[str, Launch]:
 
 def with_tile(launch: Launch, tile: tuning.Tile) -> Launch:
     sizes = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "k_tiles": -(-launch.args["K"] // tile.k)}
+    if "EARLY_RESIDUAL" in launch.args:
+        sizes["EARLY_RESIDUAL"] = tile.early
     return replace(launch, args=launch.args | sizes, num_warps=tile.warps, num_stages=tile.stages)
 
 

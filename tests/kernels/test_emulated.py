@@ -4,6 +4,7 @@ Out-of-bounds, misaligned, uninitialised, unwritten and racing accesses raise in
 it would notice.
 """
 
+import math
 import re
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from astfast.front_end import KaldiFbank
-from astfast.kernels import tuning
+from astfast.kernels import linear, tuning
 from astfast.kernels.tuning import Tile
 from tests.cases import gpu_cases
 from tests.emulation import emulate_clip
@@ -56,6 +57,35 @@ def emulate(case: gpu_cases.Case, arch: int, edit_ptx: Callable[[str], str] | No
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_kernel_of_each_kind(arch: int, name: str) -> None:
     emulate(ODD[name](tuning.tiles_for(arch, 2), BF16), arch)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_gelu_of_every_bfloat16(arch: int) -> None:
+    """Products of every sign and mantissa with every power of two. The polynomial's 1.7e-4 is less than half a unit in
+    the last place of results above 1/16, and less than the last place of 0.02 below."""
+    mantissas = torch.arange(128).to(torch.float32) / 128 + 1
+    values = torch.cat([mantissas, -mantissas, torch.tensor([math.nan, math.inf, -math.inf])]).to(BF16)
+    powers = torch.exp2(torch.arange(-126, 127).double()).to(BF16)
+    out = torch.full((1, len(values), len(powers)), math.nan, dtype=BF16)
+    launch = linear.norm_linear(
+        values.reshape(1, -1, 1),
+        torch.ones(1, len(values), 1),  # rstd 1
+        powers.reshape(-1, 1),
+        torch.zeros(len(powers)),
+        0.0,
+        out,
+        activation="gelu",
+        precision="ieee",
+        tile=tuning.tiles_for(arch, 2).norm_linear[-1],
+    )
+    Emulator(arch)(launch)
+    x = values[:-3, None].double() * powers.double()
+    exact = torch.where(x < -40, 0.0, torch.nn.functional.gelu(x))  # -0 times infinity beyond
+    assert ((out[0, :-3] - exact).abs() <= 1.7e-4 + exact.abs() * 2.0**-8).all()
+    nan, plus, minus = out[0, -3:]
+    assert nan.isnan().all()
+    assert (plus == math.inf).all()
+    assert (minus.abs() < 1e-6).all()
 
 
 @pytest.mark.slow

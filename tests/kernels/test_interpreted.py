@@ -3,6 +3,7 @@
 Not bfloat16, which the interpreter computes wrongly; the emulator of compiled code runs it (test_emulated.py).
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def test_norm_linear(dtype: torch.dtype, shape: tuple[int, int, int], n: int, ac
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tile", [SMALL, replace(SMALL, early=True)], ids=str)
 @pytest.mark.parametrize(
     ("shape", "n", "rows"),
     [
@@ -51,8 +53,8 @@ def test_norm_linear(dtype: torch.dtype, shape: tuple[int, int, int], n: int, ac
         ((1, 64, 33), 1, None),
     ],
 )
-def test_linear_residual(dtype: torch.dtype, shape: tuple[int, int, int], n: int, rows: int) -> None:
-    case = gpu_cases.linear_residual(dtype, shape, n, SMALL, rows)
+def test_linear_residual(dtype: torch.dtype, tile: Tile, shape: tuple[int, int, int], n: int, rows: int | None) -> None:
+    case = gpu_cases.linear_residual(dtype, shape, n, tile, rows)
     untouched = case.outputs["stream"]._base
     before = None if rows is None else untouched[:, rows:].clone()
     run(case)
@@ -162,8 +164,8 @@ def test_gelu_of_every_float16(dtype: torch.dtype) -> None:
     )
     interpret(launch)
     exact = torch.nn.functional.gelu(values.double())
-    # float16: 5e-5 of the short polynomial and half a unit in the last place; float32: erf's own two units.
-    allowed = 5e-5 + exact.abs() * 2.0**-11 if dtype == torch.float16 else 1e-7 + exact.abs() * 2.0**-22
+    # float16: 7e-5 of the short polynomial and half a unit in the last place; float32: erf's own two units.
+    allowed = 7e-5 + exact.abs() * 2.0**-11 if dtype == torch.float16 else 1e-7 + exact.abs() * 2.0**-22
     assert ((out - exact).abs() <= allowed).all()
 
 
