@@ -59,7 +59,8 @@ def load(
     """Loads a checkpoint and returns the tagger that runs it.
 
     - ``model``: hub id, local folder in Hugging Face layout, .safetensors or .pth file, or a list of these (an
-      ensemble: the mean of the members' probabilities). None, the default, is the built-in model (50 everyday sounds).
+      ensemble: the mean of the members' probabilities; of any families, lengths and sampling rates). None, the default,
+      is the built-in model (50 everyday sounds).
     - ``device``: "auto" (default), "cpu", "cuda", "cuda:N", or a list of GPUs that share every batch.
     - ``precision``: "float32", "bfloat16", "float16" (GPU), "int8" (CPU), "float8" (GPU of compute capability 8.9 or
       newer), or "auto" (default): the fastest 16-bit type of the hardware if scores stay within 0.01 of float32's on
@@ -132,7 +133,7 @@ def restore(model: Any) -> Any:
 
 
 def convert(
-    source: str | Path | None,
+    source: str | Path | Sequence[str | Path] | None,
     folder: str | Path,
     *,
     dtype: Literal["float32", "float16"] = "float32",
@@ -141,7 +142,8 @@ def convert(
 ) -> tuple[str, ...]:
     """Writes a checkpoint to a folder in Hugging Face layout, which transformers loads too.
 
-    - ``source``, ``options``: as ``model`` and the checkpoint's options of ``load``.
+    - ``source``, ``options``: as ``model`` and the checkpoint's options of ``load``, but that of a list of checkpoints
+      the mean of their weights is written: epochs of one training, which must agree in everything else.
     - ``folder``: gets config.json, preprocessor_config.json and model.safetensors; it appears whole or not at all.
     - ``dtype``: of the tensors in the file.
     - ``force``: replace these three files in a folder that is not empty; others in it stay.

@@ -236,6 +236,11 @@ def resampled(
             yield last.mean(keepdims=True)
 
 
+def at_rate(wave: FloatArray, rate: int, target_rate: int) -> FloatArray:
+    """A whole waveform at ``rate`` -> at ``target_rate``, as ``resampled``."""
+    return np.concatenate([*resampled((wave for wave in [wave]), rate, target_rate, "<waveform>")])
+
+
 def _resampler(rate: int, target_rate: int, name: str) -> Any:
     try:
         import soxr

@@ -66,6 +66,18 @@ def concatenated(parts: Sequence[LazyTensor]) -> LazyTensor:
     return LazyTensor(shape, read)
 
 
+def mean_of(tensors: Sequence[LazyTensor]) -> LazyTensor:
+    """The mean of tensors of one shape, summed in float64."""
+
+    def read() -> Float32:
+        total = np.zeros(tensors[0].shape)
+        for tensor in tensors:
+            total += np.asarray(tensor)
+        return (total / len(tensors)).astype(np.float32)
+
+    return LazyTensor(tensors[0].shape, read)
+
+
 def zeros(*shape: int) -> LazyTensor:
     """A tensor that no file holds, such as the bias of a layer that was trained without one."""
     return LazyTensor(shape, lambda: np.zeros(shape, np.float32))

@@ -1,14 +1,16 @@
-"""Several models as one: the mean of their scores."""
+"""Several models as one: the mean of their scores, whatever families, input lengths and sampling rates they are of."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.engines.base import Batch, DeviceBatch, Engine, FloatArray
+from astfast.audio.inputs import at_rate
+from astfast.engines.base import Batch, DeviceBatch, Engine, FloatArray, Waves
 from astfast.errors import AstfastError
 from astfast.front_end import FrontEnd
 from astfast.models.base import ModelConfig
@@ -16,7 +18,10 @@ from astfast.scores import top_k
 
 
 class Ensemble:
-    """An engine over members with the same labels and sampling rate. Only probabilities can be averaged."""
+    """An engine over members with the same labels. Only probabilities can be averaged.
+
+    Waveforms come at the highest of the members' rates, and are resampled once for each of the others.
+    """
 
     def __init__(self, members: Sequence[Engine]) -> None:
         self.members = tuple(members)
@@ -31,11 +36,12 @@ class Ensemble:
 
     @property
     def sampling_rate(self) -> int:
-        return self.members[0].sampling_rate
+        return max(member.sampling_rate for member in self.members)
 
     @property
     def input_samples(self) -> int:
-        return max(member.input_samples for member in self.members)
+        rate = self.sampling_rate
+        return max(-(-member.input_samples * rate // member.sampling_rate) for member in self.members)
 
     @property
     def backend(self) -> str:
@@ -55,7 +61,7 @@ class Ensemble:
 
     @property
     def accepts_int16(self) -> bool:
-        return all(member.accepts_int16 for member in self.members)
+        return all(member.accepts_int16 and member.sampling_rate == self.sampling_rate for member in self.members)
 
     def accepts_on_device(self, batch: DeviceBatch) -> bool:  # noqa: ARG002
         """Never: members may read different lengths."""
@@ -81,20 +87,23 @@ class Ensemble:
     def window_scores(self, waves: Batch, activation: str = "auto", aggregate: str = "mean") -> FloatArray:
         """Features are computed once for members with the same front end that need no parts."""
         assert not isinstance(waves, DeviceBatch)
-        features: dict[FrontEnd, FloatArray] = {}
-        longest = max(map(len, waves), default=0)
+        at: dict[int, Waves] = {self.sampling_rate: list(waves)}
+        for rate in {member.sampling_rate for member in self.members} - at.keys():
+            at[rate] = [at_rate(wave, self.sampling_rate, rate) for wave in waves]
+        sharing = Counter(member.config.front_end for member in self.members)
+        features: dict[FrontEnd, list[tuple[list[int], FloatArray]]] = {}
         total = np.zeros((len(waves), len(self.labels)), np.float64)
         for member in self.members:
-            front_end = member.config.front_end
-            if longest > member.input_samples:
-                total += member.window_scores(waves, activation, aggregate)
-                continue
-            if len({front_end.frames_read(len(wave)) for wave in waves}) > 1:  # no array of them
-                total += member.scores(waves, activation)
-                continue
-            if front_end not in features:
-                features[front_end] = member.features(waves)
-            total += member.scores(features[front_end], activation)
+            own, front_end = at[member.sampling_rate], member.config.front_end
+            if max(map(len, own), default=0) > member.input_samples:
+                total += member.window_scores(own, activation, aggregate)
+            elif sharing[front_end] == 1:
+                total += member.scores(own, activation)
+            else:
+                if front_end not in features:
+                    features[front_end] = _features(member, own)
+                for rows, spectrograms in features[front_end]:
+                    total[rows] += member.scores(spectrograms, activation)
         return (total / len(self.members)).astype(np.float32)
 
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
@@ -109,3 +118,11 @@ class Ensemble:
             f"an ensemble of {len(self.members)} models has no {what} of its own: only probabilities can be averaged. "
             "Use scores(), classify() or segments(), or load its members one by one."
         )
+
+
+def _features(member: Engine, waves: Waves) -> list[tuple[list[int], FloatArray]]:
+    """(Numbers of clips, their spectrograms), for clips of as many frames each."""
+    groups: dict[int, list[int]] = {}
+    for number, wave in enumerate(waves):
+        groups.setdefault(member.config.front_end.frames_read(len(wave)), []).append(number)
+    return [(rows, member.features([waves[row] for row in rows])) for rows in groups.values()]

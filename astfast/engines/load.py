@@ -132,8 +132,3 @@ def _check_agreement(first: Engine, other: Engine, first_source: Source, source:
             f"{source} has {len(other.labels)} labels that are not those of {first_source} ({len(first.labels)}): the "
             "members of an ensemble must agree on them. Pass labels= for all of them."
         )
-    if other.sampling_rate != first.sampling_rate:
-        raise CheckpointError(
-            f"{source} expects audio at {other.sampling_rate} Hz and {first_source} at {first.sampling_rate} Hz: the "
-            "members of an ensemble must agree on the sampling rate."
-        )

@@ -1,4 +1,7 @@
-"""Any checkpoint that astfast loads -> a folder in Hugging Face layout, which transformers loads too."""
+"""Any checkpoint that astfast loads, or the average of several -> a folder in Hugging Face layout.
+
+transformers loads it too where it has a class for the family.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,21 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from astfast.checkpoints.lazy_tensor import mean_of
 from astfast.checkpoints.safetensors import WRITTEN, Dtype, write_safetensors
 from astfast.checkpoints.sources import CONFIG, PREPROCESSOR
-from astfast.errors import CheckpointError
-from astfast.models.base import Exported, Model
+from astfast.errors import CheckpointError, brief
+from astfast.models.base import Checkpoint, Exported, Model
 from astfast.models.recognise import load
 
 
 def convert(
-    source: str | os.PathLike[str] | None,
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
     folder: str | os.PathLike[str],
     *,
     dtype: Dtype = "float32",
@@ -27,25 +32,66 @@ def convert(
 ) -> tuple[str, ...]:
     """Writes a checkpoint to a folder in Hugging Face layout; returns notes on what differs from the original.
 
-    ``source``, ``options``: as in ``models.recognise.load``.
+    ``source``, ``options``: as in ``models.recognise.load``; of a list of sources the mean of the weights is written.
     ``folder``: gets config.json, preprocessor_config.json and model.safetensors. It appears whole or not at all.
     ``dtype``: of the tensors in the file.
     ``force``: replace these three files, one at a time, in a folder that isn't empty; others in it stay.
 
-    Raises CheckpointError for a source that can't be loaded or has no such layout, for a folder that isn't empty unless
-    ``force``, and for one that can't be written.
+    Raises CheckpointError for a source that can't be loaded or has no such layout, for sources whose weights can't be
+    averaged, for a folder that isn't empty unless ``force``, and for one that can't be written.
     """
     if dtype not in WRITTEN:
         raise ValueError(f"dtype is {dtype!r}: use one of {', '.join(WRITTEN)}")
-    checkpoint = load(source, **options)
-    return (*checkpoint.warnings, *write_folder(checkpoint, folder, dtype=dtype, force=force))
+    sources: Sequence[Any] = source if isinstance(source, list | tuple) else [source]
+    if not sources:
+        raise ValueError("no source: an average needs at least one")
+    checkpoints = [load(one, **options) for one in sources]
+    warnings = dict.fromkeys(warning for checkpoint in checkpoints for warning in checkpoint.warnings)
+    return (*warnings, *_write_exported(_averaged(checkpoints), folder, dtype, force))
 
 
 def write_folder(
     model: Model, folder: str | os.PathLike[str], *, dtype: Dtype = "float32", force: bool = False
 ) -> tuple[str, ...]:
     """As ``convert``, from a model whose weights' leaves are anything that ``np.asarray`` takes."""
-    exported = model.family.export(model.config, model.weights)
+    return _write_exported(model.family.export(model.config, model.weights), folder, dtype, force)
+
+
+def _averaged(checkpoints: Sequence[Checkpoint]) -> Exported:
+    """The first checkpoint with the mean of all weights, such as those of several epochs of one training.
+
+    Raises CheckpointError, naming two sources and the difference, for models that are not of one kind.
+    """
+    first, *others = checkpoints
+    for other in others:
+        different = _difference(first, other)
+        if different is not None:
+            raise CheckpointError(
+                f"{other.source} and {first.source} can't be averaged: their {different} differ. Average checkpoints "
+                "of one model, or load a list of them as an ensemble."
+            )
+    exported = first.family.export(first.config, first.weights)
+    if not others:
+        return exported
+    all_tensors = [exported.tensors, *(other.family.export(other.config, other.weights).tensors for other in others)]
+    tensors = {name: mean_of([each[name] for each in all_tensors]) for name in exported.tensors}
+    return replace(exported, tensors=tensors)
+
+
+def _difference(first: Checkpoint, other: Checkpoint) -> str | None:
+    """What makes two checkpoints different models: their families or the first field of their configs; or None."""
+    if other.family is not first.family:
+        return f"families ({other.family.name}, {first.family.name})"
+    if (other.weights.head is None) != (first.weights.head is None):
+        return "classifiers (one has none)"
+    for field in fields(first.config):
+        ours, theirs = (getattr(checkpoint.config, field.name) for checkpoint in (other, first))
+        if ours != theirs:
+            return f"values of {field.name} ({brief(ours)}, {brief(theirs)})"
+    return None
+
+
+def _write_exported(exported: Exported, folder: str | os.PathLike[str], dtype: Dtype, force: bool) -> tuple[str, ...]:
     try:
         target = Path(folder).expanduser().absolute()
         if target.is_file() or (target.is_dir() and any(target.iterdir()) and not force):

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "backends.reference": "front_end centred_log_mel ops",
     "backends": "environment errors notes ops",
     # what it does
-    "engines": "version errors pcm spans notes cache front_end ops scores models backends backends.cuda",
+    "engines": "version errors pcm spans notes cache front_end ops scores audio models backends backends.cuda",
     "tagging": "errors spans notes scores audio models engines",
     "volume": "version errors spans file_identity cache scores audio models engines tagging",
     # what people call

@@ -8,6 +8,7 @@ import pytest
 
 from astfast.commands.main import main
 from astfast.models import export
+from tests.cases import checkpoints
 from tests.commands.test_tag import run
 
 
@@ -51,3 +52,12 @@ def test_a_folder_that_is_not_empty_needs_force(
     assert "force=" not in message
     assert main(["convert", str(tiny_model), str(tmp_path), "--force"]) == 0
     assert (tmp_path / "notes.txt").read_text() == "keep"
+
+
+def test_several_checkpoints_need_average(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = [str(checkpoints.write_v4(checkpoints.random_model(seed=s), tmp_path / str(s))) for s in (1, 2)]
+    assert main(["convert", *sources, str(tmp_path / "mean")]) == 2
+    assert "2 checkpoints for one folder: pass --average" in capsys.readouterr().err
+    for command in (["convert", "--average", *sources], ["convert", *sources, "--average"]):
+        assert main([*command, str(tmp_path / "mean"), "--force"]) == 0
+        assert capsys.readouterr().out.strip() == str(tmp_path / "mean")

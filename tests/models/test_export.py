@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from astfast.errors import CheckpointError
 from astfast.models.export import convert
 from astfast.models.recognise import load
+from tests.cases import dass
 from tests.cases.checkpoints import (
     GEOMETRY,
     MEAN,
@@ -98,3 +99,54 @@ def test_written_config_is_plain_json(v4, tmp_path):
     assert {name: config[name] for name in SMALL if name != "num_labels"} == {
         name: value for name, value in SMALL.items() if name != "num_labels"
     }
+
+
+# astfast convert of several -------------------------------------------------------------------------------------------
+
+
+def test_an_average_is_the_mean_of_every_tensor(tmp_path):
+    sources = [write_v4(random_model(seed=seed), tmp_path / f"epoch {seed}") for seed in range(3)]
+    assert convert(sources, tmp_path / "mean") == ()
+    states = [load_file(source / "model.safetensors") for source in sources]
+    mean = load_file(tmp_path / "mean" / "model.safetensors")
+    assert mean.keys() == states[0].keys()
+    for name, values in mean.items():
+        exact = torch.stack([state[name].double() for state in states]).mean(0)
+        assert torch.equal(values, exact.float()), name
+    assert load(tmp_path / "mean").config == load(sources[0]).config
+    convert(sources[:1], tmp_path / "one")
+    assert all(torch.equal(states[0][n], x) for n, x in load_file(tmp_path / "one" / "model.safetensors").items())
+
+
+def test_an_average_of_a_state_space_model(tmp_path):
+    tiny = dass.TINY
+    sources = [dass.write_hub(dass.random_state(tiny, seed=s), tiny, tmp_path / str(s), 64, 48) for s in (1, 2)]
+    convert(sources, tmp_path / "mean")
+    first, second, mean = (load_file(p / "model.safetensors") for p in (*sources, tmp_path / "mean"))
+    for name, values in mean.items():
+        assert torch.allclose(values, ((first[name].double() + second[name].double()) / 2).float(), rtol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_length": 88}, r"values of front_end \("),
+        ({"num_hidden_layers": 2}, r"values of num_hidden_layers \(2, 3\) differ"),
+        ({"num_labels": 6}, r"values of labels \("),
+        ({"layer_norm_eps": 1e-5}, r"values of layer_norm_eps \(1e-05, 1e-12\)"),
+        ({"bare": True}, r"classifiers \(one has none\)"),
+    ],
+)
+def test_models_that_differ_are_not_averaged(change, message, v4, tmp_path):
+    other = write_v4(random_model(seed=5, **change), tmp_path / "other")
+    with pytest.raises(CheckpointError, match=f"other and .* can't be averaged: their {message}"):
+        convert([v4, other], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+    with pytest.raises(ValueError, match="no source"):
+        convert([], tmp_path / "mean")
+
+
+def test_families_are_not_averaged(v4, tmp_path):
+    other = dass.write_hub(dass.random_state(dass.TINY), dass.TINY, tmp_path / "dass", 64, 48)
+    with pytest.raises(CheckpointError, match=r"families \(DASS, AST\) differ"):
+        convert([v4, other], tmp_path / "mean")
