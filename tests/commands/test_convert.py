@@ -58,6 +58,7 @@ def test_several_checkpoints_need_average(tmp_path: Path, capsys: pytest.Capture
     sources = [str(checkpoints.write_v4(checkpoints.random_model(seed=s), tmp_path / str(s))) for s in (1, 2)]
     assert main(["convert", *sources, str(tmp_path / "mean")]) == 2
     assert "2 checkpoints for one folder: pass --average" in capsys.readouterr().err
-    for command in (["convert", "--average", *sources], ["convert", *sources, "--average"]):
-        assert main([*command, str(tmp_path / "mean"), "--force"]) == 0
+    sources.append(str(tmp_path / "mean"))
+    for command in (["--average", *sources], [*sources, "--average"]):
+        assert main(["convert", *command, "--force"]) == 0
         assert capsys.readouterr().out.strip() == str(tmp_path / "mean")
