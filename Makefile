@@ -5,11 +5,12 @@ DEMO := .venv-demo
 BIN := $(VENV)/bin
 LINKS := .gpu
 TRITON_36 := .triton-3.6
+GPU_SCRIPT := run_gpu
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export ASTFAST_REQUIRE_NATIVE ?= 1
 
-.PHONY: help setup demo lint typecheck test test-slow gpu bench wheel clean
+.PHONY: help setup demo lint typecheck test test-slow gpu gpu-tune gpu-profile bench wheel clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -58,7 +59,13 @@ gpu: ## on a machine with a GPU, offline: kernel checks, then throughput against
 	rm -rf $(LINKS) && mkdir $(LINKS) && cp -rs $(CURDIR)/astfast $(LINKS)
 	ln -sfn $(CURDIR)/kernels $(LINKS)/astfast/kernels
 	ln -s $(CURDIR)/benchmarks $(CURDIR)/tests $(CURDIR)/samples $(LINKS)
-	cd $(LINKS) && PYTHONPATH=. $(PYTHON) -m benchmarks.run_gpu $(GPU_OPTIONS)
+	cd $(LINKS) && PYTHONPATH=. $(PYTHON) -m benchmarks.$(GPU_SCRIPT) $(if $(OUT),--also $(abspath $(OUT))) $(GPU_OPTIONS)
+
+gpu-tune: ## on a machine with a GPU: a timed sweep of tile sizes, and the source of its tile table
+	$(MAKE) gpu GPU_OPTIONS="--plan tune $(GPU_OPTIONS)"
+
+gpu-profile: ## on a machine with a GPU: what limits four kernels (ncu), their memory accesses (compute-sanitizer)
+	$(MAKE) gpu GPU_SCRIPT=profile_gpu
 
 bench: setup ## CPU benchmarks against every peer; run nothing else meanwhile
 	$(BIN)/pip install --quiet -e '.[bench]'

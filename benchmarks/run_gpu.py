@@ -1,118 +1,283 @@
-"""GPU benchmark and checks in one unattended run: accuracy of the kernels, then speed of kernels and models.
+"""GPU benchmark and checks in one unattended run, what matters most first; a table at the end.
 
-python -m benchmarks.run_gpu [--dry-run] [--seconds 400]
+python -m benchmarks.run_gpu [--plan measure|tune] [--dry-run] [--seconds 480] [--resume] [--also DIR]
 
-Every kernel in every precision at real shapes against float64; waveforms to top-k; each launch of the model against its
-roofline and its prediction; logits against those of transformers; models by batch size against transformers (eager,
-SDPA, torch.compile, and with astfast.accelerate). A failure does not stop the run: it is named in its row and in the
-last lines, and each section is a process of its own, so that a kernel that corrupts the GPU's context, or hangs, does
-not affect other sections. ``--dry-run`` goes through the whole script on a CPU, with a tiny model, in Triton's
-interpreter: its times mean nothing.
+Smoke (ceilings of this GPU, every kernel in bfloat16 against float64, the engine against transformers); batch 32 in
+bfloat16: astfast, transformers with PyTorch's fused attention, with torch.compile, with astfast.accelerate; waveforms
+to top-k; other batch sizes; float8, float16, float32; odd shapes; the tests marked gpu.
+
+Kernels are compiled beforehand in parallel processes. Rows are measured in a process of their own, the worker, which
+packs a model once a precision. A row that crashes the worker, or takes longer than its limit, is named as failed, and a
+new worker goes on with the next one. Rows are written as they come, into a .partial file that takes the place of the
+results only when a run has come to its end; ``--resume`` keeps what a stopped run of this commit has measured.
+``--dry-run`` goes through the whole script on a CPU with a tiny model in Triton's interpreter: its times mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
-import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import gpu_sections
+from astfast.backends.cuda import backend
+from astfast.backends.cuda.target import Target, has_float8
+from benchmarks import gpu_compile, gpu_rows, gpu_table, gpu_tune, models
 from benchmarks.arguments import CACHE
-from benchmarks.rows import RESULTS, Rows, slug
+from benchmarks.gpu_bench import Bench
+from benchmarks.rows import RESULTS, Background, commit, machine, slug, versions
 
-GRACE = 20.0  # seconds that a section may still take when the time is up
-Section = Callable[[gpu_sections.Bench], Iterator[dict[str, Any]]]
+START_SECONDS = 120.0  # limit of a worker's start: imports, the driver, the checkpoint
+COMPILE_SECONDS = 75.0
+TABLE_SECONDS = 5.0  # kept for the end of the run
+BATCHES = (32, 8, 1)  # buckets of the rows
+PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
+WORKER = (sys.executable, "-m", "benchmarks.run_gpu", "--worker")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    names = [section.__name__ for section in gpu_sections.SECTIONS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", choices=PLANS, default="measure", help="tune: the sweep of tiles (gpu_tune.py)")
     parser.add_argument("--dry-run", action="store_true", help="the whole script on a CPU, with a tiny model")
-    parser.add_argument(
-        "--seconds", type=float, default=400.0, help="time limit: what has not begun by then is skipped (default: 400)"
-    )
+    parser.add_argument("--seconds", type=float, default=480.0, help="time limit of everything (default: 480)")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"checkpoints (default: {CACHE})")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="results (default: benchmarks/results/gpu_<GPU>.jsonl)"
     )
-    parser.add_argument("--section", choices=names, help="only this one, in this process")
-    parser.add_argument("--one-process", action="store_true", help="all sections in this process")
+    parser.add_argument("--also", type=Path, metavar="DIR", help="write the rows and the table into this folder too")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of a stopped run of this commit")
+    parser.add_argument(
+        "--section", action="append", metavar="NAME", help="only these rows, by their section; repeatable"
+    )
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if not options.dry_run and not torch.cuda.is_available():
         print("run_gpu: PyTorch sees no GPU here; --dry-run goes through the script on the CPU", file=sys.stderr)
         return 1
-    gpu = "dry-run" if options.dry_run else torch.cuda.get_device_name()
-    out = options.out or RESULTS / f"gpu_{slug(gpu)}.jsonl"
-    if options.section or options.one_process:
-        sections = [s for s in gpu_sections.SECTIONS if options.section in (None, s.__name__)]
-        bench = gpu_sections.Bench(options.dry_run, options.seconds, options.cache)
-        with Rows("gpu", out, gpu=gpu) as rows:
-            for section in sections:
-                for row in rows_of(section, bench):
-                    written = rows.write(section=section.__name__, **row)
-                    print("  " + "  ".join(f"{key} {_short(written[key])}" for key in row), flush=True)
-    else:
-        in_processes(names, gpu, out, options)
-    return 0 if options.section else report(out)
+    return work(options) if options.worker else drive(options)
 
 
-def rows_of(section: Section, bench: gpu_sections.Bench) -> Iterator[dict[str, Any]]:
-    """The rows of a section; an exception outside of them becomes a last row."""
-    print(f"\n{(section.__doc__ or '').splitlines()[0]}", flush=True)
+def work(options: argparse.Namespace) -> int:
+    """The worker: says what it runs on, then measures each row that it is told the name of, an answer a line."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    bench = Bench(options.dry_run, options.cache)
+    answers.write(json.dumps(bench.describe()) + "\n")
+    known = {(row.section, row.name): row for row in PLANS[options.plan].rows(bench.target.arch, bench.dry_run)}
+    for line in sys.stdin:
+        try:
+            found = known[tuple(json.loads(line))].measure(bench)
+        except Exception as error:
+            found = {"failed": "".join(traceback.format_exception_only(error))[-2000:]}
+            traceback.print_exc()
+        answers.write(json.dumps(found) + "\n")
+    return 0
+
+
+class Worker:
+    """The process that rows are measured in; started when it is needed, and again after a row has killed it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._command = [
+            *WORKER,
+            "--plan",
+            options.plan,
+            "--cache",
+            str(options.cache),
+            *(["--dry-run"] if options.dry_run else []),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, seconds: float = START_SECONDS) -> Any:
+        """What it says of itself; ``failed`` in it says why it could not start."""
+        self._process = subprocess.Popen(self._command, **PIPES)
+        return self._answer(min(seconds, START_SECONDS))
+
+    def measure(self, row: gpu_rows.Row, seconds: float) -> Any:
+        """What a row's function has returned: one row or several; or ``failed``."""
+        if self._process is None:
+            began = time.monotonic()
+            said = self.start(seconds)
+            seconds -= time.monotonic() - began
+            if "failed" in said:
+                return said
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the answer says it
+            self._process.stdin.write(json.dumps([row.section, row.name]).encode() + b"\n")
+            self._process.stdin.flush()
+        return self._answer(min(row.seconds, seconds))
+
+    def _answer(self, seconds: float) -> Any:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        end = time.monotonic() + seconds
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                self.stop()
+                return {"failed": f"no answer within {seconds:.0f} s"}
+            read = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not read:
+                status = self._process.wait()
+                self.stop()
+                return {"failed": f"its process ended with status {status}"}
+            line += read
+        return json.loads(line)
+
+    def stop(self) -> None:
+        """Ends the process, whatever it does, and those that it has started."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+def drive(options: argparse.Namespace) -> int:
+    """Has all rows measured and writes them; exit status 1 if any failed or was skipped."""
+    deadline = time.monotonic() + options.seconds - TABLE_SECONDS
+    worker = Worker(options)
+    said = worker.start()
+    if "failed" in said:
+        print(f"run_gpu: the worker does not start: {said['failed']}", file=sys.stderr)
+        return 1
+    name = "dry-run" if options.dry_run else slug(said["gpu"])
+    plan = PLANS[options.plan]
+    out = options.out or RESULTS / f"{plan.prefix}_{name}.jsonl"
+    results = Results(out, options.also, said, options.resume)
     try:
-        yield from section(bench)
-    except Exception as error:
-        yield {"name": section.__name__, "failed": f"{type(error).__name__}: {error}"[-2000:]}
+        if not options.dry_run:
+            began = time.monotonic()
+            count, error = gpu_compile.compile_all(plan.launches(said), COMPILE_SECONDS)
+            row = gpu_rows.Row("compile", "kernels in parallel", 0, lambda _: {})
+            found = {"compiled": count, **({} if error is None else {"failed": error})}
+            results.write(row, found, time.monotonic() - began)
+        for row in plan.rows(said["arch"], options.dry_run):
+            if options.section and row.section not in options.section:
+                continue
+            left = deadline - time.monotonic()
+            if not results.has(row):
+                began = time.monotonic()
+                found = {"skipped": "no time left"} if left <= 0 else worker.measure(row, left)
+                results.write(row, found, time.monotonic() - began)
+    finally:
+        worker.stop()
+    return results.finish(plan.table, complete=not options.section)
 
 
-def in_processes(names: Sequence[str], gpu: str, out: Path, options: argparse.Namespace) -> None:
-    """Runs each section in a process of its own and writes the rows of all of them to ``out``."""
-    deadline = time.monotonic() + options.seconds
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, out.open("w") as file:
-        for name in names:
-            part = Path(folder) / f"{name}.jsonl"
-            left = max(0.0, deadline - time.monotonic())
-            command = [sys.executable, "-m", "benchmarks.run_gpu", "--section", name, "--out", str(part)]
-            command += ["--cache", str(options.cache)]
-            command += ["--seconds", str(left), *(["--dry-run"] if options.dry_run else [])]
-            failed = None
-            try:
-                done = subprocess.run(command, check=False, timeout=left + GRACE)
-                if done.returncode:
-                    failed = f"its process ended with status {done.returncode}"
-            except subprocess.TimeoutExpired:
-                failed = f"still running {GRACE:.0f} s after the time was up"
-            lines = part.read_text().splitlines() if part.exists() else []
-            if failed:
-                row = {"benchmark": "gpu", "gpu": gpu, "section": name, "name": name, "failed": failed}
-                lines.append(json.dumps(row))
-            file.write("".join(f"{line}\n" for line in lines))
+class Plan(NamedTuple):
+    """What is measured in a run."""
+
+    prefix: str  # of the names of its results
+    rows: Callable[[Any, bool], list[gpu_rows.Row]]  # of a GPU; and for a dry run
+    table: Callable[[list[dict[str, Any]]], str]
+    launches: Callable[[dict[str, Any]], gpu_compile.Launches]  # to be compiled beforehand, for what a worker is on
+
+
+def of_models(said: dict[str, Any]) -> gpu_compile.Launches:
+    """Launches of the models, those of the fastest precision first."""
+    target = Target(said["arch"], said["multiprocessors"], said["gpu"])
+    known = [name for name in backend.precisions() if name != "float8" or has_float8(target.arch)]
+    names = sorted(known, key=lambda name: (name != backend.fastest_precision(), name != "float8"))
+    return gpu_compile.of_model(models.GEOMETRIES["ast-base"].model_config(), BATCHES, names, target)
+
+
+PLANS = {
+    "measure": Plan("gpu", gpu_rows.rows, gpu_table.table, of_models),
+    "tune": Plan("gpu-tune", gpu_tune.rows, gpu_tune.table, lambda said: partial(gpu_tune.launches, said["arch"])),
+}
+
+
+class Results:
+    """Rows of a run in files: ``out``, only when the run has come to its end, and in the folder ``also`` at once."""
+
+    def __init__(self, out: Path, also: Path | None, said: dict[str, Any], resume: bool) -> None:
+        self._out = out
+        self._partial = out.with_suffix(".partial.jsonl")
+        self._also = also
+        self._common = {
+            "benchmark": "gpu",
+            "commit": commit(),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "machine": machine(),
+            **said,
+            "versions": versions() | said["gpu_versions"],
+        }
+        del self._common["gpu_versions"]
+        self._background = Background()
+        self.rows = list(self._kept()) if resume else []
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self._files = [self._partial.open("w")]
+        if also is not None:
+            also.mkdir(parents=True, exist_ok=True)
+            self._files.append((also / out.name).open("w"))
+        for row in self.rows:
+            self._append(row)
+
+    def _kept(self) -> Iterator[dict[str, Any]]:
+        """Rows of the stopped run that need not be measured again."""
+        lines = self._partial.read_text().splitlines() if self._partial.exists() else []
+        for row in map(json.loads, lines):
+            same = all(row.get(key) == self._common[key] for key in ("commit", "gpu", "versions"))
+            if same and "failed" not in row and "skipped" not in row:
+                yield row
+
+    def has(self, row: gpu_rows.Row) -> bool:
+        """Whether a row has been measured already."""
+        return any((kept["section"], kept["row"]) == (row.section, row.name) for kept in self.rows)
+
+    def write(self, row: gpu_rows.Row, found: Any, seconds: float = 0.0) -> None:
+        """Writes and prints what a row's measurement has found."""
+        shares = {"background": round(self._background.share(), 4), "stolen": round(self._background.stolen(), 4)}
+        for fields in (found or [{}]) if isinstance(found, list) else [found]:
+            where = {"section": row.section, "row": row.name, "name": row.name, "row_seconds": round(seconds, 2)}
+            self.rows.append({**self._common, **shares, **where, **fields})
+            self._append(self.rows[-1])
+            told = {key: value for key, value in fields.items() if key not in ("name", "ops")}
+            print(f"{row.section}: {fields.get('name', row.name)}  {_brief(told)}", flush=True)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        for file in self._files:
+            file.write(json.dumps(row) + "\n")
             file.flush()
 
+    def finish(self, table: Callable[[list[dict[str, Any]]], str], complete: bool) -> int:
+        """Prints the ``table`` and what failed; puts the rows in their place if the run was ``complete``."""
+        for file in self._files:
+            file.close()
+        missing = [row for row in self.rows if "skipped" in row]
+        failed = [row for row in self.rows if "failed" in row]
+        if complete and not missing:
+            self._partial.replace(self._out)
+        path = self._out if complete and not missing else self._partial
+        text = table(self.rows)
+        print(f"\n{text}\n\n{path}: {len(self.rows)} rows, {len(failed)} failed, {len(missing)} skipped")
+        for row in [*failed, *missing]:
+            print(f"  {row['section']}, {row['name']}: {_brief(row.get('failed', row.get('skipped')))}")
+        if self._also is not None:
+            (self._also / f"{self._out.stem}.txt").write_text(text + "\n")
+        return 1 if failed or missing else 0
 
-def report(out: Path) -> int:
-    """Prints the failed and skipped rows of a results file; returns exit status 1 if there are any."""
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    failures = [
-        f"{row['section']}, {row['name']}: {_short(row.get('failed', row.get('skipped')))}"
-        for row in rows
-        if "failed" in row or "skipped" in row
-    ]
-    print(f"\n{out}: {len(rows)} rows, {len(failures)} failures" + "".join(f"\n  {line}" for line in failures))
-    return 1 if failures else 0
 
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else (str(value).strip().splitlines() or [""])[-1][:100]
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key} {_brief(each)}" for key, each in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else (str(value).strip().splitlines() or [""])[-1][:160]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from benchmarks import (
     op_calls,
     peaks,
     peers,
+    profile_gpu,
     report,
     rows,
     run_decoding,
@@ -35,7 +36,7 @@ from benchmarks import (
 from benchmarks.op_calls import op_cases
 
 COMMON = {"benchmark", "commit", "date", "machine", "cpu", "versions", "threads", "background", "stolen"}
-SCRIPTS = (one_clip, report, run_gpu, run_model, run_ops, run_pipeline, run_process, run_scaling)
+SCRIPTS = (one_clip, profile_gpu, report, run_gpu, run_model, run_ops, run_pipeline, run_process, run_scaling)
 QUICK = ["--turns", "1", "--seconds", "0"]
 ALONE = ["--threads", "1", *QUICK]  # other tests may run beside
 

@@ -1,99 +1,266 @@
-"""benchmarks/run_gpu.py from end to end on a CPU: every section writes its rows, a failing part stops none."""
+"""benchmarks/run_gpu.py on a CPU: what fails or hangs costs its row, results are kept, what matters comes first."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from triton import runtime
+from triton.backends.compiler import GPUTarget
 
-from benchmarks import run_gpu
+from astfast.backends.cuda.target import Target
+from astfast.kernels import tuning
+from astfast.kernels.launch import Launch
+from benchmarks import gpu_bench, gpu_compile, gpu_rows, gpu_table, gpu_tune, models, profile_gpu, run_gpu
+from benchmarks.gpu_rows import Row
 from tests import ROOT
 
+SAID = {"gpu": "H900", "arch": 90, "gpu_versions": {"triton": "3.6.0", "driver": "580"}}
+ORDER = ["smoke", "batch 32", "waveforms to top-k", "other batches", "float8", "float16", "float32", "odd shapes"]
+ORDER += ["tests", "compiled batches"]
 
-def rows_of(path: Path) -> list[dict]:
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_dry_run_goes_through_every_section(tmp_path: Path) -> None:
-    out = tmp_path / "rows.jsonl"
-    arguments = ["--dry-run", "--one-process", "--cache", str(tmp_path), "--out", str(out)]
-    assert run_gpu.main(arguments) == 0
-    rows = rows_of(out)
-    sections = [section.__name__ for section in run_gpu.gpu_sections.SECTIONS]
-    assert list(dict.fromkeys(row["section"] for row in rows)) == sections
-    names = " | ".join(row["name"] for row in rows)
-    for part in (
-        "top-5 of int16 waveforms",
-        "transformers accelerated",
-        "all of attention_kernel",
-        "test_transformers.py",
-    ):
-        assert part in names
-    assert not [row for row in rows if "failed" in row or "skipped" in row]
-    errors = [row["error"] for row in rows if row["section"] == "logits_errors"]
-    assert errors
-    assert max(errors) < 1e-4
+def row(name: str, seconds: float = 20.0, section: str = "smoke") -> Row:
+    return Row(section, name, seconds, lambda _: {})
 
 
-def test_what_fails_is_named_and_the_rest_runs(tmp_path: Path, monkeypatch, capsys) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("this kernel is broken")
-
-    def broken_section(bench: object):
-        """Breaks outside of its rows."""
-        yield {"name": "a row", "ok": True}
-        raise RuntimeError("this section is broken")
-
-    sections = run_gpu.gpu_sections
-    monkeypatch.setattr(sections.gpu_cases, "pool", broken)
-    monkeypatch.setattr(sections, "SECTIONS", [broken_section, sections.kernel_checks])
-    out = tmp_path / "rows.jsonl"
-    arguments = ["--dry-run", "--one-process", "--cache", str(tmp_path), "--out", str(out)]
-    assert run_gpu.main(arguments) == 1
-    assert [row["name"] for row in rows_of(out) if "failed" in row] == ["broken_section", "pool float32"]
-    printed = capsys.readouterr().out
-    assert "pool float32: RuntimeError: this kernel is broken" in printed
-    assert "broken_section: RuntimeError: this section is broken" in printed
+def test_rows_come_in_the_order_that_matters() -> None:
+    rows = gpu_rows.rows(90)
+    assert list(dict.fromkeys(each.section for each in rows)) == ORDER
+    assert len({(each.section, each.name) for each in rows}) == len(rows)
+    names = [each.name for each in rows if each.section == "batch 32"]
+    assert [name.split()[0] for name in names[:4]] == ["astfast", "sdpa", "compiled", "accelerated"]
+    assert {each.section for each in gpu_rows.rows(86)} == {each.section for each in rows} - {"float8"}
 
 
-def test_nothing_begins_after_the_time_is_up(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(run_gpu.gpu_sections, "SECTIONS", [run_gpu.gpu_sections.kernel_checks])
-    out = tmp_path / "rows.jsonl"
-    arguments = ["--dry-run", "--one-process", "--seconds", "0", "--cache", str(tmp_path), "--out", str(out)]
-    assert run_gpu.main(arguments) == 1
-    assert all("skipped" in row for row in rows_of(out))
-
-
-def test_a_section_that_takes_its_process_along_or_hangs_stops_no_other(tmp_path: Path, monkeypatch) -> None:
-    """As a kernel does that breaks the GPU's context, or never ends."""
-    ends = iter(
-        [lambda: subprocess.CompletedProcess([], -11), lambda: 1 / 0, lambda: subprocess.CompletedProcess([], 0)]
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> run_gpu.Worker:
+    """A worker that does as the names of rows say."""
+    code = (
+        "import json, os, sys, time\n"
+        f"print(json.dumps({SAID!r}), flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    name = json.loads(line)[1]\n"
+        "    if name == 'crash': os.kill(os.getpid(), 11)\n"
+        "    if name == 'hang': time.sleep(60)\n"
+        "    print(json.dumps({'pid': os.getpid(), 'of': name}), flush=True)\n"
     )
+    monkeypatch.setattr(run_gpu, "WORKER", (sys.executable, "-S", "-c", code))
+    options = run_gpu.argparse.Namespace(cache=tmp_path, dry_run=True, plan="measure")
+    return run_gpu.Worker(options)
 
-    def run(command: list[str], **_: object) -> object:
-        part = Path(command[command.index("--out") + 1])
-        part.write_text(json.dumps({"section": command[command.index("--section") + 1], "name": "its row"}) + "\n")
-        try:
-            return next(ends)()
-        except ZeroDivisionError:
-            raise subprocess.TimeoutExpired(command, 1) from None
 
-    monkeypatch.setattr(run_gpu.subprocess, "run", run)
-    monkeypatch.setattr(run_gpu.gpu_sections, "SECTIONS", run_gpu.gpu_sections.SECTIONS[:3])
+def test_a_crash_and_a_hang_cost_one_row_each(worker: run_gpu.Worker) -> None:
+    assert worker.start() == SAID
+    first = worker.measure(row("first"), 60)
+    assert worker.measure(row("crash"), 60) == {"failed": "its process ended with status -11"}
+    second = worker.measure(row("second"), 60)
+    assert worker.measure(row("hang", seconds=0.2), 60) == {"failed": "no answer within 0 s"}
+    third = worker.measure(row("third"), 60)
+    assert [first["of"], second["of"], third["of"]] == ["first", "second", "third"]
+    assert len({first["pid"], second["pid"], third["pid"]}) == 3
+    worker.stop()
+
+
+def test_no_row_takes_longer_than_the_whole_run_may(worker: run_gpu.Worker) -> None:
+    assert "failed" in worker.measure(row("hang", seconds=60), 1.5)
+
+
+def test_results_take_the_place_of_others_only_when_complete(tmp_path: Path) -> None:
+    out, also = tmp_path / "gpu.jsonl", tmp_path / "also"
+    out.write_text('{"kept": "of the last run"}\n')
+    stopped = run_gpu.Results(out, also, SAID, resume=False)
+    stopped.write(row("a"), {"clips_per_second": 7.0})
+    stopped.write(row("b"), {"failed": "a crash"})
+    stopped.write(row("c"), {"skipped": "no time left"})
+    assert stopped.finish(gpu_table.table, complete=True) == 1
+    assert rows_of(out) == [{"kept": "of the last run"}]
+    assert [each["name"] for each in rows_of(also / "gpu.jsonl")] == ["a", "b", "c"]
+
+    resumed = run_gpu.Results(out, None, SAID, resume=True)
+    assert [resumed.has(row(name)) for name in "abc"] == [True, False, False]
+    resumed.write(row("b"), [{"name": "b1", "x": 1}, {"name": "b2", "x": 2}])
+    resumed.write(row("c"), [])
+    assert resumed.finish(gpu_table.table, complete=True) == 0
+    assert [each["name"] for each in rows_of(out)] == ["a", "b1", "b2", "c"]
+    assert rows_of(out)[0]["versions"]["triton"] == "3.6.0"
+    assert rows_of(out)[0]["gpu"] == "H900"
+    assert not out.with_suffix(".partial.jsonl").exists()
+
+
+def test_a_stopped_run_on_another_gpu_is_not_gone_on_with(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.jsonl"
+    run_gpu.Results(out, None, SAID, resume=False).write(row("a"), {"x": 1})
+    assert not run_gpu.Results(out, None, {**SAID, "gpu": "another"}, resume=True).rows
+
+
+def test_only_some_sections_are_no_complete_run(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.jsonl"
+    some = run_gpu.Results(out, None, SAID, resume=False)
+    some.write(row("a"), {"x": 1})
+    assert some.finish(gpu_table.table, complete=False) == 0
+    assert not out.exists()
+
+
+def test_table_has_ratios_and_shares_of_what_was_measured() -> None:
+    common = {"gpu": "H900", "section": "batch 32", "precision": "bfloat16", "batch": 32, "geometry": ""}
+    common |= {"model": "ast-base"}
+    rows = [
+        {**common, "name": "ceilings", "product_tflops": 800.0, "copy_tbs": 3.0},
+        {**common, "name": "ours", "engine": "astfast", "clips_per_second": 2000.0},
+        {**common, "name": "sdpa", "engine": "sdpa", "clips_per_second": 1000.0},
+        {**common, "name": "compiled", "engine": "compiled", "failed": "no answer"},
+        {**common, "name": "in turns", "over_sdpa": [1.9, 2.0, 2.1]},
+        {**common, "name": "fc1", "kernel_us": 400.0, "kernel_tflops": 450.0, "torch_us": 300.0, "torch_tflops": 600.0}
+        | {"served_by": "torch"},
+        {**common, "name": "top", "section": "waveforms to top-k", "clips_per_second": 900.0, "milliseconds": 35.0},
+    ]
+    text = gpu_table.table(rows)
+    share = models.operations(models.GEOMETRIES["ast-base"].model_config()) * 2000 / 800e12
+    line = re.sub(" +", " ", next(line for line in text.splitlines() if line.startswith("bfloat16")))
+    assert line.strip() == f"bfloat16 32 2,000 {share:.0%} 1,000 2.00x - - - -"
+    assert "in turns, bfloat16, batch 32: 2.00x over sdpa" in text
+    assert "fc1: torch serves: kernel 400.0 us, 450 TFLOP/s (56%); torch 300.0 us, 600 TFLOP/s (75%)" in text
+    assert "top: 900 clips/s, 35.00 ms a call" in text
+    assert "ceilings: product 800 TFLOP/s, copy 3.00 TB/s" in text
+
+
+@pytest.mark.parametrize("arch", [80, 89, 90, 120])
+def test_candidates_of_the_sweep_begin_with_the_tile_in_use(arch: int) -> None:
+    for name in gpu_tune.PROBLEMS:
+        found = gpu_tune.candidates(arch, name, "bfloat16")
+        table = tuning.tiles_for(arch, 2)
+        in_use = {"attention": table.attention, "qkv": table.norm_linear[0], "fc1": table.norm_linear[0]}
+        assert found[0] == in_use.get(name, table.residual[0])
+        assert 10 < len(found) < 90
+        assert len(set(found)) == len(found)
+        assert profile_gpu.in_use(arch, name) == found[0]
+
+
+def test_sweep_refuses_a_tile_whose_results_differ_and_sorts_the_others(tmp_path: Path) -> None:
+    bench, spoilt = gpu_bench.Bench(True, tmp_path), []
+
+    def launcher(launch: Launch) -> None:
+        columns = launch.args["BLOCK_N"]
+        spoilt.append(columns)
+        launch.args["stream_ptr"].fill_(2.0 if columns == 128 else 1.0)
+
+    bench.launcher = launcher
+    good, bad = gpu_tune.sweep(bench, "proj", "float32", 1)
+    assert (good["tile"][1], bad["tile"][1]) == (64, 128)
+    assert "off by 1" in bad["refused"]
+    assert good["tflops"] > 0
+    assert spoilt == [64, 64, 128]  # a wrong one is not timed
+    text = gpu_tune.table([{**good, "gpu": "H900"}, {**bad, "gpu": "H900"}])
+    assert text.splitlines()[0] == "# float32, timed on H900"
+    assert text.splitlines()[1].startswith("Tile(64, 64, 32, 4, 2),  # proj, batch 1: ")
+    assert len(text.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "flops"),
+    [
+        ("norm_linear bfloat16 32x1214x2304 32x1214x768 2304x768 eps tile=128x256x64/8w3s", 2 * 32 * 1214 * 2304 * 768),
+        ("linear_residual bfloat16 32x2x768 32x2x3072 768x3072 tile=64x64x64/4w4s", 2 * 64 * 768 * 3072),
+        ("attention bfloat16 32x1214x768 32x1214x768 heads=12", 4 * 32 * 1214 * 1214 * 768),
+        ("head float32 32x527 32x768 527x768 tile=16x64x64/4w2s", 0),
+    ],
+)
+def test_operations_are_read_off_the_key_of_a_call(key: str, flops: int) -> None:
+    assert gpu_rows.operations(key, 1214) == flops
+
+
+class Driver:
+    """An H100 as Triton's JIT sees it, which compiles and launches nothing."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        del device
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.mark.slow
+def test_kernels_are_compiled_beforehand_as_their_launches_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(runtime.driver, "_active", Driver())
+    config = models.GEOMETRIES["speech-commands"].model_config()
+    launches = gpu_compile.of_model(config, (8, 1), ("bfloat16", "float16"), Target(90, 132, "H100"))()
+    assert {"log_mel_kernel", "pool_kernel", "norm_linear_kernel"} <= {launch.name for launch in launches}
+    pools = [launch for launch in launches if launch.name == "pool_kernel"]
+    assert len(pools) == 2  # one for each type, whatever the batch
+    gpu_compile.compile_one(pools[0])
+    assert list(tmp_path.rglob("pool_kernel.cubin"))
+    (used,) = gpu_bench.resources()
+    assert used["name"].startswith("pool_kernel")
+    pools[0].kernel.device_caches.clear()
+
+
+def no_launches() -> list[Any]:
+    raise OSError("no GPU")
+
+
+@pytest.mark.slow
+def test_an_error_of_compiling_is_reported() -> None:
+    assert gpu_compile.compile_all(no_launches, 60, processes=1) == (0, "OSError: no GPU")
+
+
+PLANT = """
+import os, signal, sys, time
+from benchmarks import run_gpu
+from tests.cases import gpu_cases
+gpu_cases.pool = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)
+gpu_cases.head_ = lambda *_, **__: time.sleep(600)
+sys.exit(run_gpu.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_dry_run_with_a_crash_and_a_hang_in_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = gpu_rows.rows(80, dry_run=True)
+    limited = [each._replace(seconds=20.0 if " head " in each.name else 200.0) for each in rows]
+    monkeypatch.setitem(run_gpu.PLANS, "measure", run_gpu.PLANS["measure"]._replace(rows=lambda *_: limited))
+    monkeypatch.setattr(run_gpu, "WORKER", (sys.executable, "-c", PLANT, "--worker"))
     out = tmp_path / "rows.jsonl"
-    assert run_gpu.main(["--dry-run", "--cache", str(tmp_path), "--out", str(out)]) == 1
-    rows = rows_of(out)
-    assert len([row for row in rows if row["name"] == "its row"]) == 3
-    failed = [row["failed"] for row in rows if "failed" in row]
-    assert [text.split(" ")[0:2] for text in failed] == [["its", "process"], ["still", "running"]]
+    arguments = ["--dry-run", "--cache", str(tmp_path), "--out", str(out), "--also", str(tmp_path / "also")]
+    assert run_gpu.main([*arguments, "--seconds", "1000"]) == 1
+    found = rows_of(out)
+    assert list(dict.fromkeys((each["section"], each["row"]) for each in found)) == [row[:2] for row in limited]
+    failed = {each["name"]: each["failed"] for each in found if "failed" in each}
+    assert failed == {
+        "check pool float32": "its process ended with status -11",
+        "check head float32": "no answer within 20 s",
+    }
+    assert not [each for each in found if "skipped" in each]
+    printed = capsys.readouterr().out
+    assert "ours over" in printed
+    assert "check head float32: no answer within 20 s" in printed
+    assert (tmp_path / "also" / "rows.txt").read_text() in printed
+    assert rows_of(tmp_path / "also" / "rows.jsonl") == found
 
 
 @pytest.mark.slow
 def test_make_gpu(tmp_path: Path) -> None:
-    """Without an installation, from links to the checkout; each section a process of its own."""
-    options = f"--dry-run --cache {tmp_path} --out {tmp_path / 'rows.jsonl'}"
+    """Without an installation, from links to the checkout, its results also where the variable OUT says."""
+    options = f"--dry-run --section smoke --cache {tmp_path} --out {tmp_path / 'rows.jsonl'}"
     command = ["make", "gpu", f"PYTHON={sys.executable}", f"LINKS={tmp_path / 'links'}", f"GPU_OPTIONS={options}"]
+    command += [f"OUT={tmp_path / 'out'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "0 failures" in done.stdout
+    assert "0 failed, 0 skipped" in done.stdout
+    assert (tmp_path / "out" / "rows.jsonl").exists()

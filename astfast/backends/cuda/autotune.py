@@ -61,7 +61,7 @@ class Autotuner:
         self.deterministic = deterministic
         self.compiler_missing = False  # Triton can't compile here: PyTorch's ops run all calls
         self._launcher = launcher
-        self._results = autotune_cache.load().get(environment, {})
+        self.results = autotune_cache.load().get(environment, {})
         self._warned: set[str] = set()
         self._cold_start = cold_start
 
@@ -77,14 +77,14 @@ class Autotuner:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # a kernel that passed its check, in an environment that has changed since
-                self._results[call.key] = self._failed(call, error)
+                self.results[call.key] = self._failed(call, error)
         return call.run_torch()
 
     def _prefers_kernel(self, call: OpCall) -> bool:
-        result = self._results.get(call.key)
+        result = self.results.get(call.key)
         if result is None or not (result.failure or result.timed or self.deterministic):
             try:
-                result = self._results[call.key] = self._tune(call)
+                result = self.results[call.key] = self._tune(call)
             except NotFinite:
                 return False  # this time
         if result.failure is not None:

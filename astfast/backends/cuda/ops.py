@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from astfast.backends.cuda import fallback_ops
 from astfast.backends.cuda.autotune import Autotuner
+from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, PackedLinear, Packing, Stream
 from astfast.backends.cuda.runtime import Runtime, inference, runtime_for
@@ -114,6 +115,10 @@ class CudaOps(NoImages):
 
     def to_host(self, x: torch.Tensor) -> NDArray[np.float32]:
         return np.array(x.cpu().numpy(), dtype=np.float32)
+
+    def op_results(self) -> dict[str, KernelResult]:
+        """Autotuning results of the calls that these ops have run, or know from earlier processes, by their key."""
+        return {} if self._autotuner is None else dict(self._autotuner.results)
 
     def _run(self, call: OpCall) -> torch.Tensor:
         if self._autotuner is not None:

@@ -1,0 +1,81 @@
+"""Cases of every GPU kernel with every tile that its table has for a GPU, at the widths of AST-base and odd lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from astfast.backends.cuda.packing import DTYPES
+from astfast.front_end import KaldiFbank
+from astfast.kernels import tuning
+from benchmarks.gpu_bench import DRY_TILES, Bench
+from tests.cases import float8_cases, gpu_cases
+
+Make = Callable[[], gpu_cases.Case]
+
+
+def check(bench: Bench, precision: str, name: str) -> dict[str, Any]:
+    """Runs a case: the kernel's error against float64 is at most twice that of PyTorch's own op in the same type."""
+    case = cases(bench.target.arch, precision, bench.dry_run)[name]()
+    bench.launcher(case.launch)
+    case.check()
+    return {"ok": True}
+
+
+def cases(arch: tuning.Arch, precision: str, dry_run: bool = False) -> dict[str, Make]:
+    """Cases by name. In a dry run they are of small tensors on the CPU."""
+    return float8(arch) if precision == "float8" else of_type(arch, precision, dry_run)
+
+
+def of_type(arch: tuning.Arch, precision: str, dry_run: bool) -> dict[str, Make]:
+    clips, tokens, d, m, heads = (1, 9, 64, 128, 2) if dry_run else (2, 161, 768, 3072, 12)
+    dtype, device = DTYPES[precision], "cpu" if dry_run else "cuda"
+    tiles = DRY_TILES if dry_run else tuning.tiles_for(arch, dtype.itemsize)
+    where: Any = {"device": device, "precision": "tf32x3" if precision == "float32" else "ieee"}
+    front_end = KaldiFbank(max_length=8)
+
+    def norm_linear(tile: tuning.Tile) -> gpu_cases.Case:
+        return gpu_cases.norm_linear(dtype, (clips, tokens, d), m, tile, "gelu", **where)
+
+    def linear_residual(tile: tuning.Tile) -> gpu_cases.Case:
+        return gpu_cases.linear_residual(dtype, (clips, tokens, m), d, tile, **where)
+
+    def attention(queries: int, tile: tuning.Tile) -> gpu_cases.Case:
+        return gpu_cases.attention_(dtype, clips, queries, tokens, heads, d // heads, tile, **where)
+
+    def log_mel(integers: bool) -> gpu_cases.Case:
+        return gpu_cases.log_mel_(front_end, [1500, 399], tiles.log_mel, integers=integers, device=device)
+
+    patches = partial(gpu_cases.patch_embed_, dtype, clips, 96, 64, 16, (10, 10), d, tiles.patch_embed)
+    return {
+        **{f"norm_linear {tile}": partial(norm_linear, tile) for tile in tiles.norm_linear},
+        **{f"linear_residual {tile}": partial(linear_residual, tile) for tile in tiles.residual},
+        "attention": partial(attention, tokens, tiles.attention),
+        "attention of two queries": partial(attention, 2, tiles.few_queries),
+        "patch_embed": partial(patches, **where),
+        "pool": partial(gpu_cases.pool, dtype, clips, d, device=device),
+        "head": partial(gpu_cases.head_, clips, d, 35, tiles.head, device=device),
+        "log_mel": partial(log_mel, False),
+        "log_mel of int16": partial(log_mel, True),
+    }
+
+
+def float8(arch: tuning.Arch) -> dict[str, Make]:
+    """Cases of the kernels that differ in float8: the matrix products, and the output of attention."""
+    d, m, tiles = 768, 3072, tuning.tiles_for(arch, 1)
+    stream, narrow = torch.bfloat16, torch.float8_e4m3fn
+
+    def norm_linear(tile: tuning.Tile) -> gpu_cases.Case:
+        return float8_cases.norm_linear(stream, (2, 161, d), m, tile, "gelu", narrow, device="cuda")
+
+    def linear_residual(tile: tuning.Tile) -> gpu_cases.Case:
+        return float8_cases.linear_residual(stream, (2, 161, m), d, tile, device="cuda")
+
+    return {
+        **{f"norm_linear {tile}": partial(norm_linear, tile) for tile in tiles.norm_linear},
+        **{f"linear_residual {tile}": partial(linear_residual, tile) for tile in tiles.residual},
+        "attention": lambda: float8_cases.attention_(stream, 2, 161, 161, 12, 64, tiles.attention, device="cuda"),
+    }

@@ -1,0 +1,84 @@
+"""Compilation of GPU kernels ahead of their first launch, in parallel processes, into Triton's own cache."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from astfast.backends.cuda.target import Target
+from astfast.kernels.launch import Launch
+from astfast.models.ast.config import AstConfig
+from tests import launchers
+from tests.cases.recorded_launches import record
+
+Launches = Callable[[], list[Launch]]
+
+
+def compile_all(make: Launches, seconds: float, processes: int | None = None) -> tuple[int, str | None]:
+    """Compiles the launches that ``make`` returns, which each process calls itself, for the GPU of this machine.
+
+    - ``seconds``: limit; what is not compiled by then is left to its first launch.
+    - ``processes``: default: all processors but two.
+
+    Returns how many were compiled, and the first error.
+    """
+    count = processes or max(1, (os.cpu_count() or 1) - 2)
+    end = time.monotonic() + seconds
+    pool = concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+    tasks = [pool.submit(_compile_share, make, index, count, end) for index in range(count)]
+    done, late = concurrent.futures.wait(tasks, seconds + 10)
+    shares = [_result(task) for task in done] + [(0, "still compiling when the time was up")] * len(late)
+    for process in list((pool._processes or {}).values()) if late else ():
+        process.kill()
+    pool.shutdown(wait=not late, cancel_futures=True)
+    return sum(n for n, _ in shares), next((error for _, error in shares if error), None)
+
+
+def _result(task: concurrent.futures.Future[tuple[int, str | None]]) -> tuple[int, str | None]:
+    try:
+        return task.result()
+    except Exception as error:  # the process is gone
+        return 0, f"{type(error).__name__}: {error}"
+
+
+def _compile_share(make: Launches, index: int, count: int, end: float) -> tuple[int, str | None]:
+    compiled, first_error = 0, None
+    for launch in make()[index::count]:
+        if time.monotonic() > end:
+            return compiled, first_error or "the time was up"
+        try:
+            compile_one(launch)
+            compiled += 1
+        except Exception as error:
+            first_error = first_error or f"{launch.name}: {type(error).__name__}: {error}".splitlines()[0]
+    return compiled, first_error
+
+
+def compile_one(launch: Launch) -> None:
+    """Has Triton's JIT compile a kernel as the launch would; its tensors may be on the "meta" device. Runs nothing."""
+    how = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    launch.kernel.warmup(grid=launch.grid, **launch.args, **how)
+
+
+def of_model(config: AstConfig, batches: Sequence[int], precisions: Sequence[str], target: Target) -> Launches:
+    """Launches of a model's batches that differ for the compiler, those of the first precisions first."""
+    return partial(_of_model, config, tuple(batches), tuple(precisions), target)
+
+
+def _of_model(config: AstConfig, batches: tuple[int, ...], precisions: tuple[str, ...], target: Target) -> list[Launch]:
+    return list(
+        _distinct(launch for name in precisions for clips in batches for launch in record(config, clips, name, target))
+    )
+
+
+def _distinct(launches: Iterator[Launch]) -> Iterator[Launch]:
+    seen = set()
+    for launch in launches:
+        key = launch.name, launch.num_warps, launch.num_stages, str(launchers.signature(launch))
+        if key not in seen:
+            seen.add(key)
+            yield launch

@@ -1,0 +1,243 @@
+"""Rows of benchmarks/run_gpu.py in the order in which their answers matter; each is measured by one function."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from astfast.backends.cuda import autotune_cache, backend
+from astfast.backends.cuda.autotune_cache import KernelResult
+from astfast.backends.cuda.target import has_float8
+from astfast.benchmarking.timing import speedup, spread
+from astfast.kernels import tuning
+from astfast.kernels.linear import FLOAT8_MAX
+from benchmarks import gpu_checks
+from benchmarks.gpu_bench import Bench, resources
+from benchmarks.rows import ROOT
+
+TOP_K = 5
+TURNS, TURN_SECONDS = 8, 0.2  # of engines that are compared in turns
+# Of logits, relative to their spread: about four times what PyTorch's own ops in that type gave on a CPU.
+LARGEST_ERROR = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 0.03, "float8": 0.25}
+TESTS = ROOT / "tests"
+SHORT_CLIPS = "speech-commands"  # a geometry of 146 tokens
+Found = dict[str, Any] | list[dict[str, Any]]
+
+
+class Row(NamedTuple):
+    """A row of the results, or several that are measured together."""
+
+    section: str
+    name: str
+    seconds: float  # limit
+    measure: Callable[[Bench], Found]
+
+
+def rows(arch: tuning.Arch, dry_run: bool = False) -> list[Row]:
+    """All rows for a GPU, those that matter most first. In a dry run: in float32, which the interpreter computes."""
+    fastest = "float32" if dry_run else backend.fastest_precision()
+    few, eight, many = (1, 1, 2) if dry_run else (1, 8, 32)
+    called = (few, many) if dry_run else (few, eight, 2 * many, 8 * many)  # clips in a call
+    others = [] if dry_run else ["float16", "float32"]
+    narrow = ["float8"] if has_float8(arch) and not dry_run else []
+    compared = ("astfast", "sdpa", "compiled", "accelerated")
+    made = [Row("smoke", "ceilings", 20, ceilings)]
+    made += [
+        Row("smoke", f"check {name} {fastest}", 20, checked(fastest, name)) for name in checks(arch, fastest, dry_run)
+    ]
+    made += [Row("smoke", f"engine {fastest}", 60, partial(engine_works, precision=fastest))]
+    limits = {"compiled": 170.0}
+    made += [throughput(f"batch {many}", name, fastest, many, limits.get(name, 45)) for name in compared]
+    made += [
+        Row(f"batch {many}", f"in turns {fastest} batch {many}", 45, partial(in_turns, precision=fastest, batch=many))
+    ]
+    made += [Row(f"batch {many}", f"ops {fastest} batch {many}", 20, partial(ops, precision=fastest, batch=many))]
+    made += [Row(f"batch {many}", "kernels", 10, lambda _: resources())]
+    for samples in ("int16", "float32"):
+        for clips in called:
+            name = f"top-{TOP_K} of {samples} waveforms {fastest} batch {clips}"
+            work = partial(to_top_k, precision=fastest, samples=samples, clips=clips)
+            made.append(Row("waveforms to top-k", name, 30, work))
+    for clips in called[:-1]:
+        made += [throughput("other batches", name, fastest, clips, 30) for name in ("astfast", "sdpa", "accelerated")]
+    for precision in narrow:
+        made += [throughput(precision, "astfast", precision, many, 60)]
+        made += [Row(precision, f"ops {precision} batch {many}", 20, partial(ops, precision=precision, batch=many))]
+        made += [Row(precision, f"_scaled_mm batch {many}", 30, partial(scaled_products, batch=many))]
+    for precision in others:
+        made += [throughput(precision, name, precision, many, 60) for name in ("astfast", "sdpa")]
+    for precision in (*others, *narrow):
+        names = checks(arch, precision, dry_run)
+        made += [Row("odd shapes", f"check {name} {precision}", 20, checked(precision, name)) for name in names]
+    made += [throughput("odd shapes", name, fastest, many + 1, 45, SHORT_CLIPS) for name in ("astfast", "sdpa")]
+    made += [Row("tests", path, 90, partial(gpu_tests, path=path)) for path in test_files()]
+    made += [throughput("compiled batches", "compiled", fastest, clips, 100) for clips in dict.fromkeys((eight, few))]
+    return made
+
+
+def checks(arch: tuning.Arch, precision: str, dry_run: bool) -> list[str]:
+    return list(gpu_checks.cases(arch, precision, dry_run))
+
+
+def checked(precision: str, name: str) -> Callable[[Bench], Found]:
+    return partial(gpu_checks.check, precision=precision, name=name)
+
+
+def ceilings(bench: Bench) -> Found:
+    """What this GPU reaches with PyTorch's own copy (bytes read and written) and product in bfloat16."""
+    n, size = (64, 1 << 16) if bench.dry_run else (8192, 1 << 30)
+    a, b = torch.randn(2, n, n, device=bench.device).to(torch.bfloat16)
+    source, copy = torch.empty(2, size, dtype=torch.uint8, device=bench.device)
+    product = spread(bench.call_seconds(lambda: a @ b, 0.5)).p20
+    copied = spread(bench.call_seconds(lambda: copy.copy_(source), 0.3)).p20
+    return {"product_tflops": 2 * n**3 / product / 1e12, "copy_tbs": 2 * size / copied / 1e12}
+
+
+def engine_works(bench: Bench, precision: str) -> Found:
+    """One call of the engine against transformers in float32; whether graphs are in use; which kernels were refused."""
+    engine = bench.engine(precision)
+    clips = 2 if bench.dry_run else 8
+    error = accurate(bench, engine.forward(bench.features(clips)), precision, clips)
+    refused = [key for key, result in engine.ops.op_results().items() if result.failure]
+    if refused:
+        raise AssertionError(f"kernels that are not used: {'; '.join(refused)}")
+    runtime = engine.ops.runtime
+    return {"error": error, "graphs": runtime.graphs_failure is None, "hardware": engine.hardware}
+
+
+def accurate(bench: Bench, logits: torch.Tensor, precision: str, batch: int, geometry: str = "") -> float:
+    """The error of logits. Raises AssertionError where it is too large to call it that precision."""
+    error = bench.error(logits, batch, geometry)
+    if not error <= LARGEST_ERROR[precision]:
+        raise AssertionError(f"logits are off by {error:.2g} of their spread: more than {LARGEST_ERROR[precision]:g}")
+    return error
+
+
+def throughput(section: str, name: str, precision: str, batch: int, seconds: float, geometry: str = "") -> Row:
+    where = f" {geometry}" if geometry else ""
+
+    def measure(bench: Bench) -> Found:
+        """Clips a second, features on the device to logits there, after a look at the logits."""
+        work = bench.contestant(name, precision, batch, geometry)
+        row: dict[str, Any] = {"engine": name, "precision": precision, "batch": batch, "geometry": geometry}
+        row["model"] = "tiny" if bench.dry_run else geometry or "ast-base"
+        start = time.perf_counter()
+        row["error"] = accurate(bench, work(), precision, batch, geometry)
+        row["first_call_seconds"] = time.perf_counter() - start
+        row |= bench.timed(work, batch)
+        if name == "astfast":
+            engine = bench.engine(precision, geometry)
+            row |= {
+                "hardware": engine.hardware,
+                "ops": autotune_cache.describe(of_batch(bench, precision, batch, geometry)),
+            }
+        if name in ("sdpa", "compiled"):
+            row["attention"] = bench.attention_choice(precision, batch)
+        return row
+
+    return Row(section, f"{name} {precision} batch {batch}{where}", seconds, measure)
+
+
+def of_batch(bench: Bench, precision: str, batch: int, geometry: str = "") -> dict[str, KernelResult]:
+    """Autotuning results of the ops of one batch size."""
+    engine = bench.engine(precision, geometry)
+    bucket = max(each for each in engine.buckets if each <= batch)
+    return {key: each for key, each in engine.ops.op_results().items() if f" {bucket}x" in key}
+
+
+def in_turns(bench: Bench, precision: str, batch: int) -> Found:
+    """Engines in turns, so that all meet the same clock: how many times faster than each of the others ours is."""
+    names = ("astfast", "sdpa", "compiled", "accelerated")
+    works = {name: bench.contestant(name, precision, batch) for name in names}
+    for work in works.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    with bench.sensors() as readings:
+        for _ in range(1 if bench.dry_run else TURNS):
+            for name, work in works.items():
+                times[name].append(spread(bench.call_seconds(work, TURN_SECONDS)).p50)
+    ratios = {f"over_{name}": list(speedup(times[name], times["astfast"])) for name in names[1:]}
+    return {"precision": precision, "batch": batch, **ratios, **readings}
+
+
+def ops(bench: Bench, precision: str, batch: int) -> Found:
+    """Each op of a batch: which implementation serves it, and how fast both are."""
+    found = []
+    for key, result in sorted(of_batch(bench, precision, batch).items()):
+        row: dict[str, Any] = {"name": key, "failure": result.failure}
+        row["served_by"] = "kernel" if result.failure is None and result.kernel_is_faster else "torch"
+        flops = operations(key, bench.checkpoint().config.num_tokens)
+        for server, seconds in (("kernel", result.kernel_seconds), ("torch", result.torch_seconds)):
+            if seconds is not None:
+                row |= {f"{server}_us": 1e6 * seconds, f"{server}_tflops": flops / seconds / 1e12}
+        found.append(row)
+    return found
+
+
+def operations(key: str, tokens: int) -> float:
+    """Operations of a product or of attention by its autotuning key, whose first shapes are those of the result, the
+    input, and the weight; 0 for the other ops."""
+    shapes = [[int(n) for n in text.split("x")] for text in re.findall(r"(?<= )\d+(?:x\d+)+(?= |$)", key)]
+    clips, rows_, columns = shapes[0] if len(shapes[0]) == 3 else (0, 0, 0)
+    if key.startswith("attention"):
+        return 4.0 * clips * rows_ * tokens * columns
+    return 2.0 * clips * rows_ * columns * shapes[2][1] if key.startswith(("norm_linear", "linear_residual")) else 0.0
+
+
+def to_top_k(bench: Bench, precision: str, samples: str, clips: int) -> Found:
+    """Waveforms to the best scores and labels, both in host memory, in one call of the engine."""
+    engine = bench.engine(precision)
+    waves = bench.waves()
+    if samples == "int16":
+        waves = [(32767 * wave.clip(-1, 1)).astype(np.int16) for wave in waves]
+    waves = [np.roll(waves[i % len(waves)], i) for i in range(clips)]
+    row = bench.timed_on_the_host(lambda: engine.top_k(waves, TOP_K, "sigmoid"), clips)
+    scores, labels = engine.top_k(waves, TOP_K, "sigmoid")
+    alone, _ = engine.top_k(waves[-1:], TOP_K, "sigmoid")
+    assert scores.shape == labels.shape == (clips, TOP_K), f"{scores.shape} scores, {labels.shape} labels"
+    assert np.abs(scores[-1] - alone[0]).max() <= 0.05, f"the last clip has {scores[-1]} here and {alone[0]} alone"
+    return {"precision": precision, "batch": clips, **row}
+
+
+def scaled_products(bench: Bench, batch: int) -> Found:
+    """PyTorch's float8 product with a scale a row and a channel, at the shapes of the layers: what ours must beat."""
+    config, found = bench.checkpoint().config, []
+    d, m, rows_ = config.hidden_size, config.intermediate_size, batch * config.num_tokens
+    for n, k in ((3 * d, d), (d, d), (m, d), (d, m)):
+        x, w = (torch.randn(size, k, device=bench.device).clamp(-FLOAT8_MAX, FLOAT8_MAX) for size in (rows_, n))
+        a, b = x.to(torch.float8_e4m3fn), w.to(torch.float8_e4m3fn).t()
+        scales = torch.rand(rows_, 1, device=bench.device), torch.rand(1, n, device=bench.device)
+        for fast in (False, True):
+            work = partial(torch._scaled_mm, a, b, *scales, out_dtype=torch.bfloat16, use_fast_accum=fast)
+            seconds = spread(bench.call_seconds(work, 0.2)).p50
+            name = f"_scaled_mm {rows_}x{n}x{k}{' fast accumulation' if fast else ''}"
+            found.append({"name": name, "torch_us": 1e6 * seconds, "torch_tflops": 2e-12 * rows_ * n * k / seconds})
+    return found
+
+
+def test_files() -> list[str]:
+    """Files with tests marked gpu."""
+    found = [path for path in sorted(TESTS.rglob("test_*.py")) if "@pytest.mark.gpu" in path.read_text()]
+    return [str(path.relative_to(ROOT)) for path in found]
+
+
+def gpu_tests(bench: Bench, path: str) -> Found:
+    """Tests marked gpu of a file, if this Python has pytest; in a dry run they are only collected."""
+    if importlib.util.find_spec("pytest") is None:
+        return {"ok": "not run: pytest is not installed"}
+    how = ["--collect-only"] if bench.dry_run else []
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *how, path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    if done.returncode:
+        raise AssertionError("\n".join(lines[-15:]))
+    return {"ok": lines[-1]}
