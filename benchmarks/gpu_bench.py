@@ -227,9 +227,9 @@ class Bench:
 
 
 def resources() -> list[dict[str, Any]]:
-    """Registers, spills and shared memory of every kernel that Triton's JIT has compiled and launched in this process.
+    """Registers, spills and shared memory of every kernel that Triton's JIT has compiled in this process.
 
-    A kernel is named with those of its constants that are its tile.
+    A kernel is named with those of its constants that are its tile. Registers are known once it has been launched.
     """
     found = []
     for module in pkgutil.iter_modules(kernels.__path__):
@@ -240,6 +240,6 @@ def resources() -> list[dict[str, Any]]:
                 tile = "x".join(str(value) for key, value in constants.items() if key.startswith("BLOCK_"))
                 meta = compiled.metadata
                 name = f"{kernel.fn.__name__} {tile}/{meta.num_warps}w{meta.num_stages}s"
-                used = {"registers": compiled.n_regs, "spills": compiled.n_spills, "shared": meta.shared}
-                found.append({"name": name, **used})
+                loaded = {"registers": getattr(compiled, "n_regs", None), "spills": getattr(compiled, "n_spills", None)}
+                found.append({"name": name, **loaded, "shared": meta.shared})
     return sorted({str(row): row for row in found}.values(), key=lambda row: str(row["name"]))

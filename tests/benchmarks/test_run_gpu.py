@@ -205,7 +205,8 @@ def test_kernels_are_compiled_beforehand_as_their_launches_would(
     gpu_compile.compile_one(pools[0])
     assert list(tmp_path.rglob("pool_kernel.cubin"))
     (used,) = gpu_bench.resources()
-    assert used["name"].startswith("pool_kernel")
+    assert used["name"] == "pool_kernel 2x1024/4w1s"
+    assert used["shared"] > 0
     pools[0].kernel.device_caches.clear()
 
 
