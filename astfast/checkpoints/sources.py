@@ -93,6 +93,12 @@ def find(
     return _hub(text, revision, cache_dir, local_files_only)
 
 
+def json_files(folder: Path) -> list[Path]:
+    """What is read of a folder beside weights."""
+    names = (CONFIG, PREPROCESSOR, PROCESSOR, *(name for name in WEIGHTS if name.endswith(".json")))
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
 def _folder(folder: Path, source: str) -> CheckpointFiles:
     """A folder in Hugging Face layout."""
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)

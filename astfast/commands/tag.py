@@ -20,7 +20,7 @@ STANDARD_INPUT = "-"
 # Of which each makes a run, also of a single file.
 VOLUME_OPTIONS = (
     *("out", "list", "labels", "thresholds", "merge", "shortest", "shard", "urls", "decoders", "scores", "embeddings"),
-    *("retry", "overwrite", "max_failures", "fail_fast", "order"),
+    *("retry", "overwrite", "max_failures", "fail_fast", "order", "ray", "workers", "worker_cpus", "worker_gpus"),
 )
 OUT_FORMATS = ("jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope")
 
@@ -126,6 +126,10 @@ def _add_volume_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-failures", type=arguments.whole, metavar="N", help="stop once more than N files have failed")
     add("--fail-fast", action="store_true", help="stop at the first file that fails")
     add("--decoders", type=arguments.count, metavar="N", help="threads that decode")
+    add("--ray", metavar="ADDRESS", help="tag on a Ray cluster; local is one on this machine; needs astfast[ray]")
+    add("--workers", type=arguments.count, metavar="N", help="of --ray (default: one a GPU, or else one a node)")
+    add("--worker-cpus", type=arguments.count, metavar="N", help="of each (default: its part of the node)")
+    add("--worker-gpus", type=arguments.duration, metavar="N", help="of each, also a fraction (default: 1, if any)")
     add("--progress", choices=("auto", "json", "off"), default="auto", help="%(choices)s: a line, or JSON on stderr")
 
 

@@ -22,6 +22,7 @@ from astfast.commands.terminal import (
     print_event,
     print_warning,
 )
+from astfast.engines.load import LoadArguments
 from astfast.tagging.tagger import opened
 from astfast.volume import detections, manifests
 from astfast.volume.items import Shard
@@ -29,7 +30,7 @@ from astfast.volume.options import Options
 from astfast.volume.reading import Input
 from astfast.volume.run import TooManyFailures
 from astfast.volume.tag_files import Run
-from astfast.volume.workers import ThisProcess
+from astfast.volume.workers import ThisProcess, Workers
 
 FAILURES_SHOWN = 10  # of a run into a folder, where failures.jsonl has all
 PROGRESS_SECONDS = 0.5
@@ -58,11 +59,17 @@ def run(options: argparse.Namespace) -> bool:
         max_failures=0 if options.fail_fast else options.max_failures,
         decoders=options.decoders,
     )
-    engine, loaded = opened(astfast.load(options.model, device=options.device, precision=options.precision))
-    try:
-        planned = Run(_source(options, asked), ThisProcess(engine, asked), loaded, asked)
-    except ValueError as error:  # a label that the model doesn't have, a window that is too short
-        raise astfast.AstfastError(str(error)) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            workers, loaded = stack.enter_context(_workers(options, asked))
+            planned = Run(_source(options, asked), workers, loaded, asked)
+        except ValueError as error:  # a label that the model doesn't have, a window that is too short
+            raise astfast.AstfastError(str(error)) from error
+        _run(planned, options)
+    return not planned.progress.failed and not planned.progress.failed_before
+
+
+def _run(planned: Run, options: argparse.Namespace) -> None:
     told = _Told(planned, options)
     with _terminated_as_interrupted(), told.progress():
         try:
@@ -74,7 +81,21 @@ def run(options: argparse.Namespace) -> bool:
             print_error(str(error))
         finally:
             told.summary()
-    return not planned.progress.failed and not planned.progress.failed_before
+
+
+@contextlib.contextmanager
+def _workers(options: argparse.Namespace, asked: Options) -> Iterator[tuple[Workers, LoadArguments]]:
+    """What tags the inputs, and the arguments of its model."""
+    if options.ray is None:
+        engine, loaded = opened(astfast.load(options.model, device=options.device, precision=options.precision))
+        yield ThisProcess(engine, asked), loaded
+        return
+    from astfast.integrations import ray_cluster
+
+    loaded = LoadArguments((options.model,), precision=options.precision)
+    share = (options.workers, options.worker_cpus, options.worker_gpus)
+    with ray_cluster.workers(options.ray, loaded, asked, *share) as cluster:
+        yield cluster, loaded
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -90,6 +111,11 @@ def _check(options: argparse.Namespace) -> None:
             Shard.parse(options.shard)
         except ValueError:
             options.usage_error(f"--shard {options.shard}: write I/N, with I from 0 to N - 1")
+    for name in ("workers", "worker_cpus", "worker_gpus"):
+        if getattr(options, name) is not None and options.ray is None:
+            options.usage_error(f"--{name.replace('_', '-')} needs --ray")
+    if options.ray is not None and options.device != "auto":
+        options.usage_error("--device does not go with --ray: workers with --worker-gpus take their GPU")
     for name in ("scores", "embeddings", "retry", "overwrite"):
         if getattr(options, name) and options.out is None:
             options.usage_error(f"--{name} needs --out")

@@ -4,9 +4,38 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from typing import Any, Protocol
 
-from astfast.volume.reading import Input, Reader
+from astfast.volume.reading import Input
+
+
+class Reading(Protocol):
+    """What is known of the listing and decoding of a run."""
+
+    @property
+    def total(self) -> int:
+        """Inputs that are listed so far."""
+        ...
+
+    @property
+    def listed_all(self) -> bool:
+        """Whether there are no more to come."""
+        ...
+
+    @property
+    def decoders(self) -> int:
+        """Threads that decode."""
+        ...
+
+    @property
+    def decoding(self) -> float:
+        """Seconds that they were at it, together."""
+        ...
+
+    @property
+    def model_idle(self) -> float:
+        """Seconds that the model waited; the mean of several."""
+        ...
 
 
 class Progress:
@@ -18,7 +47,7 @@ class Progress:
         self.failed: Counter[str] = Counter()  # by kind
         self.seconds = 0.0  # of audio that was tagged
         self.waiting_to_write = 0.0  # seconds that the model waited for the disk
-        self.reader: Reader | None = None
+        self.reader: Reading | None = None
 
     def add(self, done: Input) -> None:
         """Counts an input that is done, or has failed."""

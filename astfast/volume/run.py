@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astfast.audio.prefetch import ReadOptions
+from astfast.engines.base import Batch
 from astfast.errors import AstfastError, AudioError
 from astfast.tagging.pipeline import Failed, run_batches
 from astfast.volume.detections import Merge, merged
@@ -22,7 +23,7 @@ from astfast.volume.journal import Journal
 from astfast.volume.progress import Progress
 from astfast.volume.reading import Input, Reader
 from astfast.volume.records import Record, Row
-from astfast.volume.scoring import Scoring
+from astfast.volume.scoring import Values
 
 WRITE_AHEAD = 1_000  # records that wait for the disk, at most
 
@@ -39,7 +40,7 @@ class Plan(NamedTuple):
     """What a run does with its items."""
 
     read: ReadOptions
-    scoring: Scoring
+    scoring: Callable[[Batch], Iterable[Values]]
     batch_size: int
     decoders: int
     merge: Merge | None = None
@@ -98,8 +99,8 @@ def _events(plan: Plan, reader: Reader, progress: Progress) -> Iterator[Event]:
                 yield input_, row
         if isinstance(result, Failed) or result.is_last:
             reader.finished(result.index)
-            if plan.merge is not None and input_.error is None:
-                input_.rows = merged(input_.rows, plan.merge)
+            if plan.merge is not None:
+                input_.rows = merged(input_.rows, plan.merge) if input_.error is None else []
                 yield from ((input_, row) for row in input_.rows)
             progress.add(input_)
             yield input_, None

@@ -17,7 +17,6 @@ from astfast.volume.items import Item
 from astfast.volume.journal import Journal
 from astfast.volume.options import Options
 from astfast.volume.progress import Progress
-from astfast.volume.reading import Input
 from astfast.volume.run import Events, Plan
 from astfast.volume.scoring import Scoring
 
@@ -42,7 +41,7 @@ class ThisProcess:
         self.labels, self.sampling_rate = engine.labels, engine.sampling_rate
         self.backend, self.hardware = engine.backend, engine.hardware
         tags = TagOptions(options.top_k, options.threshold, options.activation)
-        self._plan = Plan(
+        self.plan = Plan(
             read_options(
                 engine,
                 None,
@@ -70,11 +69,7 @@ class ThisProcess:
         )
 
     def events(self, items: Iterable[Item], progress: Progress, journal: Journal | None = None) -> Events:
-        return run.events(items, self._plan._replace(keep_rows=journal is not None), progress, journal)
-
-    def finished(self, items: Iterable[Item], progress: Progress) -> list[Input]:
-        """All of these inputs, done or failed, with their rows."""
-        return [input_ for input_, row in run.events(items, self._plan, progress) if row is None]
+        return run.events(items, self.plan._replace(keep_rows=journal is not None), progress, journal)
 
 
 def windows_in_a_batch(engine: Engine, window: float | None) -> int:

@@ -44,11 +44,12 @@ MAY_IMPORT = {
     "tagging": "errors spans notes scores audio models engines",
     "volume": "version errors spans file_identity cache scores audio models engines tagging",
     # what people call
-    "integrations": "errors pcm notes front_end ops checkpoints models backends backends.cpu backends.cuda engines",
+    "integrations": "version environment errors pcm notes labels front_end ops checkpoints models backends "
+    "backends.cpu backends.cuda engines volume",
     "astfast": "version errors notes audio models engines tagging volume integrations",  # its __init__.py
     "benchmarking": "catalogue astfast errors environment cache scores checkpoints models backends engines tagging",
     "commands": "catalogue astfast version errors pcm environment audio models backends engines benchmarking tagging "
-    "volume",
+    "volume integrations",
     "__main__": "commands",
     "data": "",
 }
