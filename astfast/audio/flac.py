@@ -59,6 +59,7 @@ def _rest_of_stream(
     """What is behind the place where the decoder stopped, if there is more."""
     end = file.size if following is None else following
     done, error = ended.samples, ended.error
+    later: tuple[int, int] | None = None
     for _ in range(MOST_HOLES):
         if not error and done >= info.total > 0 and ended.position >= end:
             break
@@ -66,8 +67,10 @@ def _rest_of_stream(
         if found is None:
             break
         near, sample = found[0] + 1, found[1]
-        if error and next_frame(file, near, end, info, sample + info.block) is None:
-            break  # the last frame, cut
+        if error and not (later and later[0] >= near and _follows(later[1], sample + info.block, info)):
+            later = next_frame(file, near, end, info, sample + info.block)  # far away, it serves many holes
+            if later is None:
+                break  # the last frame, cut
         if error or sample > done:
             reason = error or "lost frames"
             findings.lost(f"damaged at {done / info.rate:.2f} s ({reason}): what decodes behind it is kept")
@@ -112,14 +115,18 @@ def next_frame(
     file: OpenFile, at: int, end: int, info: StreamInfo, done: int, adjacent: bool = False
 ) -> tuple[int, int] | None:
     """(place, first sample) of the next frame with samples behind ``done``; with ``adjacent`` without a gap."""
-    furthest = done if adjacent else done + LONGEST_GAP * info.rate
     while at < end and (data := os.pread(file.fd, min(SCANNED, end - at) + LONGEST_HEADER, at)):
         for found in FRAME.finditer(data, 0, SCANNED + 1):
             sample = first_sample(data[found.start() : found.start() + LONGEST_HEADER], info.block)
-            if sample is not None and done - info.block < sample <= furthest:
+            if sample is not None and _follows(sample, done, info, adjacent):
                 return at + found.start(), sample
         at += SCANNED
     return None
+
+
+def _follows(sample: int, done: int, info: StreamInfo, adjacent: bool = False) -> bool:
+    """Whether a frame that begins at ``sample`` can go on behind ``done`` samples."""
+    return done - info.block < sample <= (done if adjacent else done + LONGEST_GAP * info.rate)
 
 
 def first_sample(header: bytes, block: int) -> int | None:

@@ -1,5 +1,7 @@
 """FLAC streams: lengths that are unknown or wrong, joined files, and what is behind damage."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -118,3 +120,20 @@ def test_many_holes_end_in_time() -> None:
     wave, notes = messages(bytes(content))
     assert len(wave) > 0
     assert 1 <= len(notes) <= 2
+
+
+def test_many_holes_are_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers of frames without frames, then sync codes that are none: each place is looked at a few times, not 200."""
+    file = taken(FLAC, "x")
+    info = flac.stream_info(file, 0)
+    assert info is not None
+    first = flac.next_frame(file, 42, len(FLAC), info, 0)
+    assert first is not None
+    header = FLAC[first[0] : first[0] + flac.LONGEST_HEADER]
+    content = FLAC[: first[0]] + header * 150 + b"\xff\xf8\x00" * 2000 + FLAC[first[0] :]
+    checked = []
+    check = flac.first_sample
+    monkeypatch.setattr(flac, "first_sample", lambda data, block: checked.append(0) or check(data, block))
+    with contextlib.suppress(AudioError):
+        messages(content)
+    assert len(checked) < 4 * (150 + 2000 + 100)
