@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from typing import Literal, TypeAlias
 
 
 def brief(value: object) -> str:
@@ -25,8 +26,26 @@ class AstfastError(Exception):
     """Base class of every error that astfast raises on purpose."""
 
 
+ErrorKind: TypeAlias = Literal[
+    "missing",  # there is no such file
+    "unreadable",  # no permission, a folder, an archive or connection that broke
+    "empty",  # no bytes or no samples
+    "undecodable",  # no audio, or nothing of it decodes
+    "unsupported",  # needs a package or an option that the message names
+    "damaged",  # in part, and on_damage="error"
+    "too_long",  # more than max_duration
+    "not_finite",  # NaN, infinity or beyond any audio
+    "invalid",  # another type, shape, sampling rate, channel or part than an input can have
+    "killed",  # the process that tagged it ended
+]
+
+
 class AudioError(AstfastError, ValueError):
-    """An audio input can't be used: not decodable, empty, wrong shape, dtype or rate, not finite."""
+    """An audio input can't be used. ``kind`` says in one word why: one of ``ErrorKind``."""
+
+    def __init__(self, message: str, *, kind: ErrorKind = "invalid") -> None:
+        super().__init__(message)
+        self.kind: ErrorKind = kind
 
 
 class CheckpointError(AstfastError):

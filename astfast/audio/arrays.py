@@ -47,7 +47,7 @@ def clip_samples(x: Any, name: str) -> NDArray[Any]:
             "dict {'array', 'sampling_rate'}; a batch of such clips is a list of dicts"
         )
     if 0 in samples.shape:
-        raise AudioError(f"{name}: no samples in it (shape {samples.shape})")
+        raise AudioError(f"{name}: no samples in it (shape {samples.shape})", kind="empty")
     if samples.dtype.kind != "f" and samples.dtype.name not in INTEGER_PCM:
         raise AudioError(
             f"{name}: samples of type {samples.dtype}: convert them to float32 in [-1, 1], or to int16 or int32 PCM"

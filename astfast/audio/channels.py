@@ -35,7 +35,7 @@ def count_channels(source: Source) -> int:
     with only_audio_errors(source.name):
         block = next(source.open(Findings(source.name, [], strict=False)).blocks, None)
     if block is None:
-        raise AudioError(f"{source.name}: no samples in it")
+        raise AudioError(f"{source.name}: no samples in it", kind="empty")
     return int(block.shape[1])
 
 

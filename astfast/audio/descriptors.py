@@ -71,10 +71,10 @@ def taken(source: str | os.PathLike[str] | bytes | Any, name: str) -> OpenFile:
         else:
             file = _reopened(source, name) or _copied(_reader(source, name), name)
     except OSError as error:  # no memory, no descriptor left
-        raise AudioError(f"{name}: can't be opened ({error})") from error
+        raise AudioError(f"{name}: can't be opened ({error})", kind="unreadable") from error
     file.size = os.fstat(file.fd).st_size
     if not file.size:
-        raise AudioError(f"{name}: the file is empty (0 bytes)")
+        raise AudioError(f"{name}: the file is empty (0 bytes)", kind="empty")
     return file
 
 
@@ -83,19 +83,21 @@ def _opened(path: str | os.PathLike[str], name: str) -> OpenFile:
         file = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY), name)
     except FileNotFoundError:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
-            raise AudioError(f"{name}: URLs are not fetched: download it and pass the file or its bytes") from None
-        raise AudioError(f"{name}: there is no such file: check the path") from None
+            raise AudioError(
+                f"{name}: URLs are not fetched: download it and pass the file or its bytes", kind="unsupported"
+            ) from None
+        raise AudioError(f"{name}: there is no such file: check the path", kind="missing") from None
     except PermissionError:
-        raise AudioError(f"{name}: no permission to read it") from None
+        raise AudioError(f"{name}: no permission to read it", kind="unreadable") from None
     except ValueError as error:  # a null character
-        raise AudioError(f"{name}: can't be opened ({error})") from error
+        raise AudioError(f"{name}: can't be opened ({error})", kind="unreadable") from error
     mode = os.fstat(file.fd).st_mode
     if stat.S_ISDIR(mode):
-        raise AudioError(f"{name}: is a folder: give the audio files in it")
+        raise AudioError(f"{name}: is a folder: give the audio files in it", kind="unreadable")
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         return _copied(lambda count: os.read(file.fd, count), name)
     if not stat.S_ISREG(mode):
-        raise AudioError(f"{name}: is not a regular file or a pipe: give an audio file")
+        raise AudioError(f"{name}: is not a regular file or a pipe: give an audio file", kind="unreadable")
     return file
 
 
@@ -149,7 +151,7 @@ def _called(method: Callable[..., Any], name: str, *args: int) -> Any:
         raise
     except Exception as error:  # of whoever wrote the object
         raise AudioError(
-            f"{name}: reading failed ({str(error) or type(error).__name__}): pass bytes or a path"
+            f"{name}: reading failed ({str(error) or type(error).__name__}): pass bytes or a path", kind="unreadable"
         ) from error
     if hasattr(result, "__await__"):
         getattr(result, "close", lambda: None)()  # a coroutine that is never awaited warns

@@ -52,7 +52,7 @@ def open_file(source: str | os.PathLike[str] | bytes | Any, findings: Findings) 
         except Refused as reason:
             refusal = f"libsndfile: {reason}"
             if str(reason) == NO_SAMPLES:
-                raise AudioError(f"{name}: {NO_SAMPLES}") from None
+                raise AudioError(f"{name}: {NO_SAMPLES}", kind="empty") from None
     try:
         return DecodedAudio(*open_with_ffmpeg(file, findings, VALUES_PER_BLOCK))
     except ImportError:
@@ -60,7 +60,8 @@ def open_file(source: str | os.PathLike[str] | bytes | Any, findings: Findings) 
     except Refused as reason:
         what = f"damaged, or no {form.name} that" if form.name else "not audio that"
         raise AudioError(
-            f"{name}: {what} can be read ({'; '.join(filter(None, (refusal, f'FFmpeg: {reason}')))})"
+            f"{name}: {what} can be read ({'; '.join(filter(None, (refusal, f'FFmpeg: {reason}')))})",
+            kind="undecodable",
         ) from None
 
 
@@ -68,22 +69,28 @@ def _refused(name: str, form: Format, refusal: str) -> AudioError:
     """The error for what libsndfile can't read, without PyAV."""
     extra = "FFmpeg: pip install 'astfast[ffmpeg]'"
     if form.kind == "ffmpeg":
-        return AudioError(f"{name}: {form.name} needs {extra}")
+        return AudioError(f"{name}: {form.name} needs {extra}", kind="unsupported")
     if form.kind == "ogg":
-        return AudioError(f"{name}: damaged, or another codec than Vorbis and Opus, which needs {extra} ({refusal})")
+        return AudioError(
+            f"{name}: damaged, or another codec than Vorbis and Opus, which needs {extra} ({refusal})",
+            kind="undecodable",
+        )
     if form.kind == "unknown":
         return AudioError(
             f"{name}: not audio that can be read here. It reads {READABLE}; for M4A, WebM, WMA, video files and more: "
-            "pip install 'astfast[ffmpeg]'"
+            "pip install 'astfast[ffmpeg]'",
+            kind="undecodable",
         )
-    return AudioError(f"{name}: damaged, or a codec that needs {extra} ({refusal})")
+    return AudioError(f"{name}: damaged, or a codec that needs {extra} ({refusal})", kind="undecodable")
 
 
 def _check_soundfile(name: str) -> None:
     try:
         import soundfile  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: the package is there, libsndfile is not
-        raise AudioError(f"{name}: audio files need the package soundfile ({error}): pip install soundfile") from error
+        raise AudioError(
+            f"{name}: audio files need the package soundfile ({error}): pip install soundfile", kind="unsupported"
+        ) from error
 
 
 def open_decoder(decoder: Any, name: str) -> DecodedAudio:
@@ -122,11 +129,15 @@ def _decoder_blocks(pieces: Iterator[Any], name: str) -> Iterator[tuple[int, NDA
             data = np.asarray(samples.data, dtype=np.float32)  # [channels, samples]
             rate = int(samples.sample_rate)
         except Exception as error:  # whatever FFmpeg led to
-            raise AudioError(f"{name}: can't be decoded ({str(error) or type(error).__name__})") from error
+            raise AudioError(
+                f"{name}: can't be decoded ({str(error) or type(error).__name__})", kind="undecodable"
+            ) from error
         if data.ndim != 2 or not data.shape[0] or rate < 1:
-            raise AudioError(f"{name}: decodes to samples of shape {data.shape} at {rate} Hz: no audio in it")
+            raise AudioError(
+                f"{name}: decodes to samples of shape {data.shape} at {rate} Hz: no audio in it", kind="undecodable"
+            )
         if data.shape[1]:
             count += 1
             yield rate, data.T
     if not count:
-        raise AudioError(f"{name}: {NO_SAMPLES}")
+        raise AudioError(f"{name}: {NO_SAMPLES}", kind="empty")

@@ -148,7 +148,7 @@ def open_channels(
     with only_audio_errors(source.name):
         first = next(decoded.blocks, None)
     if first is None:
-        raise AudioError(f"{source.name}: no samples in it")
+        raise AudioError(f"{source.name}: no samples in it", kind="empty")
     shared = itertools.tee(itertools.chain([first], decoded.blocks), first.shape[1])
     keep = source.rate is None
     return [
@@ -247,6 +247,7 @@ def _resampler(rate: int, target_rate: int, name: str) -> Any:
     except ImportError as error:
         raise AudioError(
             f"{name}: {rate} Hz must be resampled to {target_rate} Hz, which needs the package soxr ({error}): "
-            "pip install soxr"
+            "pip install soxr",
+            kind="unsupported",
         ) from error
     return soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality="HQ")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import array
 import os
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -33,8 +33,18 @@ from astfast.errors import AudioError
 from astfast.notes import Note
 from astfast.spans import ignored_tail
 
-One: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Mapping[str, Any]"
-Many: TypeAlias = "list[Any] | tuple[Any, ...] | Generator[Any, Any, Any]"  # an array or tensor may be one or many
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Iterator, ValuesView
+    from collections.abc import Set as AbstractSet
+
+    from numpy.typing import NDArray
+
+Pair: TypeAlias = "tuple[NDArray[Any], float] | tuple[float, NDArray[Any]]"  # samples and their rate
+One: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Mapping[str, Any] | Pair"
+Many: TypeAlias = (  # an array or tensor may be one or many
+    "list[Any] | tuple[Any, ...] | Iterator[Any] | AbstractSet[Any] | deque[Any] | ValuesView[Any]"
+)
 
 MARGIN = 0.25  # seconds of an array beyond those that are read: more than the resampler looks ahead
 ALIKE = 0.5  # correlation of two rows that are channels of one recording, not two recordings
@@ -94,7 +104,9 @@ def recognised(x: Any, sampling_rate: float | None, assumed_rate: int) -> Source
 def not_readable(name: str, error: Exception) -> AudioError:
     """The error for an input whose own methods, or whose decoder, raised another one."""
     reason = str(error) or type(error).__name__
-    return AudioError(f"{name}: can't be read ({reason}): pass a path, the bytes of a file, or a NumPy array")
+    return AudioError(
+        f"{name}: can't be read ({reason}): pass a path, the bytes of a file, or a NumPy array", kind="undecodable"
+    )
 
 
 def _recognised(x: Any, sampling_rate: float | None, assumed_rate: int) -> Source:

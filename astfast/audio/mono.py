@@ -68,7 +68,7 @@ def to_mono(
             findings.lost(f"not finite from {done / rate:.3f} s on: what is before it is kept")
             return
     if not done:
-        raise AudioError(f"{name}: no samples in it")
+        raise AudioError(f"{name}: no samples in it", kind="empty")
 
 
 def _chosen(blocks: Iterator[FloatArray], channel: Channel, findings: Findings) -> Iterator[FloatArray]:
@@ -149,12 +149,14 @@ def too_long(name: str, duration: float, max_duration: float) -> AudioError:
     """The error for more seconds of audio than are allowed."""
     return AudioError(
         f"{name}: {duration:,.0f} s of audio or more, above the limit of {max_duration:,.0f} s: split it, or pass "
-        "a larger max_duration="
+        "a larger max_duration=",
+        kind="too_long",
     )
 
 
 def not_finite(name: str, where: str) -> AudioError:
     """The error for samples that are NaN, infinite or beyond MAX_ABS_SAMPLE."""
     return AudioError(
-        f"{name}: not finite, or beyond any audio, {where}: find out where NaN, infinity or huge samples come from"
+        f"{name}: not finite, or beyond any audio, {where}: find out where NaN, infinity or huge samples come from",
+        kind="not_finite",
     )

@@ -61,7 +61,9 @@ class Findings:
 
     def lost(self, what: str) -> None:
         if self.strict:
-            raise AudioError(f"{self.name}: {what}: repair it, or pass on_damage='warn' to keep what decodes")
+            raise AudioError(
+                f"{self.name}: {what}: repair it, or pass on_damage='warn' to keep what decodes", kind="damaged"
+            )
         self._say("lost", what)
 
     def _say(self, kind: str, what: str) -> None:

@@ -37,5 +37,5 @@ def check_spectrograms(features: Any, frames: tuple[int, int], mels: int) -> NDA
     with np.errstate(over="ignore"):  # found just below
         spectrograms = np.ascontiguousarray(x, dtype=np.float32)
     if not np.isfinite(spectrograms).all():
-        raise AudioError(f"{NAME}: NaN or infinity in it: find out where it was made")
+        raise AudioError(f"{NAME}: NaN or infinity in it: find out where it was made", kind="not_finite")
     return spectrograms

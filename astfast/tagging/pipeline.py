@@ -25,7 +25,7 @@ from astfast.engines.base import Batch, Engine
 from astfast.errors import AudioError
 from astfast.scores import aggregated
 from astfast.tagging.gpu_batches import DeviceClips, device_clips
-from astfast.tagging.tags import ErrorRecord, Segment, Tag, TagOptions
+from astfast.tagging.tags import ErrorRecord, Segment, Tag, TagOptions, error_record
 
 T = TypeVar("T")
 EngineCall = Callable[[Batch], Iterable[T]]  # a batch -> one result a clip
@@ -201,13 +201,13 @@ def tags(
         best = run(engine, inputs, read, lambda batch: zip(*engine.top_k(batch, k, options.activation), strict=True))
         for result in by_input(best, options.on_error):
             if isinstance(result, AudioError):
-                yield ErrorRecord(error=str(result))
+                yield error_record(result)
             else:
                 yield options.to_tags(*result[0][1], engine.labels)
         return
     for windows in by_input(run(engine, inputs, read, _scores(engine, options)), options.on_error):
         if isinstance(windows, AudioError):
-            yield ErrorRecord(error=str(windows))
+            yield error_record(windows)
         else:
             scores = aggregated(np.stack([scores for _, scores in windows]), options.aggregate)
             yield options.tags(scores, engine.labels)
@@ -219,7 +219,7 @@ def segments(
     """The tags of each window of each input, or its error record."""
     for windows in by_input(run(engine, inputs, read, _scores(engine, options)), options.on_error):
         if isinstance(windows, AudioError):
-            yield ErrorRecord(error=str(windows))
+            yield error_record(windows)
         else:
             yield [Segment(start=w.start, end=w.end, tags=options.tags(s, engine.labels)) for w, s in windows]
 
@@ -251,7 +251,7 @@ def _segment(engine: Engine, result: Scored[Any] | Failed, options: TagOptions) 
         return Segment(start=result.window.start, end=result.window.end, tags=tags)
     if options.on_error == "raise":
         raise result.error
-    return ErrorRecord(error=str(result.error))
+    return error_record(result.error)
 
 
 def live(

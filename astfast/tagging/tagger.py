@@ -40,10 +40,11 @@ class Tagger:
     def __init__(self, arguments: LoadArguments) -> None:
         self._lazy = LazyEngine(arguments).load()
 
+    # Overloads: a pair of array and rate is a tuple and a file an iterator, and yet each is one input.
     @overload
-    def classify(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[Tag]: ...
+    def classify(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[Tag]: ...  # type: ignore[overload-overlap]
     @overload
-    def classify(self, batch: One, *, on_error: Return, **kw: Unpack[TagArgs]) -> list[Tag] | ErrorRecord: ...
+    def classify(self, batch: One, *, on_error: Return, **kw: Unpack[TagArgs]) -> list[Tag] | ErrorRecord: ...  # type: ignore[overload-overlap]
     @overload
     def classify(self, batch: Many, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[list[Tag]]: ...
     @overload
@@ -79,7 +80,8 @@ class Tagger:
           "each": then the result of an input is a list of what it is otherwise, one for each channel.
         - ``on_damage``: "warn" keeps what decodes of a damaged or cut file and warns, "error" refuses the file.
         - ``max_duration``: seconds; an input is refused once more of it would be decoded (default: a day).
-        - ``on_error``: "raise", or "return" ``{"error": message}`` for a bad input and the tags of all others.
+        - ``on_error``: "raise", or "return" ``{"error": message, "kind": word}`` for a bad input (``word``: as
+          AudioError's ``kind``) and the tags of all others.
 
         Raises AudioError for a bad input, ValueError for an impossible option.
         """
@@ -119,9 +121,9 @@ class Tagger:
         return pipeline.for_each_input(pipeline.tags, engine, pipeline.stream_of(inputs), read, options)
 
     @overload
-    def segments(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[Segment]: ...
+    def segments(self, batch: One, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[Segment]: ...  # type: ignore[overload-overlap]
     @overload
-    def segments(self, batch: One, *, on_error: Return, **kw: Unpack[TagArgs]) -> list[Segment] | ErrorRecord: ...
+    def segments(self, batch: One, *, on_error: Return, **kw: Unpack[TagArgs]) -> list[Segment] | ErrorRecord: ...  # type: ignore[overload-overlap]
     @overload
     def segments(self, batch: Many, *, on_error: Raise = ..., **kw: Unpack[TagArgs]) -> list[list[Segment]]: ...
     @overload
@@ -179,7 +181,7 @@ class Tagger:
         """``segments`` of any number of inputs, each as soon as it is scored: (number of the input from 0, segment).
 
         With ``channel="each"`` the channels of an input follow one another, and segments have their number as
-        "channel". With ``on_error="return"`` the last result of an input that goes bad is its ``{"error": message}``;
+        "channel". With ``on_error="return"`` the last result of an input that goes bad is its error record;
         ``prefetch`` is as in ``stream``.
         """
         options = TagOptions(top_k, threshold, activation, aggregate, on_error)

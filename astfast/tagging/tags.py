@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from astfast.audio.mono import Channels
 from astfast.audio.windows import is_number, is_whole
+from astfast.errors import AudioError, ErrorKind
 from astfast.scores import ACTIVATIONS, AGGREGATES, top_k
 
 Aggregate = Literal["mean", "max"]
@@ -57,9 +58,15 @@ class TagArgs(TypedDict, total=False):
 
 
 class ErrorRecord(TypedDict):
-    """The result for a bad input with ``on_error="return"``."""
+    """The result for a bad input with ``on_error="return"``: the message of its AudioError, and its ``kind``."""
 
     error: str
+    kind: ErrorKind
+
+
+def error_record(error: AudioError) -> ErrorRecord:
+    """The result for an input with this error."""
+    return {"error": str(error), "kind": error.kind}
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,10 @@ def tar(path: str, passed_over: Counter[str]) -> Iterator[Item]:
                 yield from _sample(archive, group, f"{path}/{key}", path, stamp, passed_over)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         yield Item(
-            path, path, AudioError(f"{path}: the archive is damaged or no tar ({error}): repair it"), stamp=stamp
+            path,
+            path,
+            AudioError(f"{path}: the archive is damaged or no tar ({error}): repair it", kind="unreadable"),
+            stamp=stamp,
         )
 
 
@@ -68,7 +71,9 @@ def _sample(
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes | AudioError:
     if member.size > LARGEST_MEMBER:
-        return AudioError(f"{name}: {member.size / 1e9:.1f} GB inside a tar: extract it and give its path")
+        return AudioError(
+            f"{name}: {member.size / 1e9:.1f} GB inside a tar: extract it and give its path", kind="unsupported"
+        )
     file = archive.extractfile(member)
     assert file is not None
     return file.read()
@@ -124,4 +129,4 @@ def _batches(path: str) -> Iterator[Any]:
             for batch in reader:
                 yield from (batch.slice(start, TABLE_ROWS) for start in range(0, batch.num_rows, TABLE_ROWS))
     except (pyarrow.ArrowException, OSError) as error:
-        yield AudioError(f"{path}: can't be read ({error}): check the file")
+        yield AudioError(f"{path}: can't be read ({error}): check the file", kind="unreadable")

@@ -31,7 +31,12 @@ def walk(folder: str, seen: set[tuple[int, int]], passed_over: Counter[str]) -> 
                 names = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError as error:
             name = str(current)
-            yield Item(name, name, AudioError(f"{name}: the folder can't be read ({error.strerror})"), stamp="")
+            yield Item(
+                name,
+                name,
+                AudioError(f"{name}: the folder can't be read ({error.strerror})", kind="unreadable"),
+                stamp="",
+            )
             continue
         subfolders = []
         for name, is_folder in names:

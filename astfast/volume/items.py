@@ -81,7 +81,10 @@ def located(name: str, roots: Roots) -> str | Remote | AudioError:
     """A path or URL as the audio of an item: with the root before a relative path, and URLs only where allowed."""
     if is_url(name):
         if roots.url_bytes is None:
-            return AudioError(f"{name}: URLs are not fetched: allow them with urls= and a limit in MB, or download it")
+            return AudioError(
+                f"{name}: URLs are not fetched: allow them with urls= and a limit in MB, or download it",
+                kind="unsupported",
+            )
         return Remote(name, roots.url_bytes)
     return str(Path(roots.root, name)) if roots.root and not Path(name).is_absolute() else name
 

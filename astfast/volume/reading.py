@@ -169,7 +169,7 @@ class _Stream:
 def _named(error: AudioError, name: str) -> AudioError:
     """The error of bytes or an array by the name of the input that they are."""
     message = str(error)
-    return AudioError(f"{name}: {message.split('>: ', 1)[-1]}") if message.startswith("<") else error
+    return AudioError(f"{name}: {message.split('>: ', 1)[-1]}", kind=error.kind) if message.startswith("<") else error
 
 
 class Reader:

@@ -20,9 +20,14 @@ class Remote(NamedTuple):
             with fsspec.open(self.url, "rb") as file:
                 content: bytes = file.read(self.limit + 1)
         except Exception as error:  # each file system has its own exceptions
-            raise AudioError(f"{self.url}: can't be fetched ({type(error).__name__}: {error})") from error
+            raise AudioError(
+                f"{self.url}: can't be fetched ({type(error).__name__}: {error})", kind="unreadable"
+            ) from error
         if len(content) > self.limit:
-            raise AudioError(f"{self.url}: more than {self.limit / 1e6:g} MB: raise the limit of urls=, or download it")
+            raise AudioError(
+                f"{self.url}: more than {self.limit / 1e6:g} MB: raise the limit of urls=, or download it",
+                kind="unsupported",
+            )
         return content
 
 
@@ -30,5 +35,7 @@ def _fsspec(url: str) -> Any:
     try:
         import fsspec
     except ImportError as error:
-        raise AudioError(f"{url}: URLs need the package fsspec ({error}): pip install 'astfast[remote]'") from error
+        raise AudioError(
+            f"{url}: URLs need the package fsspec ({error}): pip install 'astfast[remote]'", kind="unsupported"
+        ) from error
     return fsspec

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from astfast.audio.prefetch import ReadOptions
 from astfast.engines.base import Batch
-from astfast.errors import AstfastError, AudioError
+from astfast.errors import AstfastError
 from astfast.tagging.pipeline import Failed, run_batches
 from astfast.volume.detections import Merge, merged
 from astfast.volume.items import Item, digest
@@ -87,7 +85,7 @@ def _events(plan: Plan, reader: Reader, progress: Progress) -> Iterator[Event]:
     for result in run_batches(reader.batches(), plan.scoring):
         input_ = reader.inputs[result.index]
         if isinstance(result, Failed):
-            input_.error, input_.kind = result.error, kind_of(result.error, input_.item)
+            input_.error, input_.kind = result.error, result.error.kind
         else:
             values, window = result.value, result.window
             row = Row(window.start, window.end, values.tags, window.channel)
@@ -130,25 +128,6 @@ def _in_order(found: Iterable[Event]) -> Iterator[Event]:
             else:
                 held[turn] = []
                 break
-
-
-def kind_of(error: AudioError, item: Item) -> str:
-    """What is wrong, in one word: missing, empty, unreadable, damaged, too_long, not_finite or undecodable."""
-    if isinstance(item.audio, str):
-        path = Path(item.audio)
-        try:
-            status = path.stat()
-        except OSError:
-            return "missing"
-        if not os.access(path, os.R_OK):
-            return "unreadable"
-        if status.st_size == 0:
-            return "empty"
-    message = str(error)
-    for phrase, kind in (("damaged", "damaged"), ("above the limit", "too_long"), ("not finite", "not_finite")):
-        if phrase in message:
-            return kind
-    return "undecodable"
 
 
 def record_of(done: Input) -> Record:

@@ -69,7 +69,9 @@ class Sources:
         paths = glob.iglob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
         first = next(paths, None)
         if first is None:
-            yield Item(pattern, pattern, AudioError(f"{pattern}: no file matches: check the pattern"), stamp="")
+            yield Item(
+                pattern, pattern, AudioError(f"{pattern}: no file matches: check the pattern", kind="missing"), stamp=""
+            )
             return
         any_ending = pattern.endswith("*")
         for path in itertools.chain([first], paths):
