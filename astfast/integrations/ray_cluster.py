@@ -335,8 +335,9 @@ def _killer(chunk: Chunk) -> Input:
     """The input of a chunk of one, failed."""
     item = chunk.items[0]
     failed = Input(chunk.first, item._replace(audio=None))
-    failed.error = AudioError(f"{item.file}: {DEATHS} workers died of it, one after the other: look at it by itself")
-    failed.kind = "killed"
+    failed.error = AudioError(
+        f"{item.file}: {DEATHS} workers died of it, one after the other: look at it by itself", kind="killed"
+    )
     return failed
 
 

@@ -51,12 +51,12 @@ class Progress:
 
     def add(self, done: Input) -> None:
         """Counts an input that is done, or has failed."""
-        if done.kind is None:
+        if done.error is None:
             self.tagged += 1
             self.seconds += done.seconds
             self.cut += done.cut
         else:
-            self.failed[done.kind] += 1
+            self.failed[done.error.kind] += 1
 
     @property
     def elapsed(self) -> float:

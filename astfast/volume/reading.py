@@ -49,7 +49,6 @@ class Input:
         self.cut = False  # whether it goes on after what was heard
         self.warnings: list[str] = []
         self.error: AudioError | None = None
-        self.kind: str | None = None  # of the error, in one word
 
     def windows(self, options: ReadOptions) -> Iterator[Window]:
         """The windows that the model is to hear; raises AudioError where the input goes bad."""

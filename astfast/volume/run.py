@@ -85,7 +85,7 @@ def _events(plan: Plan, reader: Reader, progress: Progress) -> Iterator[Event]:
     for result in run_batches(reader.batches(), plan.scoring):
         input_ = reader.inputs[result.index]
         if isinstance(result, Failed):
-            input_.error, input_.kind = result.error, result.error.kind
+            input_.error = result.error
         else:
             values, window = result.value, result.window
             row = Row(window.start, window.end, values.tags, window.channel)
@@ -135,7 +135,7 @@ def record_of(done: Input) -> Record:
     item = done.item
     shared = (item.id, item.file, item.stamp or "", item.columns)
     if done.error is not None:
-        return Record(*shared, [], error=str(done.error), kind=done.kind)
+        return Record(*shared, [], error=str(done.error), kind=done.error.kind)
     windows = [(window.start, window.end, window.channel) for window, _, _ in done.arrays]
     scores, embeddings = (
         np.stack([values[field] for values in done.arrays])
