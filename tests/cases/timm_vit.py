@@ -91,8 +91,12 @@ def ced_logits(w: State, decibel: torch.Tensor, heads: int) -> torch.Tensor:
     """Decibels [B, frames, 64] -> logits [B, L]; the model of the authors applies a sigmoid to them."""
     bn = "init_bn.1"
     x = (decibel - w[f"{bn}.running_mean"]) / (w[f"{bn}.running_var"] + 1e-5).sqrt()
-    x = (x * w[f"{bn}.weight"] + w[f"{bn}.bias"]).transpose(1, 2)
-    x = blocks(w, patches(w, x, 16, "time_pos_embed", "freq_pos_embed"), heads).mean(1)
+    return ced_logits_of_normalised(w, x * w[f"{bn}.weight"] + w[f"{bn}.bias"], heads)
+
+
+def ced_logits_of_normalised(w: State, x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Decibels after the BatchNorm [B, frames, 64] -> logits [B, L]."""
+    x = blocks(w, patches(w, x.transpose(1, 2), 16, "time_pos_embed", "freq_pos_embed"), heads).mean(1)
     return linear(w, "outputlayer.1", norm(w, "outputlayer.0", x, 1e-5))
 
 

@@ -11,8 +11,7 @@ from astfast.backends.cpu.tiers import native
 from astfast.engines.eager import EagerEngine
 from astfast.models import recognise as checkpoint
 from tests.cases import checkpoints
-from tests.cases.op_cases import QuantisedOps, serving_tier
-from tests.cases.rounded_ops import RoundedOps
+from tests.cases.rounded_models import Costs, assert_within_roundings
 
 TIERS = [name for name, missing in native().tiers() if not missing]
 STRIDES = {"10-10": 10, "12-12": 12, "14-14": 14, "16-16": 16}
@@ -30,10 +29,7 @@ BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072
 def compare(folder: Path, config: dict[str, int], tiers: list[str], precision: str, clips: int = 2) -> None:
     """Logits of some clips on each tier against those of transformers on the same random checkpoint.
 
-    bfloat16 and int8 are allowed twice the error of their roundings alone, computed in float64 (``RoundedOps``,
-    ``QuantisedOps``): as the largest error, and as that of all logits together (RMS). Which values round up and which
-    down differs between the two, so that errors of one clip vary by a factor of 4 with equal mean: enough clips are
-    compared for this not to matter. Over 8 clips the ratio of the RMS errors was 0.5 to 1.4, of the largest 0.4 to 1.6.
+    bfloat16 and int8: see ``assert_within_roundings``.
     """
     model = checkpoints.random_model(**config)
     loaded = checkpoint.load(checkpoints.write_v4(model, folder))
@@ -41,22 +37,15 @@ def compare(folder: Path, config: dict[str, int], tiers: list[str], precision: s
     with torch.inference_mode():
         exact = model(torch.from_numpy(spectrograms)).logits.numpy()
     heads = loaded.config.num_attention_heads
-    costs: dict[tuple[bool, bool], np.ndarray] = {}  # of the roundings alone, by what tells their kinds apart
+    costs: Costs = {}
     for tier in tiers:
         ops = CpuOps(heads, precision, threads=2, tier=tier)
-        error = np.abs(EagerEngine(ops, loaded).logits(spectrograms) - exact)
         if precision == "float32":
+            error = np.abs(EagerEngine(ops, loaded).logits(spectrograms) - exact)
             bound = 2e-4 * max(1.0, float(np.abs(exact).max()))
+            assert error.max() <= bound, f"{tier}: {error.max():.2e} off, {bound:.2e} allowed"
         else:
-            by_type = precision == "bfloat16"
-            rounded = RoundedOps(heads, torch.bfloat16) if by_type else QuantisedOps(heads, serving_tier(ops))
-            if rounded.kind not in costs:
-                logits = EagerEngine(rounded, loaded).logits(spectrograms)
-                costs[rounded.kind] = np.abs(logits - exact)
-            bound = 2.0 * float(costs[rounded.kind].max())
-            rms, allowed = (float(np.sqrt(np.square(e).mean())) for e in (error, 2.0 * costs[rounded.kind]))
-            assert rms <= allowed, f"{tier}: {rms:.2e} off (RMS), {allowed:.2e} allowed"
-        assert error.max() <= bound, f"{tier}: {error.max():.2e} off, {bound:.2e} allowed"
+            assert_within_roundings(loaded, ops, spectrograms, exact, costs)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import astfast
 from astfast.errors import CheckpointError
@@ -146,3 +148,77 @@ def test_a_file_converts_to_a_hub_folder(tmp_path: Path) -> None:
     exact = timm_vit.passt_logits(w, torch.from_numpy(x).double(), HEADS, 10).numpy()
     tagger = astfast.load(tmp_path / "hub", device="cpu", backend="cpu", precision="float32")
     assert relative(tagger.forward(x), exact) <= 1e-4
+
+
+def test_head_epsilons_are_those_of_the_container(hub: Path, tmp_path: Path) -> None:
+    """The hub's converted checkpoints run with one epsilon, 1e-6; the authors' code has 1e-5 in the head."""
+    torch.save(state_of(31), tmp_path / "maest.ckpt")
+    eps = [(c.layer_norm_eps, c.head_layer_norm_eps) for c in (load(hub).config, load(tmp_path / "maest.ckpt").config)]
+    assert eps == [(1e-6, 1e-6), (1e-6, 1e-5)]
+
+
+@pytest.mark.parametrize(("constant", "value"), [("LAYER_NORM_EPS", 1e-5), ("HEAD_LAYER_NORM_EPS", 1e-6)])
+def test_every_epsilon_matters(constant: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = state_of(31)
+    torch.save(state, tmp_path / "maest.ckpt")
+    monkeypatch.setattr(f"astfast.models.timm_layout.{constant}", value)
+    tagger = astfast.load(tmp_path / "maest.ckpt", device="cpu", backend="reference")
+    assert relative(tagger.logits(clip(40_000), sampling_rate=RATE)[0], expected(state, clip(40_000), 312)) > 3e-4
+
+
+def test_a_fine_tune_has_its_own_labels_and_length(tmp_path: Path) -> None:
+    """Of other lengths than any published one, and with the labels that its config names."""
+    model = checkpoints.random_model(
+        num_mel_bins=96, max_length=206, frequency_stride=10, time_stride=10, num_labels=5, layer_norm_eps=1e-6
+    )
+    folder = checkpoints.write_v4(model, tmp_path / "fine")
+    (folder / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR | {"max_length": 206}))
+    tagger = astfast.load(folder, device="cpu", precision="float32")
+    assert (len(tagger.labels), tagger.config.max_length) == (5, 206)
+    wave = clip(60_000)
+    features = centred_float64.maest(wave, "constant")[None, :206].astype(np.float32)
+    theirs = checkpoints.transformers_logits(model, features)
+    assert relative(tagger.logits(wave, sampling_rate=RATE), theirs) <= 2e-4
+    state = timm_vit.random_state(timm_vit.passt_shapes(D, 1, 400, (9, 45)), seed=1)
+    torch.save(state, tmp_path / "fine.ckpt")
+    tagger = astfast.load(tmp_path / "fine.ckpt", device="cpu", precision="float32")
+    assert tagger.config.max_length == 450
+    assert relative(tagger.logits(wave, sampling_rate=RATE)[0], expected(state, wave, 450)) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("blocks.1.attn.proj.weight", None, r"MAEST.*lacks 1 tensors: blocks\.1\.attn\.proj\.weight"),
+        ("new_pos_embed", None, r"MAEST.*lacks 1 tensors: new_pos_embed"),
+        ("norm.bias", lambda x: x[:-1], r"MAEST.*norm\.bias is \[63\], not \[64\]"),
+        ("new_pos_embed", lambda x: x[:, :1], r"MAEST.*new_pos_embed is \[1, 1, 64\], not \[1, 2, 64\]"),
+        ("surplus.weight", lambda _: torch.zeros(3), r"has, beside those of MAEST, 1 tensors: surplus\.weight"),
+    ],
+    ids=str,
+)
+def test_damage_of_a_file_is_named(
+    name: str, change: Callable[[torch.Tensor], torch.Tensor] | None, message: str, tmp_path: Path
+) -> None:
+    state = state_of(31)
+    if change is None:
+        del state[name]
+    else:
+        state[name] = change(state.get(name, torch.zeros(1)))
+    torch.save(state, tmp_path / "maest.ckpt")
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "maest.ckpt")
+
+
+def test_damage_of_a_folder_is_named(hub: Path, tmp_path: Path) -> None:
+    for path in hub.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(hub / "model.safetensors")
+    del tensors["audio_spectrogram_transformer.layernorm.bias"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"audio_spectrogram_transformer\.layernorm\.bias"):
+        load(tmp_path)
+    whole = (hub / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load(tmp_path)
