@@ -226,7 +226,7 @@ def scaled_products(bench: Bench, batch: int) -> Found:
 
 def test_files() -> list[str]:
     """Files with tests marked gpu."""
-    found = [path for path in sorted(TESTS.rglob("test_*.py")) if "@pytest.mark.gpu" in path.read_text()]
+    found = [path for path in sorted(TESTS.rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
     return [str(path.relative_to(ROOT)) for path in found]
 
 

@@ -74,6 +74,8 @@ def work(options: argparse.Namespace) -> int:
     """The worker: says what it runs on, then measures each row that it is told the name of, an answer a line."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
+    if options.dry_run:
+        torch.set_num_threads(1)  # of small products, which wait for each other where others compute too
     bench = Bench(options.dry_run, options.cache)
     answers.write(json.dumps(bench.describe()) + "\n")
     known = {(row.section, row.name): row for row in PLANS[options.plan].rows(bench.target.arch, bench.dry_run)}

@@ -219,6 +219,23 @@ def test_an_error_of_compiling_is_reported() -> None:
     assert gpu_compile.compile_all(no_launches, 60, processes=1) == (0, "OSError: no GPU")
 
 
+@pytest.mark.slow
+def test_a_gpu_needs_no_audio_library_and_no_native_engine(tmp_path: Path) -> None:
+    """A lent machine has none of them: the rows of the smoke, and the tests of the engine."""
+    missing = "sys.modules.update(dict.fromkeys(('soundfile', 'soxr', 'av', 'pyarrow', 'astfast._native')))"
+    smoke = ["from benchmarks import run_gpu, gpu_rows, gpu_bench"]
+    smoke += [f"bench = gpu_bench.Bench(True, __import__('pathlib').Path({str(tmp_path)!r}))"]
+    smoke += ["print(gpu_rows.engine_works(bench, 'float32'), gpu_rows.to_top_k(bench, 'float32', 'int16', 1))"]
+    tests = ["import pytest", "from benchmarks.gpu_rows import test_files"]
+    arguments = "'-q', '-p', 'no:cacheprovider', '-m', 'gpu', '--collect-only', *test_files()"
+    tests += [f"assert not pytest.main([{arguments}])"]
+    tests += ["assert not pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/engines/test_streams.py'])"]
+    for lines in (smoke, tests):
+        code = "\n".join(["import sys", missing, *lines])
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
 PLANT = """
 import os, signal, sys, time
 from benchmarks import run_gpu
