@@ -15,6 +15,9 @@ def available_threads() -> int:
 def empty(bytes: int, /) -> NDArray[np.uint8]:
     """Memory of undefined contents, 64-byte aligned, on huge pages where it is large."""
 
+def checksum(bytes: memoryview | NDArray[np.uint8], threads: int, /) -> int:
+    """Checksum of a row of bytes, the same for any number of threads: 64 bits, against damage, not forgery."""
+
 def tiers() -> list[tuple[str, str]]:
     """(name, what this machine lacks for it or "") of every tier, each faster than the one before it."""
 
@@ -30,6 +33,9 @@ class PackedNorm:
     def __init__(self, weight: NDArray[np.float32], bias: NDArray[np.float32], eps: float) -> None:
         """Weight and bias [D]."""
 
+    def parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+        """The arguments that make it."""
+
 class PackedScan:
     """Parameters of a selective scan in four directions."""
 
@@ -41,6 +47,9 @@ class PackedScan:
         skip: NDArray[np.float32],
     ) -> None:
         """Weight [4, R, C], bias [4, C], decay [4, C] = A, skip [C], the sum of D over the directions."""
+
+    def parts(self) -> tuple[NDArray[np.float32], ...]:
+        """The arguments that make it."""
 
 class ComputeContext:
     """Kernels of a tier in a precision, and a number of threads."""
@@ -76,6 +85,37 @@ class ComputeContext:
         time_stride: int,
     ) -> PackedEmbed:
         """Kernel [D, patch_size * patch_size] with mel bins contiguous, prefix [P, D], position [P + patches, D]."""
+
+    def linear_parts(self, w: PackedLinear, /) -> tuple[Any, ...]:
+        """The arguments of ``linear_of_parts`` that make it, panels as an array over its memory."""
+
+    def linear_of_parts(
+        self,
+        use: str,
+        n: int,
+        k: int,
+        panels: NDArray[np.uint8],
+        bias: NDArray[np.float32],
+        factors: NDArray[np.float32] | None,
+        /,
+    ) -> PackedLinear:
+        """What was packed for "model", "unquantised" or "exact" kernels of the same tier and precision. ``panels``, on
+        a cache line, are kept and must not be written to."""
+
+    def embed_parts(self, w: PackedEmbed, /) -> tuple[Any, ...]:
+        """Parts of the projection, as ``linear_parts`` has them, and the other arguments of ``embed_of_parts``."""
+
+    def embed_of_parts(
+        self,
+        projection: PackedLinear,
+        prefix: NDArray[np.float32],
+        position: NDArray[np.float32],
+        patch_size: int,
+        frequency_stride: int,
+        time_stride: int,
+        /,
+    ) -> PackedEmbed:
+        """As ``pack_embed``. The arrays are kept and must not be written to."""
 
     def patch_embed(self, spectrogram: NDArray[np.float32], w: PackedEmbed, out: NDArray[np.float32], /) -> None:
         """Spectrogram [B, frames, mels], out [B, P + patches, D]."""

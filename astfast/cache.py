@@ -28,9 +28,9 @@ def read(name: str) -> dict[str, Any]:
     """What the file holds; {} where there is none, or none that can be read."""
     try:
         folder = cache_folder()
-        if not _own(folder.stat()):
+        if not own(folder.stat()):
             return {}
-        with _opened(folder / name, os.O_RDONLY) as file:
+        with opened(folder / name, os.O_RDONLY) as file:
             text = os.read(file, MAX_BYTES + 1)
         content = json.loads(text) if len(text) <= MAX_BYTES else {}
     except Exception:  # no home, no folder, no JSON, too deep, no memory
@@ -43,26 +43,27 @@ def update(name: str, change: Callable[[dict[str, Any]], None]) -> None:
     with contextlib.suppress(Exception):
         path = cache_folder() / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not _own(path.parent.stat()):
+        if not own(path.parent.stat()):
             return
-        with _opened(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT) as lock:
+        with opened(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT) as lock:
             _wait_for(lock)
             content = read(name)
             change(content)
             _replace(path, json.dumps(content, indent=1, sort_keys=True))
 
 
-def _own(status: os.stat_result) -> bool:
+def own(status: os.stat_result) -> bool:
+    """Whether a file or folder is this user's."""
     return status.st_uid == os.geteuid()
 
 
 @contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
+def opened(path: Path, flags: int) -> Iterator[int]:
     """Descriptor of a regular file of this user. Raises OSError for anything else, and waits for nothing."""
     descriptor = os.open(path, flags | OPEN_FLAGS, 0o600)
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not _own(status):
+        if not stat.S_ISREG(status.st_mode) or not own(status):
             raise PermissionError(f"{path} is not a regular file of this user")
         yield descriptor
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 from astfast.errors import BackendError
 
 MAX_THREADS = 4096  # of one engine
+PACKED_CACHE_MB = 2000  # of packed weights, where the user does not say
 
 
 def cpu_tier() -> str | None:
@@ -36,7 +37,7 @@ def without_blas_threads() -> None:
 
 
 def cache_folder() -> Path:
-    """ASTFAST_CACHE: where verdicts of checks are kept between runs (default: ~/.cache/astfast, by XDG).
+    """ASTFAST_CACHE: where verdicts of checks and packed weights are kept between runs (default: ~/.cache/astfast, by XDG).
 
     Raises RuntimeError for a user without a home.
     """
@@ -44,3 +45,14 @@ def cache_folder() -> Path:
         return Path(folder)
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "astfast"
+
+
+def packed_cache_bytes() -> int:
+    """ASTFAST_PACKED_CACHE_MB: megabytes of packed weights to keep in the cache folder (default 2000; 0: none)."""
+    value = os.environ.get("ASTFAST_PACKED_CACHE_MB")
+    if not value:
+        return PACKED_CACHE_MB * 1_000_000
+    if not (value.isascii() and value.isdecimal() and len(value) <= 9):
+        shown = value if len(value) <= 20 else f"{value[:20]}..."
+        raise BackendError(f"ASTFAST_PACKED_CACHE_MB is {shown!r}: set it to a number of megabytes, or unset it")
+    return int(value) * 1_000_000

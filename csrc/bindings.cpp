@@ -7,26 +7,20 @@
 #include <type_traits>
 #include <vector>
 
+#include "checksum.h"
 #include "exit_gate.h"
-#include "log_mel.h"
 #include "memory.h"
 #include "ops.h"
 #include "parallel.h"
 #include "python_arguments.h"
+#include "python_log_mel.h"
+#include "python_weights.h"
 #include "tiers.h"
 
 namespace astfast {
 namespace {
 
 constexpr std::int64_t kMaxHeadDim = 256;
-
-using WithoutGil = BeyondGate<py::gil_scoped_release>;
-
-struct PyEmbed {
-    PackedLinear projection;
-    std::vector<float> prefix, position;  // [P, D], [T, D]
-    std::int64_t prefix_tokens, tokens, patch_size, frequency_stride, time_stride;
-};
 
 Precision precision_named(const std::string& name) {
     if (name == "float32") return Precision::kFloat32;
@@ -63,27 +57,10 @@ class PyContext {
     PyEmbed pack_embedding(const py::array& kernel, const py::array& bias, const py::array& prefix,
                            const py::array& position, std::int64_t size, std::int64_t frequency_stride,
                            std::int64_t time_stride) const {
-        if (size < 1 || frequency_stride < 1 || time_stride < 1) refuse("patch size or stride", "is below 1");
-        PyEmbed embed{pack_for(*context_.unquantised, "kernel", kernel, bias),
-                      {},
-                      {},
-                      prefix.ndim() == 2 ? prefix.shape(0) : 0,
-                      position.ndim() == 2 ? position.shape(0) : 0,
-                      size,
-                      frequency_stride,
-                      time_stride};
-        const std::int64_t n = embed.projection.n;
-        if (embed.projection.k != size * size)
-            refuse("kernel",
-                   "has " + std::to_string(embed.projection.k) + " columns, not " + std::to_string(size * size));
-        expect_shape("prefix", prefix, {embed.prefix_tokens, n});
-        expect_shape("position", position, {embed.tokens, n});
-        if (embed.tokens <= embed.prefix_tokens) {
-            refuse("position", "has " + std::to_string(embed.tokens) + " rows, none for a patch after those of the " +
-                                   std::to_string(embed.prefix_tokens) + " prefix tokens");
-        }
-        if (embed.prefix_tokens > 0) embed.prefix = contiguous_floats("prefix", prefix);
-        embed.position = contiguous_floats("position", position);
+        PyEmbed embed(pack_for(*context_.unquantised, "kernel", kernel, bias), prefix, position, size, frequency_stride,
+                      time_stride);
+        embed.prefix = py::array(prefix.attr("copy")());  // callers may write to theirs
+        embed.position = py::array(position.attr("copy")());
         return embed;
     }
 
@@ -104,7 +81,7 @@ class PyContext {
         const Patches source{x.as<const float>(), grid.along_time,    grid.patches(),
                              w.patch_size,        w.frequency_stride, w.time_stride};
         const WithoutGil release;
-        patch_embed(context_, source, x.clips, w.projection, w.prefix.data(), w.prefix_tokens, w.position.data(),
+        patch_embed(context_, source, x.clips, w.projection, w.prefix_data(), w.prefix_tokens, w.position_data(),
                     columns, y.as<float>());
     }
 
@@ -233,6 +210,20 @@ class PyContext {
         astfast::norm_linear(context_, {x, 1, stride, 0}, clips, norm->get(), w, Epilogue::kFloat32, y);
     }
 
+    py::tuple linear_parts(const PackedLinear& w) const { return parts_of(context_, w); }
+
+    PackedLinear linear_of_parts(const std::string& use, std::int64_t n, std::int64_t k, const py::array& panels,
+                                 const py::array& bias, const std::optional<py::array>& factors) const {
+        return linear_of(context_, use, n, k, panels, bias, factors);
+    }
+
+    py::tuple embed_parts(const PyEmbed& w) const { return w.parts(context_); }
+
+    PyEmbed embed_of_parts(const PackedLinear& projection, const py::array& prefix, const py::array& position,
+                           std::int64_t size, std::int64_t frequency_stride, std::int64_t time_stride) const {
+        return {projection, prefix, position, size, frequency_stride, time_stride};
+    }
+
     template <auto function>
     py::array_t<float> elementwise(const py::array& x) const {
         const auto* data = static_cast<const float*>(checked_data("x", x, 1, 'f', sizeof(float), false));
@@ -292,53 +283,6 @@ class PyContext {
     ComputeContext context_;
 };
 
-// The front end of one model on one tier.
-class PyLogMel {
-  public:
-    PyLogMel(const std::string& tier, int frame_length, int frame_shift, int fft_length, int num_mel_bins,
-             double pre_emphasis, double floor, double shift, double scale, const py::array& window,
-             const py::array& filters, const std::string& edges, double signal_emphasis, double addend)
-        : kernel_(kernel_of(tier)),
-          log_mel_({frame_length, frame_shift, fft_length, num_mel_bins, pre_emphasis, floor, shift, scale,
-                    edges_named(edges), signal_emphasis, addend},
-                   table("window", window, {frame_length}),
-                   table("filters", filters, {num_mel_bins, fft_length / 2 + 1})) {}
-
-    void run(const std::vector<py::array>& waves, const py::array& out, int threads) const {
-        const Matrix y = matrix("out", out, sizeof(float), true);
-        expect_shape("out", out, {static_cast<std::int64_t>(waves.size()), y.per_clip, log_mel_.tables().num_mel_bins});
-        if ((out.flags() & py::array::c_style) == 0) refuse("out", "is not contiguous");
-        if (threads < 1 || threads > kMaxThreads) refuse("threads", "is " + std::to_string(threads));
-        std::vector<const float*> data;
-        std::vector<std::int64_t> lengths;
-        for (std::size_t i = 0; i < waves.size(); ++i) {
-            const std::string name = "waves[" + std::to_string(i) + "]";
-            data.push_back(static_cast<const float*>(checked_data(name, waves[i], 1, 'f', sizeof(float), false)));
-            lengths.push_back(waves[i].shape(0));
-        }
-        const WithoutGil release;
-        log_mel_.run(kernel_, data.data(), lengths.data(), y.clips, y.per_clip, static_cast<float*>(y.rows.data),
-                     threads);
-    }
-
-  private:
-    static const LogMelKernel& kernel_of(const std::string& tier) {
-        const LogMelKernel* kernel = log_mel_kernel_for(tier);
-        if (kernel == nullptr) refuse("tier", tier + " can't run on this machine");
-        return *kernel;
-    }
-
-    static const double* table(const std::string& name, const py::array& array, const Shape& shape) {
-        expect_shape(name, array, shape);
-        if ((array.flags() & py::array::c_style) == 0) refuse(name, "is not contiguous");
-        return static_cast<const double*>(
-            checked_data(name, array, static_cast<py::ssize_t>(shape.size()), 'f', sizeof(double), false));
-    }
-
-    const LogMelKernel& kernel_;
-    LogMel log_mel_;
-};
-
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -352,6 +296,13 @@ PYBIND11_MODULE(_native, m) {
         const py::capsule owner(memory.release(), [](void* p) { delete static_cast<Memory*>(p); });
         return py::array_t<std::uint8_t>(static_cast<py::ssize_t>(bytes), start, owner);
     });
+    m.def("checksum", [](const py::buffer& bytes, int threads) {
+        const py::buffer_info info = bytes.request();
+        if (info.ndim != 1 || info.itemsize != 1 || info.strides[0] != 1) refuse("bytes", "is no row of bytes");
+        if (threads < 1 || threads > kMaxThreads) refuse("threads", "is " + std::to_string(threads));
+        const WithoutGil release;
+        return checksum(static_cast<const std::byte*>(info.ptr), static_cast<std::size_t>(info.size), threads);
+    });
     m.def("tiers", [] {
         std::vector<std::pair<std::string, std::string>> names;
         for (const Tier& tier : tiers()) names.emplace_back(tier.name, tier.missing);
@@ -360,10 +311,12 @@ PYBIND11_MODULE(_native, m) {
     py::class_<PackedLinear>(m, "PackedLinear");
     py::class_<PyEmbed>(m, "PackedEmbed");
     py::class_<PyNorm>(m, "PackedNorm")
-        .def(py::init<const py::array&, const py::array&, float>(), py::arg("weight"), py::arg("bias"), py::arg("eps"));
+        .def(py::init<const py::array&, const py::array&, float>(), py::arg("weight"), py::arg("bias"), py::arg("eps"))
+        .def("parts", &PyNorm::parts);
     py::class_<PyScan>(m, "PackedScan")
         .def(py::init<const py::array&, const py::array&, const py::array&, const py::array&>(), py::arg("weight"),
-             py::arg("bias"), py::arg("decay"), py::arg("skip"));
+             py::arg("bias"), py::arg("decay"), py::arg("skip"))
+        .def("parts", &PyScan::parts);
     py::class_<PyContext>(m, "ComputeContext")
         .def(py::init<const std::string&, const std::string&, int>(), py::arg("tier"), py::arg("precision"),
              py::arg("threads"))
@@ -372,6 +325,10 @@ PYBIND11_MODULE(_native, m) {
              py::arg("factors") = py::none())
         .def("pack_embed", &PyContext::pack_embedding, py::arg("kernel"), py::arg("bias"), py::arg("prefix"),
              py::arg("position"), py::arg("patch_size"), py::arg("frequency_stride"), py::arg("time_stride"))
+        .def("linear_parts", &PyContext::linear_parts)
+        .def("linear_of_parts", &PyContext::linear_of_parts)
+        .def("embed_parts", &PyContext::embed_parts)
+        .def("embed_of_parts", &PyContext::embed_of_parts)
         .def("patch_embed", &PyContext::embed)
         .def("norm_linear", &PyContext::norm_linear)
         .def("pack_convolution", &PyContext::pack_convolution, py::arg("weight"), py::arg("bias"))

@@ -13,6 +13,8 @@ struct FreeMemory {
 };
 
 using Memory = std::unique_ptr<std::byte[], FreeMemory>;
+using SharedMemory =
+    std::shared_ptr<const std::byte>;  // of a buffer of `allocate`, or of another owner, not written to
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 

@@ -54,19 +54,21 @@ void multiply(const ComputeContext& context, std::int64_t rows, const PackedLine
 
 }  // namespace
 
+std::size_t panels_bytes(const Kernels& kernels, std::int64_t n, std::int64_t k) {
+    return static_cast<std::size_t>(divide_up(n, kernels.panel)) * kernels.panel_bytes(k);
+}
+
 PackedLinear pack_linear(const ComputeContext& context, const Kernels& kernels, const float* weight,
                          std::int64_t row_stride, const float* bias, std::int64_t n, std::int64_t k) {
     const std::int64_t panels = divide_up(n, kernels.panel);
     const std::size_t panel_bytes = kernels.panel_bytes(k);
-    PackedLinear w{
-        &kernels, n, k, allocate(static_cast<std::size_t>(panels) * panel_bytes), std::vector<float>(bias, bias + n),
-        {}};
+    Memory memory = allocate(panels_bytes(kernels, n, k));
     parallel_for(context.threads, panels, [&](std::int64_t panel, int) {
         const std::int64_t column = panel * kernels.panel;
         kernels.pack_weight(weight + column * row_stride, row_stride, std::min(kernels.panel, n - column), k,
-                            w.panels.get() + static_cast<std::size_t>(panel) * panel_bytes);
+                            memory.get() + static_cast<std::size_t>(panel) * panel_bytes);
     });
-    return w;
+    return {&kernels, n, k, SharedMemory(memory.release(), FreeMemory()), std::vector<float>(bias, bias + n), {}};
 }
 
 void norm_linear(const ComputeContext& context, const Rows<const float>& x, std::int64_t rows, const Norm& norm,

@@ -14,7 +14,7 @@ namespace astfast {
 struct PackedLinear {
     const Kernels* kernels;
     std::int64_t n, k;
-    Memory panels;
+    SharedMemory panels;
     std::vector<float> bias;     // [n]
     std::vector<float> factors;  // [k], or none: what linear_residual multiplies columns of x by before quantising them
 };
@@ -26,6 +26,9 @@ struct ComputeContext {
     const Kernels* exact;        // float32, for the head
     int threads;
 };
+
+// Bytes of the panels of a weight [n, k].
+std::size_t panels_bytes(const Kernels& kernels, std::int64_t n, std::int64_t k);
 
 // weight [n, k], rows `row_stride` elements apart; bias [n]. The op computes with these kernels.
 PackedLinear pack_linear(const ComputeContext& context, const Kernels& kernels, const float* weight,

@@ -10,12 +10,14 @@
 #include <utility>
 #include <vector>
 
+#include "exit_gate.h"
 #include "kernels.h"
 
 namespace py = pybind11;
 
 namespace astfast {
 
+using WithoutGil = BeyondGate<py::gil_scoped_release>;
 using Shape = std::vector<std::int64_t>;
 
 [[noreturn]] inline void refuse(const std::string& name, const std::string& problem) {
@@ -91,6 +93,10 @@ inline Matrix matrix(const std::string& name, const py::array& array, std::size_
             array.shape(2)};
 }
 
+inline py::array_t<float> array_of(const std::vector<float>& values) {
+    return py::array_t<float>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
 inline const float* contiguous_data(const std::string& name, const py::array& array, py::ssize_t ndim) {
     const void* data = checked_data(name, array, ndim, 'f', sizeof(float), false);
     if ((array.flags() & py::array::c_style) == 0) refuse(name, "is not contiguous");
@@ -118,36 +124,5 @@ inline float* contiguous_output(const py::array& out, const Shape& shape) {
     if ((out.flags() & py::array::c_style) == 0) refuse("out", "is not contiguous");
     return static_cast<float*>(data);
 }
-
-struct PyNorm {
-    std::vector<float> weight, bias;
-    float eps;
-
-    PyNorm(const py::array& weight_array, const py::array& bias_array, float eps_value) : eps(eps_value) {
-        const std::int64_t width = weight_array.size();
-        weight = float_copy("weight", weight_array, width);
-        bias = float_copy("bias", bias_array, width);
-    }
-    Norm get() const { return {weight.data(), bias.data(), eps, static_cast<std::int64_t>(weight.size())}; }
-};
-
-// Weights of a selective scan, as kernels.h has them.
-struct PyScan {
-    std::int64_t channels, rank;
-    std::vector<float> weight, bias, decay, skip;
-
-    PyScan(const py::array& weight_array, const py::array& bias_array, const py::array& decay_array,
-           const py::array& skip_array)
-        : channels(skip_array.size()), rank(weight_array.ndim() == 3 ? weight_array.shape(1) : 0) {
-        expect_shape("skip", skip_array, {channels});
-        expect_shape("weight", weight_array, {4, rank, channels});
-        expect_shape("bias", bias_array, {4, channels});
-        expect_shape("decay", decay_array, {4, channels});
-        weight = contiguous_floats("weight", weight_array);
-        bias = contiguous_floats("bias", bias_array);
-        decay = contiguous_floats("decay", decay_array);
-        skip = contiguous_floats("skip", skip_array);
-    }
-};
 
 }  // namespace astfast

@@ -1,4 +1,4 @@
-"""Parser and exit status of the command line: ``astfast tag | bench | doctor | models | verify | convert | warmup``.
+"""Parser and exit status of the command line: ``astfast COMMAND``, see COMMANDS.
 
 Exit status: 0 everything succeeded; 1 something failed that was named on standard error (``tag``: some inputs, the
 others are tagged; ``doctor``: no backend can run; ``verify``: a result does not agree); 2 the command could not start
@@ -32,6 +32,7 @@ COMMANDS = {
     "verify": "compare a model's results on every backend and in every precision with float32's",
     "convert": "write a checkpoint as a Hugging Face folder",
     "warmup": "load a model and check, compile and time what it needs on this machine, before it is used",
+    "cache": "show or clear the packed weights that processes share",
 }
 SUCCESS, FAILURE, NOT_STARTED, UNEXPECTED, OUTPUT_FAILED, SIGNALLED, INTERRUPTED = 0, 1, 2, 70, 74, 128, 130
 

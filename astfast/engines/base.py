@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.engines import packed_weights
 from astfast.engines.parts import scores_in_parts
 from astfast.errors import AstfastError, AudioError
 from astfast.models.base import Model, ModelConfig
@@ -142,7 +143,7 @@ class ModelEngine(ABC):
         self.ops = ops
         self.model = model
         self._batch_size = batch_size or ops.micro_batch(model.config.num_tokens)
-        self._weights = model.family.pack(ops, model.weights)
+        self._weights = packed_weights.pack(ops, model)
         self._one_length = model.config.front_end.frames_read(1) == model.config.max_length
         self._known_tokens: dict[int, int] = {}  # by frames
 

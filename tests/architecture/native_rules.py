@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tests.architecture.source import Tree, cpp_scopes, includes
 
-BINDINGS = ("bindings.cpp", "python_arguments.h")
+BINDINGS = ("bindings.cpp", "python_arguments.h", "python_log_mel.h", "python_weights.h")
 KERNEL_HEADERS = ("kernels.h", "log_mel.h", "tiers.h")  # what a tier's file may include beside -inl.h
 DRIVERS = ("parallel.h", "memory.h", "ops.h", "cpu_features.h")  # of which kernels know nothing
 NAMESPACES = ("namespace astfast", "namespace")

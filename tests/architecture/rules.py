@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "notes": "",
     "environment": "errors",
     "cache": "environment",
+    "cache_files": "cache environment",
     "small_files": "",
     "file_identity": "",
     "labels": "errors small_files",
@@ -35,12 +36,13 @@ MAY_IMPORT = {
     "checkpoints": "errors notes small_files catalogue",
     "models": "errors file_identity labels front_end centred_log_mel ops checkpoints",
     "backends.no_images": "errors",
-    "backends.cpu": "errors environment front_end centred_log_mel ops _native",
+    "backends.cpu": "errors environment cache_files front_end centred_log_mel ops _native",
     "backends.cuda": "backends.no_images errors pcm notes cache front_end ops kernels",
     "backends.reference": "front_end centred_log_mel ops",
     "backends": "environment errors notes ops",
     # what it does
-    "engines": "version errors pcm spans notes cache front_end ops scores audio models backends backends.cuda",
+    "engines": "version errors pcm spans notes cache front_end ops scores audio models backends backends.cpu "
+    "backends.cuda",
     "tagging": "errors spans notes scores audio models engines",
     "volume": "version errors spans file_identity cache scores audio models engines tagging",
     # what people call
@@ -48,8 +50,8 @@ MAY_IMPORT = {
     "backends.cpu backends.cuda engines volume",
     "astfast": "version errors notes audio models engines tagging volume integrations",  # its __init__.py
     "benchmarking": "catalogue astfast errors environment cache scores checkpoints models backends engines tagging",
-    "commands": "catalogue astfast version errors pcm environment audio models backends engines benchmarking tagging "
-    "volume integrations",
+    "commands": "catalogue astfast version errors pcm environment cache_files audio models backends engines "
+    "benchmarking tagging volume integrations",
     "__main__": "commands",
     "data": "",
 }

@@ -36,12 +36,16 @@ CACHE_LINE = 64  # bytes
 MICRO_BATCH_TOKENS = 2500  # tokens that go through all layers together: more only evict one another from the caches
 
 
-class _NormLinear(NamedTuple):
+class NormLinearPack(NamedTuple):
+    """A linear layer behind a LayerNorm, packed."""
+
     norm: _native.PackedNorm
     linear: _native.PackedLinear
 
 
-class _Head(NamedTuple):
+class HeadPack(NamedTuple):
+    """A classifier, packed."""
+
     norm: _native.PackedNorm | None
     linear: _native.PackedLinear
 
@@ -66,7 +70,7 @@ class CpuOps:
         self.precision = precision
         self.threads = threads or environment.num_threads() or int(native().available_threads())
         self.tier = choose_tier(tier)
-        self._context = self._compute_context()
+        self.context = self._compute_context()
         self._activation = np.float32 if precision == "float32" else np.uint16
         self._output_magnitudes: tuple[NormLinear | None, NDArray[np.float32]] = None, np.empty(0, np.float32)
         self._log_mels: dict[FrontEnd, LogMel] = {}
@@ -80,21 +84,21 @@ class CpuOps:
 
     @property
     def hardware(self) -> str:
-        return f"{self._context.tier}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.context.tier}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
     def pack_embed(self, w: Embed) -> _native.PackedEmbed:
         p = w.patch_size
         projection = _float32(w.projection.weight).reshape(-1, p, p)  # [D, mel, time]
         kernel = np.ascontiguousarray(projection.transpose(0, 2, 1)).reshape(-1, p * p)  # as frames lie
         bias, position = _float32(w.projection.bias), _float32(w.position)
-        return self._context.pack_embed(kernel, bias, _float32(w.prefix), position, *w.geometry)
+        return self.context.pack_embed(kernel, bias, _float32(w.prefix), position, *w.geometry)
 
-    def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> _NormLinear:
+    def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> NormLinearPack:
         if self.precision == "int8":
             read = map_arrays(_float32, w)  # once, for both
             self._output_magnitudes = w, output_magnitudes(read)
             w = spread_outliers(read)
-        return _NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
+        return NormLinearPack(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
     def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> _native.PackedLinear:
         factors = None
@@ -103,22 +107,22 @@ class CpuOps:
             if packed_before is not input_layer:
                 magnitudes = output_magnitudes(input_layer)
             w, factors = spread_input_outliers(w, magnitudes[-w.weight.shape[1] :])
-        return self._context.pack_linear(_float32(w.weight), _float32(w.bias), factors=factors)
+        return self.context.pack_linear(_float32(w.weight), _float32(w.bias), factors=factors)
 
     def pack_norm(self, w: LayerNorm) -> _native.PackedNorm:
         packed: _native.PackedNorm = native().PackedNorm(_float32(w.weight), _float32(w.bias), w.eps)
         return packed
 
-    def pack_head(self, w: Head | Linear) -> _Head:
+    def pack_head(self, w: Head | Linear) -> HeadPack:
         linear, norm = (w.linear, self.pack_norm(w.norm)) if isinstance(w, Head) else (w, None)
-        return _Head(norm, self._context.pack_linear(_float32(linear.weight), _float32(linear.bias), exact=True))
+        return HeadPack(norm, self.context.pack_linear(_float32(linear.weight), _float32(linear.bias), exact=True))
 
-    def pack_norm_linear_residual(self, w: NormLinear) -> _NormLinear:
+    def pack_norm_linear_residual(self, w: NormLinear) -> NormLinearPack:
         return self.pack_norm_linear(w)
 
-    def pack_conv_norm(self, w: ConvNorm) -> _NormLinear:
-        linear = self._context.pack_convolution(_float32(w.conv.weight), _float32(w.conv.bias))
-        return _NormLinear(self.pack_norm(w.norm), linear)
+    def pack_conv_norm(self, w: ConvNorm) -> NormLinearPack:
+        linear = self.context.pack_convolution(_float32(w.conv.weight), _float32(w.conv.bias))
+        return NormLinearPack(self.pack_norm(w.norm), linear)
 
     def pack_depthwise(self, w: Depthwise) -> NDArray[np.float32]:
         return np.ascontiguousarray(_float32(w.weight).T)  # [9, C]
@@ -155,52 +159,57 @@ class CpuOps:
         return out
 
     def patch_embed(self, spectrogram: Array, w: _native.PackedEmbed, out: Array) -> Array:
-        self._context.patch_embed(_float32(spectrogram), w, out)
+        self.context.patch_embed(_float32(spectrogram), w, out)
         return out
 
-    def norm_linear(self, x: Array, w: _NormLinear, out: Array, activation: Literal["gelu"] | None = None) -> Array:
-        self._context.norm_linear(x, w.norm, w.linear, out, activation == "gelu")
+    def norm_linear(self, x: Array, w: NormLinearPack, out: Array, activation: Literal["gelu"] | None = None) -> Array:
+        self.context.norm_linear(x, w.norm, w.linear, out, activation == "gelu")
         return out
 
     def attention(self, q: Array, kv: Array, out: Array) -> Array:
-        self._context.attention(q, kv, self.heads, out)
+        self.context.attention(q, kv, self.heads, out)
         return out
 
     def linear_residual(self, x: Array, w: _native.PackedLinear, residual: Array) -> Array:
-        self._context.linear_residual(x, w, residual)
+        self.context.linear_residual(x, w, residual)
         return residual
 
     def pool(self, x: Array, w: _native.PackedNorm, out: Array) -> Array:
-        self._context.pool(x, w, out)
+        self.context.pool(x, w, out)
         return out
 
-    def head(self, x: Array, w: _Head, out: Array) -> Array:
-        self._context.head(x, w.norm, w.linear, out)
+    def head(self, x: Array, w: HeadPack, out: Array) -> Array:
+        self.context.head(x, w.norm, w.linear, out)
         return out
 
-    def norm_linear_residual(self, x: Array, w: _NormLinear, residual: Array) -> Array:
-        self._context.norm_linear_residual(x, w.norm, w.linear, residual)
+    def norm_linear_residual(self, x: Array, w: NormLinearPack, residual: Array) -> Array:
+        self.context.norm_linear_residual(x, w.norm, w.linear, residual)
         return residual
 
     def linear(self, x: Array, w: _native.PackedLinear, out: Array) -> Array:
-        self._context.linear(x, w, out)
+        self.context.linear(x, w, out)
         return out
 
     def conv_norm(
-        self, x: Array, w: _NormLinear, grid: tuple[int, int], out: Array, activation: Literal["gelu"] | None = None
+        self,
+        x: Array,
+        w: NormLinearPack,
+        grid: tuple[int, int],
+        out: Array,
+        activation: Literal["gelu"] | None = None,
     ) -> Array:
         x = _float32(x) if x.shape[2] == 1 else x  # a spectrogram comes from a caller
-        self._context.conv_norm(x, w.linear, w.norm, grid, out, activation == "gelu")
+        self.context.conv_norm(x, w.linear, w.norm, grid, out, activation == "gelu")
         return out
 
     def depthwise_silu(self, x: Array, w: NDArray[np.float32], grid: tuple[int, int], out: Array) -> Array:
-        self._context.depthwise_silu(x, w, grid, out)
+        self.context.depthwise_silu(x, w, grid, out)
         return out
 
     def selective_scan(
         self, x: Array, projected: Array, w: _native.PackedScan, grid: tuple[int, int], out: Array
     ) -> Array:
-        self._context.selective_scan(x, projected, w, grid, out)
+        self.context.selective_scan(x, projected, w, grid, out)
         return out
 
 

@@ -227,7 +227,7 @@ def test_a_wrong_argument_is_named(argument: str) -> None:
     bad = {
         "x": lambda: ops.norm_linear(x[..., 1:], packed, out),
         "out": lambda: ops.norm_linear(x, packed, out[:, 1:]),
-        "norm": lambda: ops._context.norm_linear(x, narrow, packed.linear, out, False),
+        "norm": lambda: ops.context.norm_linear(x, narrow, packed.linear, out, False),
         "dtype": lambda: ops.norm_linear(x.astype(np.float64), packed, out),
         "stride": lambda: ops.norm_linear(np.ones((1, 4, 2 * g.hidden), np.float32)[..., ::2], packed, out),
         "readonly": lambda: ops.norm_linear(x, packed, readonly),
@@ -279,7 +279,7 @@ def test_wrong_shapes_of_the_other_ops_are_named() -> None:
         with pytest.raises(ValueError, match=message):
             ops.pack_embed(replace(embed, prefix=prefix, position=position))
     with pytest.raises(ValueError, match="kernel has 4 columns, not 9"):
-        ops._context.pack_embed(a(8, 4), a(8), a(0, 8), a(4, 8), 3, 2, 2)
+        ops.context.pack_embed(a(8, 4), a(8), a(0, 8), a(4, 8), 3, 2, 2)
     norm = ops.pack_norm(op_cases.LayerNorm(a(8), a(8), 1e-6))
     with pytest.raises(ValueError, match="norm is over 8 columns, not 9"):
         ops.pool(a(1, 3, 9), norm, a(1, 9))

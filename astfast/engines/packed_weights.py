@@ -1,0 +1,33 @@
+"""Weights of a model as a backend's ops pack them; those of a large checkpoint on a CPU come from the cache folder."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from astfast.models.base import Checkpoint, Model
+from astfast.ops import Ops
+
+SMALLEST = 32 << 20  # bytes of a checkpoint's files: a smaller one is packed in the time that a cached one takes
+SETTLED = 2.0  # seconds since a file's last change, after which another change has another time on every file system
+
+
+def pack(ops: Ops, model: Model) -> Any:
+    """The weights of a model, packed by ``ops``, or what an earlier process has packed of the same files."""
+    if ops.name == "cpu" and isinstance(model, Checkpoint) and (size := _settled_size(model)) >= SMALLEST:
+        from astfast.backends.cpu import packed_model  # which most processes have no use for
+        from astfast.backends.cpu.ops import CpuOps
+
+        assert isinstance(ops, CpuOps)
+        return packed_model.packed(ops, model, size)
+    return model.family.pack(ops, model.weights)
+
+
+def _settled_size(checkpoint: Checkpoint) -> int:
+    """Bytes of a checkpoint's files; 0 if one of them is gone or has changed just now."""
+    try:
+        found = [path.stat() for path in checkpoint.paths]
+    except OSError:
+        return 0
+    latest = max((max(status.st_mtime, status.st_ctime) for status in found), default=0.0)
+    return sum(status.st_size for status in found) if latest < time.time() - SETTLED else 0
