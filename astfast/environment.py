@@ -37,7 +37,7 @@ def without_blas_threads() -> None:
 
 
 def cache_folder() -> Path:
-    """ASTFAST_CACHE: where verdicts of checks and packed weights are kept between runs (default: ~/.cache/astfast, by XDG).
+    """ASTFAST_CACHE: where verdicts and packed weights are kept between runs (default: ~/.cache/astfast, by XDG).
 
     Raises RuntimeError for a user without a home.
     """
