@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from triton import runtime
 from triton.backends.compiler import GPUTarget
 
@@ -17,6 +19,7 @@ from astfast.kernels.launch import Launch
 from benchmarks import gpu_bench, gpu_compile, gpu_rows, gpu_table, gpu_tune, models, profile_gpu, run_gpu
 from benchmarks.gpu_rows import Row
 from tests import ROOT
+from tests.fakes import cuda_allocator
 
 SAID = {"gpu": "H900", "arch": 90, "gpu_versions": {"triton": "3.6.0", "driver": "580"}}
 ORDER = ["smoke", "batch 32", "waveforms to top-k", "other batches", "float8", "float16", "float32", "odd shapes"]
@@ -162,6 +165,28 @@ def test_sweep_refuses_a_tile_whose_results_differ_and_sorts_the_others(tmp_path
     assert text.splitlines()[0] == "# float32, timed on H900"
     assert text.splitlines()[1].startswith("Tile(64, 64, 32, 4, 2),  # proj, batch 1: ")
     assert len(text.splitlines()) == 2
+
+
+def test_calls_on_a_device_are_timed_by_its_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_allocator.install(monkeypatch)
+    monkeypatch.setattr(gpu_bench, "SPIN_SECONDS", 0.01)
+    monkeypatch.setattr(gpu_bench, "SAMPLE_SECONDS", 0.001)
+    readings = {"clock_rate": 1980, "power_draw": 650_000, "temperature": 60}
+    for name, value in readings.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    bench = gpu_bench.Bench(True, tmp_path)
+    bench.dry_run = False
+    row = bench.timed(lambda: time.sleep(0.001), clips=32, seconds=0.02)
+    assert row["clips_per_second"] == row["p20"] == row["p80"] == pytest.approx(32 / 1e-3)  # by the fake's events
+    assert row["calls"] >= 5
+    assert (row["clock_mhz"], row["watts"], row["celsius"]) == ([1980, 1980], 650.0, 60)
+
+    def no_library() -> int:
+        raise ModuleNotFoundError("pynvml does not seem to be installed")
+
+    monkeypatch.setattr(torch.cuda, "clock_rate", no_library)
+    assert "pynvml" in bench.timed(lambda: time.sleep(0.001), 32, 0.02)["sensors"]
+    assert bench.timed_on_the_host(lambda: time.sleep(0.001), 4, 0.02)["clips_per_second"] < 4 / 1e-3
 
 
 @pytest.mark.parametrize(

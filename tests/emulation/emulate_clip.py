@@ -18,6 +18,7 @@ from astfast.backends.cuda.ops import DTYPES, CudaOps, Target
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.models import recognise as checkpoint
+from benchmarks.pages import markdown, write_section
 from tests.cases import checkpoints
 from tests.emulation import gpu_docs
 from tests.emulation.emulator import Emulator, ptxemu
@@ -87,7 +88,7 @@ def table(outcome: Outcome) -> str:
         ideal = sum(s.ideal_bank_cycles() for s in stats)
         conflicts = f"{sum(s.sum('shared', 'total') for s in stats) / ideal:.2f}" if ideal else "-"
         rows.append((name, len(stats), f"{instructions:,}", f"{moved / 1e6:,.1f}", f"{moved / sectors:.2f}", conflicts))
-    return gpu_docs.markdown(rows)
+    return markdown(rows)
 
 
 if __name__ == "__main__":
@@ -96,7 +97,7 @@ if __name__ == "__main__":
     parser.add_argument("--precision", default="bfloat16", choices=DTYPES)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--no-races", action="store_true", help="without the race detectors")
-    parser.add_argument("--docs", action="store_true", help="write it into docs/gpu.md as well")
+    parser.add_argument("--docs", action="store_true", help="write it into docs/gpu_kernels.md as well")
     options = parser.parse_args()
     ptxemu()
     start = time.perf_counter()
@@ -111,4 +112,4 @@ if __name__ == "__main__":
     report = f"{summary}\n\n{table(outcome)}"
     print(report)
     if options.docs:
-        gpu_docs.write(f"clip {name}", report)
+        write_section(gpu_docs.KERNELS, f"clip {name}", report)

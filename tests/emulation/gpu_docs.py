@@ -1,4 +1,4 @@
-"""Generates the tables of docs/gpu.md: resources of compiled kernels and predicted speed.
+"""Generates the tables of docs/gpu.md (predicted speed) and docs/gpu_kernels.md (resources of compiled kernels).
 
 Run it with ``python -m tests.emulation.gpu_docs``. The tables of an emulated clip are made by
 ``python -m tests.emulation.emulate_clip --docs``.
@@ -13,14 +13,9 @@ from benchmarks.pages import markdown, write_section
 from tests import ROOT
 from tests.kernels import test_compiled as compiled
 
-PAGE = ROOT / "docs" / "gpu.md"
+PREDICTIONS, KERNELS = (ROOT / "docs" / name for name in ("gpu.md", "gpu_kernels.md"))
 BATCHES = (1, 8, 32)
 PREDICTED = {"H100": ("H100 SXM", 90), "A100": ("A100", 80), "RTX 4090": ("RTX 4090", 89)}
-
-
-def write(section: str, text: str) -> None:
-    """Replaces a section of docs/gpu.md."""
-    write_section(PAGE, section, text)
 
 
 def resources() -> str:
@@ -58,5 +53,5 @@ def predictions() -> str:
 
 
 if __name__ == "__main__":
-    write("predictions", predictions())
-    write("resources", resources())
+    write_section(PREDICTIONS, "predictions", predictions())
+    write_section(KERNELS, "resources", resources())

@@ -1,7 +1,7 @@
 """Every kernel compiled ahead of time for GPUs that are not here, and what the compiler made of it.
 
 No spills, shared memory within the GPU's limit, the matrix instructions that are meant, 16-byte accesses to global
-memory. ``python -m tests.emulation.gpu_docs`` writes it all into docs/gpu.md.
+memory. ``python -m tests.emulation.gpu_docs`` writes it all into docs/gpu_kernels.md.
 """
 
 import re
