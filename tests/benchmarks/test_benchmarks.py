@@ -10,6 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import astfast
 from astfast.backends.cpu.ops import CpuOps
 from astfast.backends.cpu.tiers import choose_tier
 from astfast.backends.reference import ReferenceOps
@@ -17,6 +18,7 @@ from astfast.benchmarking.peers import EngineUnderTest
 from astfast.models import recognise as checkpoint
 from astfast.models import vit
 from benchmarks import (
+    family_models,
     models,
     one_clip,
     op_calls,
@@ -26,6 +28,7 @@ from benchmarks import (
     report,
     rows,
     run_decoding,
+    run_families,
     run_gpu,
     run_model,
     run_ops,
@@ -36,7 +39,18 @@ from benchmarks import (
 from benchmarks.op_calls import op_cases
 
 COMMON = {"benchmark", "commit", "date", "machine", "cpu", "versions", "threads", "background", "stolen"}
-SCRIPTS = (one_clip, profile_gpu, report, run_gpu, run_model, run_ops, run_pipeline, run_process, run_scaling)
+SCRIPTS = (
+    one_clip,
+    profile_gpu,
+    report,
+    run_families,
+    run_gpu,
+    run_model,
+    run_ops,
+    run_pipeline,
+    run_process,
+    run_scaling,
+)
 QUICK = ["--turns", "1", "--seconds", "0"]
 ALONE = ["--threads", "1", *QUICK]  # other tests may run beside
 
@@ -63,6 +77,36 @@ def test_scripts_start(script: ModuleType, capsys: pytest.CaptureFixture[str]) -
         script.main(["--help"])
     assert not stopped.value.code
     assert f"python -m {script.__name__} " in capsys.readouterr().out
+
+
+def test_family_rows(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each precision beside the base and, where it has one, beside PyTorch; and the front end."""
+    arguments = [*ALONE, "--model", "tiny", "--base", "tiny", "--batch", "2", "--cache", str(cache)]
+    run_families.main([*arguments, "--out", str(tmp_path / "rows")])
+    found = rows.read(tmp_path / "rows")
+    ours = {row["dtype"]: row for row in found if row["engine"] == "astfast" and "over_base" in row}
+    assert ours.keys() == {"float32", "bfloat16", "int8"}
+    assert all(len(row["over_base"]) == 3 and row["agrees"] for row in ours.values())
+    assert {dtype: [*row["speedup"]] for dtype, row in ours.items()} == {
+        "float32": ["PyTorch"],
+        "bfloat16": ["PyTorch"],
+        "int8": [],
+    }
+    (front_end,) = [row for row in found if row["engine"] == "front end"]
+    assert front_end["over_base"][1] > 0
+    assert "front end" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in family_models.MODELS if name.startswith(("ced-t", "dass-small"))])
+def test_peers_of_families_give_the_models_logits(name: str, cache: Path) -> None:
+    source = family_models.checkpoint(name, cache)
+    tagger = astfast.load(source, device="cpu", precision="float32")
+    features = 0.5 * np.random.default_rng(0).standard_normal((1, 64, tagger.config.num_mel_bins)).astype(np.float32)
+    if name.startswith("dass"):
+        tagger = astfast.load(source, device="cpu", precision="float32", max_length=64)
+    exact = tagger.forward(features)
+    peer = family_models.torch_peer(name, "float32", 1).run(features)
+    assert np.abs(peer - exact).max() <= 2e-4 * max(1.0, np.abs(exact).max())
 
 
 def test_operations_are_those_that_torch_counts(cache: Path) -> None:

@@ -65,18 +65,22 @@ def linear(w: State, name: str, x: torch.Tensor) -> torch.Tensor:
     return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
 
-def blocks(w: State, x: torch.Tensor, heads: int) -> torch.Tensor:
-    """[B, T, D] through all pre-LN blocks and the final norm."""
+def blocks(w: State, x: torch.Tensor, heads: int, fused: bool = False) -> torch.Tensor:
+    """[B, T, D] through all pre-LN blocks and the final norm; ``fused``: by PyTorch's fast ops, to be timed against."""
     layers = len({name.split(".")[1] for name in w if name.startswith("blocks.")})
     for n in range(layers):
         block = f"blocks.{n}"
         b, t, d = x.shape
         qkv = linear(w, f"{block}.attn.qkv", norm(w, f"{block}.norm1", x, 1e-6))
         q, k, v = qkv.view(b, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)  # [B, H, T, head_dim] each
-        p = (q @ k.transpose(-1, -2) / (d // heads) ** 0.5).softmax(-1)
-        x = x + linear(w, f"{block}.attn.proj", (p @ v).transpose(1, 2).reshape(b, t, d))
+        if fused:
+            context = F.scaled_dot_product_attention(q, k, v)
+        else:
+            context = (q @ k.transpose(-1, -2) / (d // heads) ** 0.5).softmax(-1) @ v
+        x = x + linear(w, f"{block}.attn.proj", context.transpose(1, 2).reshape(b, t, d))
         hidden = linear(w, f"{block}.mlp.fc1", norm(w, f"{block}.norm2", x, 1e-6))
-        x = x + linear(w, f"{block}.mlp.fc2", hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5)))
+        hidden = F.gelu(hidden) if fused else hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+        x = x + linear(w, f"{block}.mlp.fc2", hidden)
     return norm(w, "norm", x, 1e-6)
 
 
@@ -94,9 +98,9 @@ def ced_logits(w: State, decibel: torch.Tensor, heads: int) -> torch.Tensor:
     return ced_logits_of_normalised(w, x * w[f"{bn}.weight"] + w[f"{bn}.bias"], heads)
 
 
-def ced_logits_of_normalised(w: State, x: torch.Tensor, heads: int) -> torch.Tensor:
+def ced_logits_of_normalised(w: State, x: torch.Tensor, heads: int, fused: bool = False) -> torch.Tensor:
     """Decibels after the BatchNorm [B, frames, 64] -> logits [B, L]."""
-    x = blocks(w, patches(w, x.transpose(1, 2), 16, "time_pos_embed", "freq_pos_embed"), heads).mean(1)
+    x = blocks(w, patches(w, x.transpose(1, 2), 16, "time_pos_embed", "freq_pos_embed"), heads, fused).mean(1)
     return linear(w, "outputlayer.1", norm(w, "outputlayer.0", x, 1e-5))
 
 
@@ -112,12 +116,14 @@ def ced_shapes(d: int, layers: int, labels: int, positions: int = 63) -> dict[st
     return shapes
 
 
-def passt_logits(w: State, spectrogram: torch.Tensor, heads: int, stride: int, head_eps: float = 1e-5) -> torch.Tensor:
+def passt_logits(
+    w: State, spectrogram: torch.Tensor, heads: int, stride: int, head_eps: float = 1e-5, fused: bool = False
+) -> torch.Tensor:
     """Normalised spectrogram [B, frames, mels] -> logits [B, L], of PaSST and, with stride 10, of MAEST."""
     x = patches(w, spectrogram.transpose(1, 2), stride, "time_new_pos_embed", "freq_new_pos_embed")
     tokens = [w[f"{name}_token"] + w["new_pos_embed"][:, i : i + 1] for i, name in enumerate(("cls", "dist"))]
     x = torch.cat([*(token.expand(len(x), -1, -1) for token in tokens), x], 1)
-    x = blocks(w, x, heads)
+    x = blocks(w, x, heads, fused)
     return linear(w, "head.1", norm(w, "head.0", (x[:, 0] + x[:, 1]) / 2, head_eps))
 
 
