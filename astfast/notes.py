@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 PACKAGE = __name__.split(".")[0]
 
 _shown: set[Note] = set()
+_gathered: dict[Note, None] | None = None
 _shown_at: dict[tuple[str, int, str], object] = {}  # file, line and kind -> the warning filters of that time
 
 
@@ -28,8 +31,22 @@ class Note(NamedTuple):
     kind: str = ""
 
 
+@contextmanager
+def gathered() -> Iterator[dict[Note, None]]:
+    """Context in which notes of a kind are collected, each once, in the place of being shown."""
+    global _gathered  # noqa: PLW0603
+    before, _gathered = _gathered, {}
+    try:
+        yield _gathered
+    finally:
+        _gathered = before
+
+
 def show(note: Note, category: type[Warning] = UserWarning) -> None:
     """Issues a warning at the line outside of astfast that the current call came from."""
+    if note.kind and _gathered is not None:
+        _gathered[note] = None
+        return
     if note.once:
         if note in _shown:
             return
@@ -43,7 +60,7 @@ def show(note: Note, category: type[Warning] = UserWarning) -> None:
             return
         _shown_at[place] = warnings.filters
     warnings.warn_explicit(
-        note.message,
+        f"{note.message} (shown for the first such input of a calling line)" if note.kind else note.message,
         category,
         filename=frame.f_code.co_filename,
         lineno=frame.f_lineno,

@@ -99,8 +99,7 @@ def truncated(name: str, duration: float | None, used: float) -> Note:
     """The note on an input of ``duration`` seconds (None: unknown) of which only the first ``used`` are read."""
     length = "longer" if duration is None else f"{duration:.1f} s long"
     return Note(
-        f"{name} is {length} and only its first {used:.2f} s are used: pass window= (in seconds) to tag "
-        "all of it (shown for the first such input of a calling line)",
+        f"{name} is {length} and only its first {used:.2f} s are used: pass window= (in seconds) to tag all of it",
         kind=f"truncated to {used:.2f} s",
     )
 
@@ -168,9 +167,11 @@ def _decoder_threads(stack: contextlib.ExitStack) -> Submit:
 
     def submit(load: Load) -> Load:
         try:
-            return pool.submit(load).result
+            future = pool.submit(lambda: [load()])
         except RuntimeError:
             return load
+        # Taken out of the future, which the traceback of an error leads to: in a circle they would keep the file open.
+        return lambda: future.result().pop()
 
     return submit
 

@@ -8,7 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from astfast.commands import arguments
-from astfast.commands.terminal import FORMATS, ResultPrinter, library_messages_hidden, progress
+from astfast.commands.terminal import (
+    FORMATS,
+    ResultPrinter,
+    library_messages_hidden,
+    print_cut,
+    print_warning,
+    progress,
+)
 from astfast.pcm import RAW
 
 if TYPE_CHECKING:
@@ -155,6 +162,7 @@ def _tag(options: argparse.Namespace) -> bool:
     environment.without_blas_threads()
 
     import astfast
+    from astfast import notes
     from astfast.volume import names
 
     if any(getattr(options, name) not in (None, False) for name in VOLUME_OPTIONS) or any(
@@ -174,9 +182,16 @@ def _tag(options: argparse.Namespace) -> bool:
         results = _results(tagger, options)
     except ValueError as error:  # a window that is too short, and what else is checked before anything is read
         raise astfast.AstfastError(str(error)) from error
-    for number, result in progress(results, len(options.files)):
-        printer.print_result(number, options.files[number], result)
-    printer.finish()
+    with notes.gathered() as truncated:
+        try:
+            for number, result in progress(results, len(options.files)):
+                printer.print_result(number, options.files[number], result)
+            printer.finish()
+        finally:
+            if len(truncated) == 1:
+                print_warning(arguments.in_options(next(iter(truncated)).message, options))
+            else:
+                print_cut(len(truncated))
     return not printer.errors
 
 

@@ -18,9 +18,9 @@ from astfast.commands.terminal import (
     ResultPrinter,
     clear_counter,
     print_counter,
+    print_cut,
     print_error,
     print_event,
-    print_warning,
 )
 from astfast.engines.load import LoadArguments
 from astfast.tagging.tagger import opened
@@ -201,11 +201,7 @@ class _Told:
     def summary(self) -> None:
         """The last line."""
         progress = self._run.progress
-        if progress.cut:
-            print_warning(
-                f"{progress.cut} inputs are longer than the model's input, and only their beginning was tagged: pass "
-                "--window to tag all of them"
-            )
+        print_cut(progress.cut)
         if self._json:
             print_event("run_finished", progress.report())
         elif self._out is not None or self._line:

@@ -249,6 +249,15 @@ def print_warning(message: str) -> None:
     _write_error(f"astfast: warning: {escaped(message)}")
 
 
+def print_cut(count: int) -> None:
+    """Prints how many inputs go on after what was tagged of them, if any."""
+    if count:
+        print_warning(
+            f"{count} input{'s' * (count > 1)} longer than the model's input, tagged by the beginning only: pass "
+            "--window to tag all"
+        )
+
+
 def print_bug(trace: str) -> None:
     """Prints the traceback of an error that astfast did not expect, and what to do about it."""
     _write_error(trace.rstrip())

@@ -166,9 +166,9 @@ class _Stream:
 
 
 def _named(error: AudioError, name: str) -> AudioError:
-    """The error of bytes or an array by the name of the input that they are."""
+    """The error of an input, bytes and arrays by its name; without a traceback, which would keep its file open."""
     message = str(error)
-    return AudioError(f"{name}: {message.split('>: ', 1)[-1]}", kind=error.kind) if message.startswith("<") else error
+    return AudioError(f"{name}: {message.split('>: ', 1)[-1]}" if message.startswith("<") else message, kind=error.kind)
 
 
 class Reader:

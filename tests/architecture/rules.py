@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "backends.cpu backends.cuda engines volume",
     "astfast": "version errors notes audio models engines tagging volume integrations",  # its __init__.py
     "benchmarking": "catalogue astfast errors environment cache scores checkpoints models backends engines tagging",
-    "commands": "catalogue astfast version errors pcm environment cache_files audio models backends engines "
+    "commands": "catalogue astfast version errors notes pcm environment cache_files audio models backends engines "
     "benchmarking tagging volume integrations",
     "__main__": "commands",
     "data": "",

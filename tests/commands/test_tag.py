@@ -43,6 +43,23 @@ def test_csv_and_jsonl_say_the_same(files: list[str], tiny_model: Path, capsys: 
     assert [(row["file"], row["score"], row["label"]) for row in table] == flat
 
 
+def test_one_warning_tells_of_all_files_that_are_longer(
+    files: list[str], tiny_model: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    stereo = tmp_path / "long.wav"
+    soundfile.write(stereo, np.full((64_000, 2), 0.1), 16_000)
+    for options, several in ((["--model", str(tiny_model)], 3), (["--model", str(tiny_model), "--channel", "each"], 3)):
+        assert run(*options, files[0], str(stereo), files[0], *[str(shutil.copy(stereo, tmp_path / "b.wav"))]) == 0
+        (warning,) = capsys.readouterr().err.splitlines()
+        assert f"{several} inputs longer than the model's input" in warning
+        assert "--window" in warning
+        assert run(*options, str(stereo)) == 0
+        (warning,) = capsys.readouterr().err.splitlines()
+        assert f"{stereo} is 4.0 s long and only its first 0.78 s are used: pass --window" in warning
+        assert run(*options, "--window", "1", str(stereo)) == 0
+        assert not capsys.readouterr().err
+
+
 def test_windows_have_times(files: list[str], tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--model", str(tiny_model), "--window", "0.5", "--hop", "0.25", "--format", "jsonl", *files[:2]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -113,7 +130,7 @@ def test_rows_can_be_joined_to_files(
     assert sorted({record["file"] for record in records}) == sorted(files)
     (failed,) = (record for record in records if "error" in record)
     assert failed["file"] == files[2]
-    assert captured.err.endswith(f"astfast: error: {failed['error']}\n")
+    assert f"astfast: error: {failed['error']}\n" in captured.err
 
 
 ODD_NAMES = ("tab\t.wav", "line\n.wav", "return\r.wav", "title\x1b]0;x\x07.wav", "caf\udce9.wav", 'ä, "日".wav')

@@ -1,14 +1,18 @@
 """Streams: how far ahead inputs are taken, what an exception of theirs costs, and inputs that share state."""
 
+import gc
+import io
 import itertools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import astfast
-from tests.cases.recordings import RATE, clips
+from tests.cases.recordings import RATE, clips, file_bytes
 
 HOW: dict[str, Any] = {"sampling_rate": RATE, "top_k": 1}
 windows = pytest.mark.parametrize("window", [None, 0.3], ids=["beginning", "windows"])
@@ -102,3 +106,41 @@ def test_columns_of_paths_are_streamed_and_one_input_is_not(tagger: astfast.Tagg
     for one in (np.zeros(10, np.float32), (RATE, np.zeros(10)), "dog.wav", None, 3):
         with pytest.raises(TypeError, match="iterable of inputs"):
             tagger.stream(one)
+
+
+def resident() -> float:
+    """Memory of this process, MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@windows
+def test_memory_and_descriptors_do_not_grow_over_thousands_of_files(
+    tagger: astfast.Tagger, tmp_path: Path, window: float | None
+) -> None:
+    wave = np.stack(clips(2, 1.5), axis=1)
+    forms = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"), ("OGG", "OPUS")]
+    contents = [file_bytes(wave, rate=48_000, format=form, subtype=subtype) for form, subtype in forms]
+    contents += [contents[1][: len(contents[1]) // 2], contents[3][:3000], b"no audio", b""]
+    paths = [tmp_path / f"{number}.x" for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+
+    def inputs() -> Iterator[Any]:
+        for number in itertools.count():
+            content, path = contents[number % len(contents)], paths[number % len(contents)]
+            yield (path, content, io.BytesIO(content), {"bytes": content, "path": None})[number // len(contents) % 4]
+
+    seen = []
+    results = tagger.stream(itertools.islice(inputs(), 2_000), window=window, on_error="return", top_k=1)
+    gc.disable()  # what is left to it may take long
+    try:
+        for done, _ in enumerate(results):
+            if done in (300, 1_999):
+                seen.append((resident(), len(list(Path("/proc/self/fd").iterdir()))))
+    finally:
+        gc.enable()
+    (first, descriptors), (last, descriptors_at_end) = seen
+    assert last - first < 10
+    assert descriptors_at_end <= descriptors + 1
