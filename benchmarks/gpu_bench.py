@@ -54,6 +54,7 @@ class Bench:
         self.cache = cache
         self.device = "cpu" if dry_run else "cuda"
         self.target = Target(80, 4, "dry run on a CPU") if dry_run else target_of(torch.device("cuda"))
+        self.contestants: dict[tuple[str, str, int, str], Work] = {}  # those that were made in this process
         self.launcher: launch.Launcher = launchers.interpret if dry_run else launch.run
 
     def describe(self) -> dict[str, Any]:
@@ -63,6 +64,13 @@ class Bench:
         versions |= {"cudnn": cudnn.version(), "driver": driver_version()}
         gpu = {"gpu": self.target.name, "arch": self.target.arch, "multiprocessors": self.target.multiprocessors}
         return {**gpu, "gpu_versions": versions}
+
+    def usable(self) -> bool:
+        """Whether the device still computes: after an access out of bounds a process can only end."""
+        try:
+            return bool(torch.ones(2, device=self.device).sum() == 2)
+        except RuntimeError:
+            return False
 
     def ops(self, heads: int, precision: str) -> CudaOps:
         """The backend's ops as users get them; in a dry run all of its kernels, interpreted."""
@@ -99,12 +107,17 @@ class Bench:
         noise = torch.randn((batch, config.max_length, config.num_mel_bins), generator=torch.Generator().manual_seed(0))
         return (0.5 * noise).to(self.device)
 
-    @functools.cache  # noqa: B019
     def contestant(self, name: str, precision: str, batch: int, geometry: str = "") -> Work:
-        """A function without arguments: a batch of features on the device to logits there.
+        """A function without arguments: a batch of features on the device to logits there; made once.
 
         ``name``: astfast, or what runs transformers' model: sdpa, accelerated, or compiled (max-autotune).
         """
+        key = name, precision, batch, geometry
+        if key not in self.contestants:
+            self.contestants[key] = self._contestant(*key)
+        return self.contestants[key]
+
+    def _contestant(self, name: str, precision: str, batch: int, geometry: str) -> Work:
         if name == "astfast":
             engine, x = self.engine(precision, geometry), self.features(batch, geometry)
             return lambda: engine.forward(x)
@@ -163,14 +176,16 @@ class Bench:
         row = {"clips_per_second": p50, "p20": p20, "p80": p80, "milliseconds": 1e3 * clips / p50}
         return {**row, "clips": clips, "calls": len(times), **readings}
 
-    def call_seconds(self, work: Work, seconds: float) -> list[float]:
-        """Seconds from the end of one call on the device to the end of the next, after SPIN_SECONDS of such calls."""
+    def call_seconds(self, work: Work, seconds: float, spin: float | None = None) -> list[float]:
+        """Seconds from the end of one call on the device to the end of the next, after ``spin`` seconds of such calls
+        (default: SPIN_SECONDS)."""
         if self.dry_run:
             start = time.perf_counter()
             work()
             return [time.perf_counter() - start]
+        spin = SPIN_SECONDS if spin is None else spin
         spun, start = 0, time.perf_counter()
-        while spun < 2 or time.perf_counter() - start < SPIN_SECONDS:
+        while spun < 2 or time.perf_counter() - start < spin:
             work()
             torch.cuda.synchronize()
             spun += 1

@@ -61,7 +61,7 @@ def sweep(bench: Bench, name: str, precision: str, batch: int) -> Found:
             expected = result.clone() if expected is None else expected
             error = float((result - expected).abs().max() / expected.abs().max())
             assert error <= SPREAD, f"off by {error:.2g} from the tile in use"
-            seconds = spread(bench.call_seconds(partial(bench.launcher, launch), TURN_SECONDS)).p50
+            seconds = spread(bench.call_seconds(partial(bench.launcher, launch), TURN_SECONDS, TURN_SECONDS)).p50
             found.append({**row, "microseconds": 1e6 * seconds, "tflops": launch.work.flops / seconds / 1e12})
         except torch.OutOfMemoryError:
             raise

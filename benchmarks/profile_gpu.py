@@ -28,7 +28,19 @@ PROFILED = ("qkv", "fc1", "fc2", "attention")
 BATCH, PRECISION = 32, "bfloat16"
 KERNELS = "regex:norm_linear|linear_residual|attention"
 TOOLS = {  # name -> command in front of ours
-    "ncu": ("ncu", "--clock-control", "none", "--set", "full", "--kernel-name", KERNELS, "--launch-skip", "4"),
+    "ncu": (
+        "ncu",
+        "--clock-control",
+        "none",
+        "--set",
+        "full",
+        "--kernel-name",
+        KERNELS,
+        "--launch-skip",
+        "4",
+        "--launch-count",
+        "4",
+    ),
     "memcheck": ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9"),
     "racecheck": ("compute-sanitizer", "--tool", "racecheck", "--error-exitcode", "9"),
 }

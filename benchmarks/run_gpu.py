@@ -41,9 +41,9 @@ from benchmarks.gpu_bench import Bench
 from benchmarks.rows import RESULTS, Background, commit, machine, slug, versions
 
 START_SECONDS = 120.0  # limit of a worker's start: imports, the driver, the checkpoint
-COMPILE_SECONDS = 75.0
 TABLE_SECONDS = 5.0  # kept for the end of the run
 BATCHES = (32, 8, 1)  # buckets of the rows
+LAST = "last"  # in an answer of a worker whose device is of no more use, as after an access out of bounds
 PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
 WORKER = (sys.executable, "-m", "benchmarks.run_gpu", "--worker")
 
@@ -85,6 +85,9 @@ def work(options: argparse.Namespace) -> int:
         except Exception as error:
             found = {"failed": "".join(traceback.format_exception_only(error))[-2000:]}
             traceback.print_exc()
+            if not bench.usable():
+                answers.write(json.dumps({**found, LAST: True}) + "\n")
+                return 1
         answers.write(json.dumps(found) + "\n")
     return 0
 
@@ -139,7 +142,10 @@ class Worker:
                 self.stop()
                 return {"failed": f"its process ended with status {status}"}
             line += read
-        return json.loads(line)
+        answer = json.loads(line)
+        if isinstance(answer, dict) and answer.pop(LAST, False):
+            self.stop()
+        return answer
 
     def stop(self) -> None:
         """Ends the process, whatever it does, and those that it has started."""
@@ -160,15 +166,15 @@ def drive(options: argparse.Namespace) -> int:
         return 1
     name = "dry-run" if options.dry_run else slug(said["gpu"])
     plan = PLANS[options.plan]
-    out = options.out or RESULTS / f"{plan.prefix}_{name}.jsonl"
+    some = [slug(section) for section in options.section or ()]
+    out = options.out or RESULTS / f"{'-'.join([f'{plan.prefix}_{name}', *some])}.jsonl"
     results = Results(out, options.also, said, options.resume)
     try:
         if not options.dry_run:
             began = time.monotonic()
-            count, error = gpu_compile.compile_all(plan.launches(said), COMPILE_SECONDS)
+            count, error = gpu_compile.compile_all(plan.launches(said), plan.compile_seconds)
             row = gpu_rows.Row("compile", "kernels in parallel", 0, lambda _: {})
-            found = {"compiled": count, **({} if error is None else {"failed": error})}
-            results.write(row, found, time.monotonic() - began)
+            results.write(row, {"compiled": count, "first_error": error}, time.monotonic() - began)
         for row in plan.rows(said["arch"], options.dry_run):
             if options.section and row.section not in options.section:
                 continue
@@ -179,7 +185,7 @@ def drive(options: argparse.Namespace) -> int:
                 results.write(row, found, time.monotonic() - began)
     finally:
         worker.stop()
-    return results.finish(plan.table, complete=not options.section)
+    return results.finish(plan.table)
 
 
 class Plan(NamedTuple):
@@ -189,6 +195,7 @@ class Plan(NamedTuple):
     rows: Callable[[Any, bool], list[gpu_rows.Row]]  # of a GPU; and for a dry run
     table: Callable[[list[dict[str, Any]]], str]
     launches: Callable[[dict[str, Any]], gpu_compile.Launches]  # to be compiled beforehand, for what a worker is on
+    compile_seconds: float  # limit of that
 
 
 def of_models(said: dict[str, Any]) -> gpu_compile.Launches:
@@ -200,8 +207,10 @@ def of_models(said: dict[str, Any]) -> gpu_compile.Launches:
 
 
 PLANS = {
-    "measure": Plan("gpu", gpu_rows.rows, gpu_table.table, of_models),
-    "tune": Plan("gpu-tune", gpu_tune.rows, gpu_tune.table, lambda said: partial(gpu_tune.launches, said["arch"])),
+    "measure": Plan("gpu", gpu_rows.rows, gpu_table.table, of_models, 75.0),
+    "tune": Plan(
+        "gpu-tune", gpu_tune.rows, gpu_tune.table, lambda said: partial(gpu_tune.launches, said["arch"]), 150.0
+    ),
 }
 
 
@@ -258,15 +267,13 @@ class Results:
             file.write(json.dumps(row) + "\n")
             file.flush()
 
-    def finish(self, table: Callable[[list[dict[str, Any]]], str], complete: bool) -> int:
-        """Prints the ``table`` and what failed; puts the rows in their place if the run was ``complete``."""
+    def finish(self, table: Callable[[list[dict[str, Any]]], str]) -> int:
+        """Prints the ``table`` and what failed; puts the rows in their place unless some were skipped."""
         for file in self._files:
             file.close()
         missing = [row for row in self.rows if "skipped" in row]
         failed = [row for row in self.rows if "failed" in row]
-        if complete and not missing:
-            self._partial.replace(self._out)
-        path = self._out if complete and not missing else self._partial
+        path = self._partial if missing else self._partial.replace(self._out)
         text = table(self.rows)
         print(f"\n{text}\n\n{path}: {len(self.rows)} rows, {len(failed)} failed, {len(missing)} skipped")
         for row in [*failed, *missing]:

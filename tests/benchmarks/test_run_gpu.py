@@ -53,6 +53,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> run_gpu.Worker:
         "    name = json.loads(line)[1]\n"
         "    if name == 'crash': os.kill(os.getpid(), 11)\n"
         "    if name == 'hang': time.sleep(60)\n"
+        "    if name == 'poisoned': print(json.dumps({'failed': 'an access', 'last': True}), flush=True); break\n"
         "    print(json.dumps({'pid': os.getpid(), 'of': name}), flush=True)\n"
     )
     monkeypatch.setattr(run_gpu, "WORKER", (sys.executable, "-S", "-c", code))
@@ -67,8 +68,11 @@ def test_a_crash_and_a_hang_cost_one_row_each(worker: run_gpu.Worker) -> None:
     second = worker.measure(row("second"), 60)
     assert worker.measure(row("hang", seconds=0.2), 60) == {"failed": "no answer within 0 s"}
     third = worker.measure(row("third"), 60)
-    assert [first["of"], second["of"], third["of"]] == ["first", "second", "third"]
-    assert len({first["pid"], second["pid"], third["pid"]}) == 3
+    assert worker.measure(row("poisoned"), 60) == {"failed": "an access"}
+    fourth = worker.measure(row("fourth"), 60)
+    answers = [first, second, third, fourth]
+    assert [answer["of"] for answer in answers] == ["first", "second", "third", "fourth"]
+    assert len({answer["pid"] for answer in answers}) == 4
     worker.stop()
 
 
@@ -83,7 +87,7 @@ def test_results_take_the_place_of_others_only_when_complete(tmp_path: Path) -> 
     stopped.write(row("a"), {"clips_per_second": 7.0})
     stopped.write(row("b"), {"failed": "a crash"})
     stopped.write(row("c"), {"skipped": "no time left"})
-    assert stopped.finish(gpu_table.table, complete=True) == 1
+    assert stopped.finish(gpu_table.table) == 1
     assert rows_of(out) == [{"kept": "of the last run"}]
     assert [each["name"] for each in rows_of(also / "gpu.jsonl")] == ["a", "b", "c"]
 
@@ -91,7 +95,7 @@ def test_results_take_the_place_of_others_only_when_complete(tmp_path: Path) -> 
     assert [resumed.has(row(name)) for name in "abc"] == [True, False, False]
     resumed.write(row("b"), [{"name": "b1", "x": 1}, {"name": "b2", "x": 2}])
     resumed.write(row("c"), [])
-    assert resumed.finish(gpu_table.table, complete=True) == 0
+    assert resumed.finish(gpu_table.table) == 0
     assert [each["name"] for each in rows_of(out)] == ["a", "b1", "b2", "c"]
     assert rows_of(out)[0]["versions"]["triton"] == "3.6.0"
     assert rows_of(out)[0]["gpu"] == "H900"
@@ -104,12 +108,15 @@ def test_a_stopped_run_on_another_gpu_is_not_gone_on_with(tmp_path: Path) -> Non
     assert not run_gpu.Results(out, None, {**SAID, "gpu": "another"}, resume=True).rows
 
 
-def test_only_some_sections_are_no_complete_run(tmp_path: Path) -> None:
-    out = tmp_path / "gpu.jsonl"
-    some = run_gpu.Results(out, None, SAID, resume=False)
-    some.write(row("a"), {"x": 1})
-    assert some.finish(gpu_table.table, complete=False) == 0
-    assert not out.exists()
+def test_only_some_sections_have_a_file_of_their_own(
+    worker: run_gpu.Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row("a"), row("b", section="batch 32"), row("c", section="tests")]
+    monkeypatch.setitem(run_gpu.PLANS, "measure", run_gpu.PLANS["measure"]._replace(rows=lambda *_: rows))
+    monkeypatch.setattr(run_gpu, "RESULTS", tmp_path)
+    assert run_gpu.main(["--dry-run", "--section", "smoke", "--section", "batch 32"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu_dry-run-smoke-batch-32.jsonl"]
+    assert [each["of"] for each in rows_of(tmp_path / "gpu_dry-run-smoke-batch-32.jsonl")] == ["a", "b"]
 
 
 def test_table_has_ratios_and_shares_of_what_was_measured() -> None:
