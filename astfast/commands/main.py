@@ -26,6 +26,7 @@ from astfast.version import __version__
 
 COMMANDS = {
     "tag": "tag audio files",
+    "plot": "draw a recording's spectrogram with its tags below",
     "bench": "measure a model's speed on this CPU, beside transformers and OpenVINO if they are installed",
     "doctor": "show what this machine can run, and why not",
     "models": "list the published models that load by name",

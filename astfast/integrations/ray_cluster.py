@@ -7,7 +7,6 @@ other is lost with it.
 
 from __future__ import annotations
 
-import math
 import re
 import socket
 import threading
@@ -21,7 +20,7 @@ from astfast.engines.load import LoadArguments
 from astfast.errors import AudioError, BackendError, brief
 from astfast.integrations import ray_models
 from astfast.integrations.ray_models import Sent
-from astfast.integrations.ray_worker import About, Share, Tagged, Worker
+from astfast.integrations.ray_worker import About, Share, Tagged, Worker, shares
 from astfast.volume import run
 from astfast.volume.items import Item
 from astfast.volume.journal import Journal
@@ -35,7 +34,6 @@ CHUNK_BYTES = 16 << 20  # of the audio that they bring along, after which a chun
 AT_A_TIME = 2  # chunks of a worker
 DEATHS = 3  # of workers, one after the other, that an input or the start of a worker may cost
 POLL = 0.1  # seconds
-MEMORY = 1e9  # bytes that a worker asks for beside twice its model's
 CONNECTING = 10.0  # seconds that the head of a cluster may take to answer
 STARTING = 300.0  # seconds that the first worker may take to start
 
@@ -198,7 +196,7 @@ class Cluster:
 
         self._in_order, self._max_failures = options.order, options.max_failures
         self._passed_on = 0  # inputs, in order
-        sent = ray_models.send(arguments)
+        sent = self._sent = ray_models.send(arguments)  # kept, for workers that start later
         actor = ray.remote(Actor).options(
             num_cpus=share.num_cpus,
             num_gpus=share.num_gpus,
@@ -364,7 +362,7 @@ def workers(
             f"ray={address!r}: no cluster answers there ({brief(str(error))}): check the address"
         ) from error
     try:
-        cluster = Cluster(arguments, options, *_shares(address, count, cpus, gpus))
+        cluster = Cluster(arguments, options, *shares(count, cpus, gpus))
         try:
             yield cluster
         finally:
@@ -377,19 +375,3 @@ def _reach(address: str) -> None:
     """Raises OSError for a host and port that nothing listens at, which ``ray.init`` finds out in minutes."""
     if match := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
         socket.create_connection((match[1], int(match[2])), CONNECTING).close()
-
-
-def _shares(address: str, count: int | None, cpus: int | None, gpus: float | None) -> tuple[int, Share]:
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-    if not nodes:
-        raise BackendError("ray: no node of the cluster has a processor to spare: add one")
-    all_gpus = sum(node.get("GPU", 0.0) for node in nodes)
-    of_gpu = (1.0 if all_gpus else 0.0) if gpus is None else gpus
-    if address == "local" and of_gpu > all_gpus:
-        raise BackendError(f"ray: {of_gpu:g} GPUs for each worker, and this machine has {all_gpus:g}: ask for less")
-    if count is None:
-        count = max(1, int(all_gpus / of_gpu)) if of_gpu else len(nodes)
-    on_a_node = math.ceil(count / len(nodes))
-    return count, Share(cpus or max(1, int(min(node["CPU"] for node in nodes) // on_a_node)), of_gpu, MEMORY)

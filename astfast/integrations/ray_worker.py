@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 from astfast.engines.base import Batch
 from astfast.engines.load import load_engine
+from astfast.errors import BackendError
 from astfast.integrations.ray_models import Sent
 from astfast.volume import run
 from astfast.volume.items import Item
@@ -19,6 +21,8 @@ from astfast.volume.reading import Input
 from astfast.volume.scoring import Values
 from astfast.volume.workers import ThisProcess
 
+MEMORY = 1e9  # bytes that a worker asks for beside twice its model's
+
 
 class Share(NamedTuple):
     """What a worker gets of its node: Ray's resources of that name."""
@@ -26,6 +30,31 @@ class Share(NamedTuple):
     num_cpus: float
     num_gpus: float
     memory: float  # bytes
+
+
+def shares(count: int | None, cpus: int | None, gpus: float | None, spare: int = 0) -> tuple[int, Share]:
+    """How many workers, and what each gets, of the cluster that is connected.
+
+    ``count``: None: one for each GPU, or without any one for each node. ``cpus``, ``gpus``: of each; None: its part of
+    the node's processors, of which ``spare`` are left to others, and a GPU if there are any.
+
+    Raises BackendError for a cluster without a processor, or with fewer GPUs than a worker is to have.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        ray.init()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    if not nodes:
+        raise BackendError("ray: no node of the cluster has a processor to spare: add one")
+    all_gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    of_gpu = (1.0 if all_gpus else 0.0) if gpus is None else gpus
+    if of_gpu > all_gpus:
+        raise BackendError(f"ray: {of_gpu:g} GPUs for each worker, and the cluster has {all_gpus:g}: ask for less")
+    if count is None:
+        count = max(1, int(all_gpus / of_gpu)) if of_gpu else len(nodes)
+    on_a_node = math.ceil(count / len(nodes))
+    return count, Share(cpus or max(1, int((min(node["CPU"] for node in nodes) - spare) // on_a_node)), of_gpu, MEMORY)
 
 
 class About(NamedTuple):

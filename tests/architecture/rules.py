@@ -45,13 +45,14 @@ MAY_IMPORT = {
     "backends.cuda",
     "tagging": "errors spans notes scores audio models engines",
     "volume": "version errors spans file_identity cache scores audio models engines tagging",
+    "plotting": "errors front_end",
     # what people call
     "integrations": "version environment errors pcm notes labels front_end ops checkpoints models backends "
     "backends.cpu backends.cuda engines volume",
     "astfast": "version errors notes audio models engines tagging volume integrations",  # its __init__.py
     "benchmarking": "catalogue astfast errors environment cache scores checkpoints models backends engines tagging",
     "commands": "catalogue astfast version errors notes pcm environment cache_files audio models backends engines "
-    "benchmarking tagging volume integrations",
+    "benchmarking tagging volume integrations plotting",
     "__main__": "commands",
     "data": "",
 }

@@ -1,0 +1,1 @@
+"""A picture of a recording: its spectrogram, and its tags below."""
