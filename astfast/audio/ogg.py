@@ -25,8 +25,8 @@ class Page(NamedTuple):
     end: int
     first: bool  # whether a stream begins with it
     serial: int  # of its stream
-    number: int  # in its stream, from 0
     time: int  # samples up to its end; none or a huge number where no packet ends in it
+    packets: int = 0  # that end in it
 
 
 def ogg_parts(file: OpenFile, start: int, findings: Findings) -> Parts:
@@ -40,26 +40,36 @@ def ogg_parts(file: OpenFile, start: int, findings: Findings) -> Parts:
 def _next_link(file: OpenFile, start: int, ended: Ended, findings: Findings) -> int | None:
     """Where the link behind the one at ``start`` begins, None behind the last; says what was lost of that one."""
     opus = b"OpusHead" in os.pread(file.fd, 64, start)
-    following, last, before = None, start, -1
-    began = time = 0  # samples, by the pages' times; a stream that was tapped late does not begin at 0
+    following, last, time = None, start, 0
+    timed: list[Page] = []  # the first two pages with a time
     for page in pages(file, start):
         if page.first and time:
             following = page.start
             break
         last = page.end
         if 0 < page.time < FURTHEST and last <= file.size:
-            if not time and page.number != before + 1:
-                began = page.time
             time = page.time
-        before = page.number
+            if len(timed) < 2:
+                timed.append(page)
     rate = OPUS_RATE if opus else ended.rate
     decoded = ended.samples / ended.rate
-    missing = (time - began) / rate - decoded
+    missing = (time - _began(timed)) / rate - decoded
     if missing > MISSING:
         findings.lost(f"damaged in the middle: about {missing:.1f} s are missing, {decoded:.1f} s decode")
     elif last > file.size:
         findings.lost("cut off in the middle of an Ogg page: what is before it is read")
     return following
+
+
+def _began(timed: list[Page]) -> float:
+    """The time at which a stream begins, in samples: not 0 for one that was tapped late, or cut out of another.
+
+    ``timed``: its first two pages with a time; packets of the first are taken to be as long as those of the second.
+    """
+    if len(timed) < 2 or not timed[1].packets:
+        return timed[0].time if timed else 0
+    first, second = timed
+    return max(0.0, first.time - first.packets * (second.time - first.time) / second.packets)
 
 
 def _ends_as_it_begins(file: OpenFile, start: int) -> bool:
@@ -86,11 +96,12 @@ def pages(file: OpenFile, at: int) -> Iterator[Page]:
             at = found
             continue
         if len(head) < 27 or len(head) < 27 + head[26]:
-            yield Page(at, file.size + 1, first=False, serial=0, number=0, time=0)  # cut
+            yield Page(at, file.size + 1, first=False, serial=0, time=0)  # cut
             return
-        end = at + 27 + head[26] + sum(head[27 : 27 + head[26]])
-        time, serial, number = struct.unpack_from("<QII", head, 6)
-        yield Page(at, end, bool(head[5] & FIRST_PAGE), serial, number, time)
+        sizes = head[27 : 27 + head[26]]
+        end = at + 27 + len(sizes) + sum(sizes)
+        time, serial = struct.unpack_from("<QI", head, 6)
+        yield Page(at, end, bool(head[5] & FIRST_PAGE), serial, time, sum(size < 255 for size in sizes))
         at = end
 
 

@@ -1,5 +1,7 @@
 """Ogg: chained streams, and what is cut."""
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,48 @@ def test_a_cut_file_is_read_to_its_last_whole_page_and_said_to_be_cut() -> None:
     assert len(clip.wave) == pytest.approx(found[len(found) // 2 - 1].time, abs=2000)
     (note,) = clip.notes
     assert "cut off in the middle of an Ogg page" in note.message
+
+
+def crc(page: bytes) -> int:
+    """Checksum of an Ogg page: polynomial 0x04C11DB7, bit by bit."""
+    remainder = 0
+    for byte in page:
+        remainder ^= byte << 24
+        for _ in range(8):
+            remainder = (remainder << 1) ^ (0x104C11DB7 if remainder & 0x80000000 else 0)
+    return remainder
+
+
+def rewritten(content: bytes, later: int, left_out: range = range(0)) -> bytes:
+    """The same stream with times that are ``later`` samples later, and without some of its pages."""
+    made = b""
+    for number, page in enumerate(pages(taken(content, "x"), 0)):
+        if number not in left_out:
+            data = bytearray(content[page.start : page.end])
+            if 0 < page.time < 1 << 62:
+                struct.pack_into("<Q", data, 6, page.time + later)
+            struct.pack_into("<I", data, 22, 0)
+            struct.pack_into("<I", data, 22, crc(bytes(data)))
+            made += data
+    return made
+
+
+@pytest.mark.parametrize("content", [OPUS, OGG], ids=["Opus", "Vorbis"])
+@pytest.mark.parametrize("seconds", [0, 1, 3, 10, 100_000])
+def test_a_stream_that_begins_late_lacks_nothing(content: bytes, seconds: int) -> None:
+    """A recording of a broadcast, or a part that was cut out with its times."""
+    rate = 48_000 if content is OPUS else RATE
+    clip = load_audio(rewritten(content, seconds * rate), on_damage="error")
+    assert len(clip.wave) / RATE == pytest.approx(5.0, abs=0.1)
+    assert clip.notes == ()
+
+
+@pytest.mark.parametrize("later", [0, 10 * RATE])
+def test_what_is_lost_of_a_stream_is_told_wherever_it_begins(later: int) -> None:
+    count = len(list(pages(taken(NOISE, "x"), 0)))
+    clip = load_audio(rewritten(NOISE, later, range(count // 2, count // 2 + 3)))
+    (note,) = clip.notes
+    assert "damaged in the middle: about 2" in note.message
 
 
 def test_a_damaged_page_is_told_of() -> None:
