@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 from astfast.backends.cuda.target import Target
 from astfast.kernels.launch import Launch
@@ -15,11 +14,11 @@ from astfast.models.ast.config import AstConfig
 from tests import launchers
 from tests.cases.recorded_launches import record
 
-Launches = Callable[[], list[Launch]]
+Launches = Callable[[], list[Callable[[], Launch]]]  # each of which a process makes only if it is its own to compile
 
 
 def compile_all(make: Launches, seconds: float, processes: int | None = None) -> tuple[int, str | None]:
-    """Compiles the launches that ``make`` returns, which each process calls itself, for the GPU of this machine.
+    """Compiles the kernels of launches for the GPU of this machine; ``make`` is called in each process.
 
     - ``seconds``: limit; what is not compiled by then is left to its first launch.
     - ``processes``: default: all processors but two.
@@ -51,10 +50,10 @@ def _compile_share(make: Launches, index: int, count: int, end: float) -> tuple[
         if time.monotonic() > end:
             return compiled, first_error or "the time was up"
         try:
-            compile_one(launch)
+            compile_one(launch())
             compiled += 1
         except Exception as error:
-            first_error = first_error or f"{launch.name}: {type(error).__name__}: {error}".splitlines()[0]
+            first_error = first_error or f"{type(error).__name__}: {error}".splitlines()[0]
     return compiled, first_error
 
 
@@ -64,15 +63,9 @@ def compile_one(launch: Launch) -> None:
     launch.kernel.warmup(grid=launch.grid, **launch.args, **how)
 
 
-def of_model(config: AstConfig, batches: Sequence[int], precisions: Sequence[str], target: Target) -> Launches:
-    """Launches of a model's batches that differ for the compiler, those of the first precisions first."""
-    return partial(_of_model, config, tuple(batches), tuple(precisions), target)
-
-
-def _of_model(config: AstConfig, batches: tuple[int, ...], precisions: tuple[str, ...], target: Target) -> list[Launch]:
-    return list(
-        _distinct(launch for name in precisions for clips in batches for launch in record(config, clips, name, target))
-    )
+def of_model(config: AstConfig, batches: Sequence[int], precision: str, target: Target) -> list[Launch]:
+    """Launches of a model's batches that differ for the compiler."""
+    return list(_distinct(launch for clips in batches for launch in record(config, clips, precision, target)))
 
 
 def _distinct(launches: Iterator[Launch]) -> Iterator[Launch]:

@@ -86,7 +86,7 @@ def rows(arch: tuning.Arch, dry_run: bool = False) -> list[Row]:
 
 
 def checks(arch: tuning.Arch, precision: str, dry_run: bool) -> list[str]:
-    return list(gpu_checks.cases(arch, precision, dry_run))
+    return list(gpu_checks.cases(arch, precision, "cpu" if dry_run else "cuda"))
 
 
 def checked(precision: str, name: str) -> Callable[[Bench], Found]:

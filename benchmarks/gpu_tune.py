@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from astfast.backends.cuda.packing import DTYPES
-from astfast.backends.cuda.target import has_float8
+from astfast.backends.cuda.target import Target, has_float8
 from astfast.benchmarking.timing import spread
 from astfast.kernels import attention, linear, tuning
 from astfast.kernels.launch import Launch
@@ -115,13 +115,14 @@ def candidates(arch: tuning.Arch, name: str, precision: str) -> list[Tile]:
     size = 1 if precision == "float8" else 2
     table = tuning.tiles_for(arch, size)
     room = SHARED_BYTES.get(arch, 99 << 10) if isinstance(arch, int) else 64 << 10
+    warps, stages = (4, 8), (2, 3, 4)
     if name == "attention":
-        sizes = itertools.product((64, 128, 256), (32, 64, 128), (0,), (4, 8), (1, 2, 3, 4))
+        sizes = itertools.product((64, 128, 256), (32, 64, 128), (0,), warps, stages)
         known: tuple[Tile, ...] = (table.attention,)
     else:
-        sizes = itertools.product(
-            (64, 128, 256), (64, 128, 256), (64, 128) if size == 1 else (32, 64), (4, 8), (3, 4, 5)
-        )
+        wide = isinstance(arch, int) and arch >= 90  # whose matrix instructions take operands from shared memory
+        depths = (128 // size,) if wide else (64 // size, 128 // size)
+        sizes = itertools.product((64, 128, 256), (64, 128, 256), depths, warps, stages)
         known = table.norm_linear if name in ("qkv", "fc1") else table.residual
     return list(dict.fromkeys((*known, *(tile for tile in itertools.starmap(Tile, sizes) if _fits(tile, room, size)))))
 
@@ -131,19 +132,20 @@ def _fits(tile: Tile, room: int, size: int) -> bool:
     loaded = 2 * 64 * tile.n if tile.k == 0 else (tile.m + tile.n) * depth
     registers = tile.m * columns // (32 * tile.warps)
     return (
-        tile.stages * loaded * max(size, 1 if tile.k else 2) <= room
-        and ACCUMULATORS[0] // 2 <= registers <= ACCUMULATORS[1]
+        tile.stages * loaded * max(size, 1 if tile.k else 2) <= room and ACCUMULATORS[0] <= registers <= ACCUMULATORS[1]
     )
 
 
-def launches(arch: tuning.Arch) -> list[Launch]:
+def launches(target: Target) -> list[Callable[[], Launch]]:
     """Launches of all candidates at the first batch size, on tensors without memory: what is compiled beforehand."""
-    found = []
-    for row in rows(arch):
+    found: list[Callable[[], Launch]] = []
+    for row in rows(target.arch):
         arguments = row.measure.keywords  # type: ignore[attr-defined]
         if arguments["batch"] == BATCHES[0]:
             make = problem("ast-base", arguments["name"], arguments["precision"], arguments["batch"], "meta")
-            found += [make(tile) for tile in candidates(arch, arguments["name"], arguments["precision"])]
+            found += [
+                partial(make, tile) for tile in candidates(target.arch, arguments["name"], arguments["precision"])
+            ]
     return found
 
 

@@ -35,7 +35,8 @@ import torch
 
 from astfast.backends.cuda import backend
 from astfast.backends.cuda.target import Target, has_float8
-from benchmarks import gpu_compile, gpu_rows, gpu_table, gpu_tune, models
+from astfast.kernels.launch import Launch
+from benchmarks import gpu_checks, gpu_compile, gpu_rows, gpu_table, gpu_tune, models
 from benchmarks.arguments import CACHE
 from benchmarks.gpu_bench import Bench
 from benchmarks.rows import RESULTS, Background, commit, machine, slug, versions
@@ -171,8 +172,8 @@ def drive(options: argparse.Namespace) -> int:
     results = Results(out, options.also, said, options.resume)
     try:
         if not options.dry_run:
-            began = time.monotonic()
-            count, error = gpu_compile.compile_all(plan.launches(said), plan.compile_seconds)
+            began, target = time.monotonic(), Target(said["arch"], said["multiprocessors"], said["gpu"])
+            count, error = gpu_compile.compile_all(partial(plan.launches, target), plan.compile_seconds)
             row = gpu_rows.Row("compile", "kernels in parallel", 0, lambda _: {})
             results.write(row, {"compiled": count, "first_error": error}, time.monotonic() - began)
         for row in plan.rows(said["arch"], options.dry_run):
@@ -194,16 +195,20 @@ class Plan(NamedTuple):
     prefix: str  # of the names of its results
     rows: Callable[[Any, bool], list[gpu_rows.Row]]  # of a GPU; and for a dry run
     table: Callable[[list[dict[str, Any]]], str]
-    launches: Callable[[dict[str, Any]], gpu_compile.Launches]  # to be compiled beforehand, for what a worker is on
+    launches: Callable[[Target], list[Callable[[], Launch]]]  # to be compiled beforehand
     compile_seconds: float  # limit of that
 
 
-def of_models(said: dict[str, Any]) -> gpu_compile.Launches:
-    """Launches of the models, those of the fastest precision first."""
-    target = Target(said["arch"], said["multiprocessors"], said["gpu"])
+def of_models(target: Target) -> list[Callable[[], Launch]]:
+    """Launches of the models and of the checks, those of the fastest precision first."""
     known = [name for name in backend.precisions() if name != "float8" or has_float8(target.arch)]
-    names = sorted(known, key=lambda name: (name != backend.fastest_precision(), name != "float8"))
-    return gpu_compile.of_model(models.GEOMETRIES["ast-base"].model_config(), BATCHES, names, target)
+    found: list[Callable[[], Launch]] = []
+    for precision in sorted(known, key=lambda name: (name != backend.fastest_precision(), name != "float8")):
+        config = models.GEOMETRIES["ast-base"].model_config()
+        found += [lambda each=each: each for each in gpu_compile.of_model(config, BATCHES, precision, target)]
+        cases = gpu_checks.cases(target.arch, precision, "meta").values()
+        found += [lambda case=case: case().launch for case in cases]
+    return found
 
 
 PLANS = {

@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from astfast.backends.cuda.target import Target
 from astfast.kernels import tuning
 from astfast.kernels.launch import Launch
-from benchmarks import gpu_bench, gpu_compile, gpu_rows, gpu_table, gpu_tune, models, profile_gpu, run_gpu
+from benchmarks import gpu_bench, gpu_checks, gpu_compile, gpu_rows, gpu_table, gpu_tune, models, profile_gpu, run_gpu
 from benchmarks.gpu_rows import Row
 from tests import ROOT
 from tests.fakes import cuda_allocator
@@ -229,11 +229,11 @@ def test_kernels_are_compiled_beforehand_as_their_launches_would(
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(runtime.driver, "_active", Driver())
-    config = models.GEOMETRIES["speech-commands"].model_config()
-    launches = gpu_compile.of_model(config, (8, 1), ("bfloat16", "float16"), Target(90, 132, "H100"))()
+    config, target = models.GEOMETRIES["speech-commands"].model_config(), Target(90, 132, "H100")
+    launches = gpu_compile.of_model(config, (8, 1), "bfloat16", target)
     assert {"log_mel_kernel", "pool_kernel", "norm_linear_kernel"} <= {launch.name for launch in launches}
     pools = [launch for launch in launches if launch.name == "pool_kernel"]
-    assert len(pools) == 2  # one for each type, whatever the batch
+    assert len(pools) == 1  # whatever the batch
     gpu_compile.compile_one(pools[0])
     assert list(tmp_path.rglob("pool_kernel.cubin"))
     (used,) = gpu_bench.resources()
@@ -244,6 +244,13 @@ def test_kernels_are_compiled_beforehand_as_their_launches_would(
 
 def no_launches() -> list[Any]:
     raise OSError("no GPU")
+
+
+def test_checks_are_compiled_on_tensors_without_memory() -> None:
+    names = {precision: gpu_checks.cases(90, precision, "meta") for precision in ("bfloat16", "float8")}
+    for precision, name in (("bfloat16", "attention"), ("bfloat16", "pool"), ("float8", "attention")):
+        launch = names[precision][name]().launch
+        assert launch.args["out_ptr"].device.type == "meta"
 
 
 @pytest.mark.slow

@@ -171,18 +171,21 @@ def attention_(
     precision: str = "ieee",
 ) -> Case:
     d = heads * head_dim
-    qkv = normal((clips, max(queries, keys), 3 * d), dtype, 8, 1.5).to(device)  # views of one buffer, as in a layer
-    q, kv = qkv[:, :queries, :d], qkv[:, :keys, d:]
+    qkv = normal((clips, max(queries, keys), 3 * d), dtype, 8, 1.5)
+    q, kv = qkv[:, :queries, :d], qkv[:, :keys, d:]  # views of one buffer, as in a layer
     out = unwritten((clips, queries, d), dtype, device)
 
     def product(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:]))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
-    exact = product(q.cpu().double(), kv.cpu().double())
+    exact = product(q.double(), kv.double())
     with PlainTorch():
-        peer = product(q.cpu(), kv.cpu())
-    launch = attention.attention(q, kv, out, heads=heads, precision=precision, tile=tile)
+        peer = product(q, kv)
+    qkv = qkv.to(device)
+    launch = attention.attention(
+        qkv[:, :queries, :d], qkv[:, :keys, d:], out, heads=heads, precision=precision, tile=tile
+    )
     return Case(launch, {"out": out}, {"out": exact}, {"out": peer})
 
 
