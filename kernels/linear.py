@@ -36,11 +36,10 @@ def row_offset(row, rows_per_clip, clip_stride, row_stride):
 
 
 @triton.jit
-def tile_position(rows, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
-    """(row tile, column tile) of this program, in grouped order: GROUP_M row tiles together, column by column."""
-    tiles_m = tl.cdiv(rows, BLOCK_M)
+def tile_position(program, rows, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
+    """(row tile, column tile) of a program, in grouped order: GROUP_M row tiles together, column by column."""
+    tiles_m = (rows + BLOCK_M - 1) // BLOCK_M
     tiles_n: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
-    program = tl.program_id(0)
     first = program // (GROUP_M * tiles_n) * GROUP_M
     height = tl.minimum(tiles_m - first, GROUP_M)
     inside = program % (GROUP_M * tiles_n)
@@ -189,7 +188,7 @@ def norm_linear_kernel(
     GROUP_M: tl.constexpr,
 ):
     """out = gain * act(rstd(x) * w_scale * (x w^T) + bias), rstd = 1 / sqrt(sum of squares / K + eps)."""
-    tile_m, tile_n = tile_position(rows, N, BLOCK_M, BLOCK_N, GROUP_M)
+    tile_m, tile_n = tile_position(tl.program_id(0), rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.minimum(m, rows - 1)  # rows past the end read the last one; their results are not stored
@@ -245,7 +244,7 @@ def linear_residual_kernel(
     EARLY_RESIDUAL: tl.constexpr,  # the stream's tile is loaded before the main loop, and waits in registers
 ):
     """stream += scale * w_scale * (x w^T) + bias, and the partial sums of squares of the new rows."""
-    tile_m, tile_n = tile_position(rows, N, BLOCK_M, BLOCK_N, GROUP_M)
+    tile_m, tile_n = tile_position(tl.program_id(0), rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.minimum(m, rows - 1)  # rows past the end read the last one; their results are not stored

@@ -46,7 +46,7 @@ def patch_embed_kernel(
     GROUP_M: tl.constexpr,
 ):
     """stream = scale * (patch w^T) + table, and the partial sums of squares of its rows."""
-    tile_m, tile_n = tile_position(rows, N, BLOCK_M, BLOCK_N, GROUP_M)
+    tile_m, tile_n = tile_position(tl.program_id(0), rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.minimum(m, rows - 1)

@@ -40,6 +40,8 @@ class Tiles:
     patch_embed: Tile
     log_mel: Tile = Tile(32, 32, 16, 4, 2)
     head: Tile = Tile(16, 64, 64, 4, 2)
+    persistent_norm_linear: Tile | None = None
+    persistent_residual: Tile | None = None
 
 
 FLOAT32 = Tiles(
@@ -91,6 +93,8 @@ SIXTEEN_BIT: dict[Arch, Tiles] = {
         few_queries=Tile(16, 128, 0, 4, 2),
         patch_embed=Tile(64, 128, 32, 4, 3),
         log_mel=WIDE_LOG_MEL,
+        persistent_norm_linear=Tile(128, 128, 64, 4, 6),
+        persistent_residual=Tile(64, 256, 64, 4, 3),
     ),
     100: Tiles(
         norm_linear=(
@@ -130,6 +134,8 @@ EIGHT_BIT: dict[Arch, Tiles] = {
         SIXTEEN_BIT[90],
         norm_linear=(Tile(128, 128, 128, 8, 3), Tile(64, 128, 128, 4, 3), Tile(64, 64, 128, 4, 4)),
         residual=(Tile(128, 128, 128, 8, 4), Tile(64, 128, 128, 4, 4), Tile(64, 64, 128, 4, 4)),
+        persistent_norm_linear=None,
+        persistent_residual=None,
     ),
 }
 EIGHT_BIT[100] = replace(SIXTEEN_BIT[100], norm_linear=EIGHT_BIT[90].norm_linear, residual=EIGHT_BIT[90].residual)

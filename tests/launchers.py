@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import triton
-from triton.runtime.jit import JITFunction
+from triton.runtime.jit import JITFunction, mangle_type
 
 from astfast.kernels.launch import Launch
 
@@ -92,6 +92,8 @@ def signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tupl
         if hasattr(value, "data_ptr"):
             types_[parameter.name] = POINTERS[str(value.dtype).removeprefix("torch.")]
             aligned = value.storage_offset() * value.element_size() % 16 == 0
+        elif hasattr(value, "block_shape"):
+            types_[parameter.name] = mangle_type(value)  # a TMA descriptor
         elif isinstance(value, float):
             types_[parameter.name] = "fp32"
         else:
@@ -107,9 +109,11 @@ def compile_for(launch: Launch, backend: str = "cuda", arch: int | str = 90) -> 
     "gfx942")."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     types_, constants, attributes = signature(launch)
-    source = ASTSource(launch.kernel, signature=types_, constexprs=constants, attrs=attributes)
+    kind = GluonASTSource if launch.kernel.is_gluon() else ASTSource
+    source = kind(launch.kernel, signature=types_, constexprs=constants, attrs=attributes)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     target = GPUTarget(backend, arch, 64 if backend == "hip" else 32)
     return triton.compile(source, target=target, options=options)

@@ -91,7 +91,7 @@ DECORATORS = {
     *("property", "staticmethod", "classmethod", "abstractmethod", "overload", "dataclass", "total_ordering"),
     *("cache", "lru_cache", "cached_property", "functools.cache", "functools.lru_cache", "functools.cached_property"),
     *("contextmanager", "contextlib.contextmanager", "functools.wraps", "wraps", "runtime_checkable"),
-    *("torch.no_grad", "torch.inference_mode", "torch.compiler.disable", "triton.jit"),
+    *("torch.no_grad", "torch.inference_mode", "torch.compiler.disable", "triton.jit", "gluon.jit"),
 }
 REGISTERS_OPS = {"integrations.torch_ops": ("torch.library.custom_op", "register_fake")}
 

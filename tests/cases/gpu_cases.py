@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from astfast.backends.cuda import folding
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, mel_filters
-from astfast.kernels import attention, head, linear, log_mel, patch_embed
+from astfast.kernels import attention, head, linear, log_mel, patch_embed, persistent
 from astfast.kernels.launch import Launch
 from astfast.kernels.tuning import Tile
 from astfast.ops import patch_grid
@@ -91,6 +91,7 @@ def norm_linear(
     rows: int | None = None,  # only the first rows of each clip are read, as in the last layer
     device: str = "cpu",
     precision: str = "ieee",
+    programs: int = 0,  # of the persistent kernel, which knows no clips; 0: the other kernel
 ) -> Case:
     x = stream(shape, dtype, seed=1)
     weight = normal((n, shape[-1]), dtype, 2, shape[-1] ** -0.5)
@@ -105,17 +106,11 @@ def norm_linear(
             exact, peer = F.gelu(exact), F.gelu(peer)
     out = unwritten(exact.shape, dtype, device)
     sumsq = sums_of_squares(x).float().to(device)
-    launch = linear.norm_linear(
-        x.to(device)[:, :rows],
-        sumsq[:, :rows],
-        weight.to(device),
-        bias.to(device),
-        eps,
-        out,
-        activation=activation,
-        precision=precision,
-        tile=tile,
-    )
+    operands = (x.to(device)[:, :rows], sumsq[:, :rows], weight.to(device), bias.to(device), eps, out)
+    if programs:
+        launch = persistent.norm_linear(*operands, activation=activation, tile=tile, programs=programs)
+    else:
+        launch = linear.norm_linear(*operands, activation=activation, precision=precision, tile=tile)
     return Case(launch, {"out": out}, {"out": exact}, {"out": peer})
 
 
@@ -127,6 +122,7 @@ def linear_residual(
     rows: int | None = None,  # only the first rows of each clip of the stream are written, as in the last layer
     device: str = "cpu",
     precision: str = "ieee",
+    programs: int = 0,  # of the persistent kernel, which knows no clips; 0: the other kernel
 ) -> Case:
     clips, tokens, k = shape
     residual = stream((clips, tokens, n), dtype, seed=4)
@@ -140,16 +136,11 @@ def linear_residual(
     summation = any_order(x, weight, scale)
     new = residual.to(device).clone()
     sumsq = unwritten((clips, tokens, linear.statistics_parts(n)), torch.float32, device)
-    launch = linear.linear_residual(
-        x.to(device),
-        weight.to(device),
-        bias.to(device),
-        scale,
-        new[:, :rows],
-        sumsq[:, :rows],
-        precision=precision,
-        tile=tile,
-    )
+    operands = (x.to(device), weight.to(device), bias.to(device), scale, new[:, :rows], sumsq[:, :rows])
+    if programs:
+        launch = persistent.linear_residual(*operands, tile=tile, programs=programs)
+    else:
+        launch = linear.linear_residual(*operands, precision=precision, tile=tile)
     return Case(
         launch,
         {"stream": new[:, :rows], "sumsq": sumsq[:, :rows]},

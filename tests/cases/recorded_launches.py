@@ -34,10 +34,17 @@ def zero_weights(config: AstConfig) -> vit.Weights:
     return vit.Weights(embed, (layer,), last, norm(), Head(norm(), linear(config.num_labels, d)))
 
 
-def record(config: AstConfig, clips: int, precision: str, target: Target) -> list[Launch]:
+def record(
+    config: AstConfig, clips: int, precision: str, target: Target, backend: type[CudaOps] = CudaOps
+) -> list[Launch]:
     """The launches of one batch, int16 waveforms to logits. A host synchronisation would raise: there is no memory."""
     recorder = Recorder()
-    ops = CudaOps(config.num_attention_heads, precision, "meta", launcher=recorder, target=target)
+    run(config, clips, backend(config.num_attention_heads, precision, "meta", launcher=recorder, target=target))
+    return recorder.launches
+
+
+def run(config: AstConfig, clips: int, ops: CudaOps) -> None:
+    """A forward pass of zero weights on a backend of the "meta" device."""
     packed = vit.pack(ops, zero_weights(config))
     weights = replace(packed, layers=packed.layers * (config.num_hidden_layers - 1))
     ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in vit.workspace(config).items()}
@@ -45,4 +52,3 @@ def record(config: AstConfig, clips: int, precision: str, target: Target) -> lis
     lengths = torch.empty(clips, dtype=torch.int32, device="meta")
     spectrogram = ops.log_mel_on_device(waves, lengths, config.front_end, ws["spectrogram"])
     vit.forward(ops, weights, spectrogram, ws)
-    return recorder.launches

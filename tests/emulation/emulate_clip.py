@@ -20,6 +20,7 @@ from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.models import recognise as checkpoint
 from benchmarks.pages import markdown, write_section
 from tests.cases import checkpoints
+from tests.cases.persistent_ops import PersistentOps
 from tests.emulation import gpu_docs
 from tests.emulation.emulator import Emulator, ptxemu
 
@@ -47,12 +48,13 @@ class Outcome:
     results: list[tuple[str, Any]]  # (kernel, the emulator's account) of every launch
 
 
-def run(arch: int, precision: str, layers: int = 12, races: bool = True) -> Outcome:
+def run(arch: int, precision: str, layers: int = 12, races: bool = True, persistent: bool = False) -> Outcome:
     """int16 waveform to logits of one 10.24 s clip, noise and a tone, on the PTX of compute capability ``arch``."""
     model = checkpoints.random_model(seed=5, **{**BASE, "num_hidden_layers": layers})
     emulator = Emulator(arch, races)
     target = Target(arch, MULTIPROCESSORS[arch], f"emulated sm_{arch}")
-    ops = CudaOps(BASE["num_attention_heads"], precision, "cpu", launcher=emulator, target=target)
+    backend = PersistentOps if persistent else CudaOps
+    ops = backend(BASE["num_attention_heads"], precision, "cpu", launcher=emulator, target=target)
     with tempfile.TemporaryDirectory() as folder:
         loaded = checkpoint.load(checkpoints.write_v4(model, Path(folder)))
         engine = CudaGraphEngine(ops, loaded, batch_size=1)
@@ -97,12 +99,13 @@ if __name__ == "__main__":
     parser.add_argument("--precision", default="bfloat16", choices=DTYPES)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--no-races", action="store_true", help="without the race detectors")
+    parser.add_argument("--persistent", action="store_true", help="Hopper's persistent kernels where there are any")
     parser.add_argument("--docs", action="store_true", help="write it into docs/gpu_kernels.md as well")
     options = parser.parse_args()
     ptxemu()
     start = time.perf_counter()
-    outcome = run(options.arch, options.precision, options.layers, not options.no_races)
-    name = f"sm_{options.arch} {options.precision}"
+    outcome = run(options.arch, options.precision, options.layers, not options.no_races, options.persistent)
+    name = f"sm_{options.arch} {options.precision}{' persistent' * options.persistent}"
     races = "off" if options.no_races else "on"
     summary = (
         f"**{name}, {options.layers} layers**: largest error of a logit {outcome.error:.2e}, transformers' own in "

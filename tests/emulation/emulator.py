@@ -14,7 +14,7 @@ import pytest
 
 from astfast.kernels.launch import Launch
 from tests import ROOT
-from tests.emulation import ptx_additions
+from tests.emulation import ptx_additions, ptx_clocks, ptx_mbarriers
 from tests.launchers import compile_for, signature
 
 FOLDER = ROOT.resolve().parent / "shared" / "tools" / "ptxemu"
@@ -29,7 +29,20 @@ def ptxemu() -> Any:
         sys.path.insert(0, str(FOLDER))
     module = importlib.import_module("ptxemu")
     ptx_additions.install(module)
+    ptx_clocks.install(module)
+    ptx_mbarriers.install(module)
     return module
+
+
+def tensor_map(descriptor: Any, meta: dict[str, Any]) -> Any:
+    """A TMA descriptor as an argument of the emulator: the tensor's address, then what the map says of its tiles."""
+    tma = importlib.import_module("ptxemu.tma")
+    width = descriptor.base.element_size()
+    strides = [stride * width for stride in reversed(descriptor.strides[:-1])]
+    raw = tma.encode_tensormap(
+        0, descriptor.shape[::-1], strides, meta["block_size"][::-1], meta["elem_type"], meta["swizzle"]
+    )
+    return ptxemu().Struct("<Q120s", descriptor.base, raw[8:])
 
 
 @dataclass
@@ -48,11 +61,18 @@ class Emulator:
         ptx = kernel.asm["ptx"] if self.edit_ptx is None else self.edit_ptx(kernel.asm["ptx"])
         constants = signature(launch)[1]
         names = [p.name for p in launch.kernel.params if p.name not in constants]
-        values = []
+        described = iter(getattr(kernel.metadata, "tensordesc_meta", None) or ())
+        values: list[Any] = []
+        labels = []
         for name in names:
             value = launch.args[name]
-            marked = emulator.Out(value) if name in launch.outputs else value
-            values.append(adapter._flatten(marked) if hasattr(value, "data_ptr") else value)
+            if hasattr(value, "block_shape"):  # a TMA descriptor: its map, shape and strides
+                parts = [tensor_map(value, next(described)), *value.shape, *value.strides]
+            else:
+                marked = emulator.Out(value) if name in launch.outputs else value
+                parts = [adapter._flatten(marked) if hasattr(value, "data_ptr") else value]
+            values += parts
+            labels += [name] * len(parts)
         entry = emulator.load_module(ptx).entries[kernel.metadata.name]
         scratch = len(entry.params) - len(values)  # pointers that Triton appends, unused by these kernels
         assert kernel.metadata.global_scratch_size == 0
@@ -60,10 +80,10 @@ class Emulator:
             ptx,
             kernel.metadata.name,
             launch.grid,
-            32 * launch.num_warps,
+            32 * kernel.metadata.num_warps,  # those of specialised warps among them
             values + [None] * scratch,
             shared=kernel.metadata.shared,
-            names=names + [f"scratch{i}" for i in range(scratch)],
+            names=labels + [f"scratch{i}" for i in range(scratch)],
             race=self.races,
             global_race=self.races,
         )

@@ -20,6 +20,7 @@ from astfast.kernels import tuning
 from astfast.kernels.launch import Launch
 from astfast.models.ast.config import AstConfig
 from tests.cases import recorded_launches
+from tests.cases.persistent_ops import PersistentOps
 from tests.launchers import compile_for
 
 TOOLS = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin"
@@ -36,7 +37,7 @@ GPUS = {  # the GPU that stands for each architecture, and its number of multipr
 SHARED_LIMIT = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99, "gfx942": 64}  # KiB a program
 MATRIX = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTC[A-Z]*MMA", 120: "HMMA", "gfx942": "v_mfma"}
 MATRIX_INSTRUCTION = r"\b(?:HMMA|HGMMA|QGMMA|QMMA|UTC[A-Z]*MMA|v_mfma)"
-GEMM_LIKE = ("norm_linear_kernel", "linear_residual_kernel", "attention_kernel")
+GEMM_LIKE = ("norm_linear_kernel", "linear_residual_kernel", "attention_kernel", "persistent_linear_kernel")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def configurations(arch: tuning.Arch, precision: str) -> dict[str, Launch]:
     found: dict[str, Launch] = {}
     launches = recorded_launches.record(AST_BASE, 32, precision, GPUS[arch])
     launches += recorded_launches.record(AST_BASE, 1, precision, GPUS[arch])
+    launches += recorded_launches.record(AST_BASE, 1, precision, GPUS[arch], PersistentOps)
     dtype = torch.float8_e4m3fn if precision == "float8" else getattr(torch, precision)
     for launch in launches:
         variants = [launch]
@@ -68,7 +70,7 @@ def configurations(arch: tuning.Arch, precision: str) -> dict[str, Launch]:
         if launch.name in tables:
             variants = [with_tile(launch, tile) for tile in tables[launch.name]]
         for variant in variants:
-            activation = "gelu " if variant.args.get("GELU") else ""
+            activation = "gelu " * bool(variant.args.get("GELU")) + "residual " * bool(variant.args.get("RESIDUAL"))
             found.setdefault(f"{variant.name} {activation}{tile_of(variant)}", variant)
     return found
 
@@ -121,8 +123,10 @@ def check(name: str, launch: Launch, arch: tuning.Arch) -> None:
     made = compiled(launch, arch)
     assert made.spills == 0, f"{name}: {made.spills} accesses to spilled registers"
     assert made.shared <= SHARED_LIMIT[arch] * 1024, f"{name}: {made.shared} bytes of shared memory"
-    sixteen_bit = launch.args.get("w_ptr", launch.args.get("kv_ptr"))
-    if launch.name in GEMM_LIKE and sixteen_bit.element_size() == 2:
+    operand = (
+        launch.args["w_desc"].base if "w_desc" in launch.args else launch.args.get("w_ptr", launch.args.get("kv_ptr"))
+    )
+    if launch.name in GEMM_LIKE and operand.element_size() == 2:
         few_queries = launch.name == "attention_kernel" and launch.args["BLOCK_M"] < 64
         matrix = (
             "HMMA" if few_queries and arch in (90, 100) else MATRIX[arch]
@@ -136,6 +140,12 @@ def test_one_product_compiles_as_it_should(arch: int) -> None:
     launches = configurations(arch, "bfloat16")
     name = next(name for name in reversed(launches) if name.startswith("linear_residual"))
     check(name, launches[name], arch)
+
+
+def test_a_persistent_product_compiles_as_it_should() -> None:
+    launches = configurations(90, "float16")
+    name = next(name for name in launches if name.startswith("persistent_linear_kernel residual"))
+    check(name, launches[name], 90)
 
 
 @pytest.mark.slow

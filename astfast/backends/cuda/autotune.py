@@ -1,4 +1,5 @@
-"""Autotuning of GPU ops: each op runs on its Triton kernel only if that is correct and no slower than PyTorch's ops.
+"""Autotuning of GPU ops: each op runs on its Triton kernel only if that is correct and no slower than PyTorch's ops;
+of several kernels, on the fastest.
 
 A call is checked when it is met for the first time in an environment, on the first two clips of its own tensors. The
 kernel's error against float64 may be twice that of PyTorch's ops in the same type, plus one rounding of the largest
@@ -70,15 +71,22 @@ class Autotuner:
 
         Raises BackendError for an unknown call while a graph is being captured.
         """
-        if not self.compiler_missing and self._prefers_kernel(call):
+        chosen = None if self.compiler_missing else self._choose(call)
+        if chosen is not None:
             try:
-                self._launcher(call.launch())
+                self._launcher(chosen.launch())
                 return call.clips[call.result]
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # a kernel that passed its check, in an environment that has changed since
-                self.results[call.key] = self._failed(call, error)
+                self.results[chosen.key] = self._failed(chosen, error)
         return call.run_torch()
+
+    def _choose(self, call: OpCall) -> OpCall | None:
+        """The call on the fastest kernel that is right and no slower than PyTorch's ops, if there is one."""
+        kernels = (call,) if self.deterministic else (call, *call.others)
+        usable = [kernel for kernel in kernels if self._prefers_kernel(kernel)]
+        return min(usable, key=lambda kernel: self.results[kernel.key].share, default=None)
 
     def _prefers_kernel(self, call: OpCall) -> bool:
         result = self.results.get(call.key)
@@ -129,7 +137,12 @@ class Autotuner:
         return result
 
     def _warn_of_failure(self, call: OpCall, result: KernelResult) -> None:
-        self._warn(call.op, f"PyTorch's ops run in place of the kernel of {call.op}: {result.failure}")
+        if call.variant:
+            self._warn(
+                f"{call.variant} {call.op}", f"{call.op} runs without its {call.variant} kernel: {result.failure}"
+            )
+        else:
+            self._warn(call.op, f"PyTorch's ops run in place of the kernel of {call.op}: {result.failure}")
 
     def _warn(self, about: str, message: str) -> None:
         if about not in self._warned:

@@ -35,6 +35,13 @@ class KernelResult:
             return True
         return self.kernel_seconds <= MARGIN * self.torch_seconds
 
+    @property
+    def share(self) -> float:
+        """Time of the kernel as a share of PyTorch's; 1 if it was not timed."""
+        if self.kernel_seconds is None or self.torch_seconds is None:
+            return 1.0
+        return self.kernel_seconds / self.torch_seconds
+
 
 def load() -> dict[str, dict[str, KernelResult]]:
     """All results of the file: environment key -> key of the call -> result. Malformed entries are left out."""

@@ -28,6 +28,8 @@ class OpCall:
     updated: tuple[str, ...] = ()  # names in ``clips`` of tensors that are read, then written
     tuning: Mapping[str, Any] = field(default_factory=dict)  # arguments of the kernel only: tile and precision
     rounded: Tensors = field(default_factory=dict)  # rounded copies of weights that PyTorch's ops take instead
+    variant: str = ""  # name of a further kernel of the op
+    others: tuple[OpCall, ...] = ()  # the same on further kernels
 
     @property
     def key(self) -> str:
@@ -40,7 +42,13 @@ class OpCall:
         typed = (source, *matrices, self.clips[self.result])
         types = dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in typed)
         shapes = (self.clips[self.result].shape, source.shape, *(x.shape for x in self.weights.values() if x.dim() > 1))
-        return " ".join([self.op, *types, *("x".join(map(str, shape)) for shape in shapes), *words])
+        return " ".join(
+            [f"{self.variant} {self.op}".strip(), *types, *("x".join(map(str, shape)) for shape in shapes), *words]
+        )
+
+    def on(self, variant: str, kernel: Callable[..., Launch], tuning: Mapping[str, Any]) -> OpCall:
+        """The same call on a further kernel."""
+        return replace(self, variant=variant, kernel=kernel, tuning=tuning)
 
     def launch(self) -> Launch:
         """The launch of the kernel on these arguments."""

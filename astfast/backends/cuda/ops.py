@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import triton
 from numpy.typing import NDArray
 
 from astfast.backends.cuda import fallback_ops
@@ -79,6 +82,7 @@ class CudaOps(NoImages):
         # float32 products run on tensor cores where there are any, as three TF32 products.
         nvidia = isinstance(self.target.arch, int)
         self._products = "tf32x3" if nvidia and precision == "float32" else "ieee"
+        self._persistent = persistent_kernels(self.target.arch)
         self._front_ends: dict[FrontEnd, PackedFrontEnd] = {}
 
     def pack_embed(self, w: Embed) -> PackedEmbed:
@@ -197,6 +201,13 @@ class CudaOps(NoImages):
         clips = DETERMINISTIC_CLIPS if self.deterministic else x.shape[0]
         return tuning.linear_tile(table, clips * x.shape[1], len(w.weight), self.target.multiprocessors)
 
+    def _with_persistent(self, call: OpCall, kernel: str, tile: tuning.Tile | None, *rows: torch.Tensor) -> OpCall:
+        """The call with Hopper's persistent kernel as another one, where this GPU, Triton and these rows have it."""
+        if self._persistent is None or tile is None or not self._persistent.fits(*rows, *call.weights.values()):
+            return call
+        settings = {"tile": tile, "programs": self.target.multiprocessors}
+        return replace(call, others=(call.on("persistent", getattr(self._persistent, kernel), settings),))
+
     def norm_linear(
         self, x: Stream, w: PackedLinear, out: torch.Tensor, activation: Literal["gelu"] | None = None
     ) -> torch.Tensor:
@@ -212,7 +223,7 @@ class CudaOps(NoImages):
             tuning={"precision": self._products, "tile": self._tile(self._tiles.norm_linear, x, w)},
             rounded={"bias": w.rounded_bias},
         )
-        return self._run(call)
+        return self._run(self._with_persistent(call, "norm_linear", self._tiles.persistent_norm_linear, x.x, out))
 
     def attention(self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         few = q.shape[1] <= self._tiles.few_queries.m
@@ -244,7 +255,7 @@ class CudaOps(NoImages):
             tuning={"precision": self._products, "tile": self._tile(self._tiles.residual, x, w)},
             rounded={"bias": w.rounded_bias},
         )
-        self._run(call)
+        self._run(self._with_persistent(call, "linear_residual", self._tiles.persistent_residual, x, residual.x))
         return residual
 
     def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
@@ -273,6 +284,16 @@ class CudaOps(NoImages):
             tuning={"precision": "ieee", "tile": self._tiles.head},
         )
         return self._run(call)
+
+
+def persistent_kernels(arch: tuning.Arch) -> ModuleType | None:
+    """The persistent kernels of a GPU: of Hopper, where Triton has the Gluon that they are in (3.6 and newer)."""
+    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
+    if arch != 90 or (major, minor) < (3, 6):
+        return None
+    from astfast.kernels import persistent
+
+    return persistent
 
 
 def _linear_weights(w: PackedLinear) -> dict[str, torch.Tensor]:

@@ -1,0 +1,69 @@
+"""An op with several kernels runs on the one that is fastest beside PyTorch's ops; PyTorch's ops stand in for all."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from astfast.backends.cuda import fallback_ops
+from astfast.backends.cuda.autotune import Autotuner
+from astfast.backends.cuda.op_call import OpCall
+from astfast.kernels import linear
+from tests.backends.cuda.test_autotune import KERNEL_FIRST, Clock, Kernels, calls_for_launches
+
+__all__ = ["calls_for_launches"]  # a fixture
+pytestmark = pytest.mark.usefixtures("calls_for_launches")
+
+
+def on_two_kernels(autotuner: Autotuner) -> set[str]:
+    """Variants of the launches of a product with two kernels, when the choice is made."""
+    x = torch.randn(2, 3, 8)
+    call = OpCall(
+        "norm_linear",
+        linear.norm_linear,
+        fallback_ops.norm_linear,
+        clips={"x": x, "sumsq": x.square().sum(-1, keepdim=True), "out": torch.empty(2, 3, 4)},
+        weights={"weight": torch.randn(4, 8), "bias": torch.randn(4)},
+        settings={"eps": 1e-6, "activation": None},
+        result="out",
+        written=("out",),
+    )
+    call = replace(call, others=(call.on("further", call.kernel, {}),))
+    autotuner.run(call)
+    launched: list[OpCall] = autotuner._launcher.launched
+    launched.clear()
+    autotuner.run(call)
+    return {each.variant for each in launched}
+
+
+@pytest.mark.parametrize(
+    ("first", "further", "deterministic", "chosen"),
+    [
+        ((1e-5, 2e-5), (0.9e-5, 2e-5), False, {"further"}),
+        ((1e-5, 2e-5), (1.1e-5, 2e-5), False, {""}),
+        ((3e-5, 2e-5), (1e-5, 2e-5), False, {"further"}),
+        ((3e-5, 2e-5), (3e-5, 2e-5), False, set()),  # PyTorch's ops
+        ((1e-5, 2e-5), (0.9e-5, 2e-5), True, {""}),  # never by time
+    ],
+)
+def test_of_two_kernels_the_faster_runs(first, further, deterministic, chosen) -> None:
+    class Times(Clock):
+        def compare(self, *works: Any) -> list[float]:
+            super().compare(*works)
+            return list(further if kernels.launched[-1].variant else first)
+
+    kernels = Kernels()
+    autotuner = Autotuner(Times(), kernels, "an environment", deterministic)
+    assert on_two_kernels(autotuner) == chosen
+
+
+def test_a_further_kernel_that_is_wrong_is_left_out_with_one_warning() -> None:
+    def spoil(call: OpCall) -> None:
+        if call.variant:
+            call.clips[call.result].add_(1.0)
+
+    autotuner = Autotuner(Clock(*KERNEL_FIRST), Kernels("norm_linear", spoil), "an environment")
+    with pytest.warns(RuntimeWarning, match="norm_linear runs without its further kernel: .* is off by") as shown:
+        assert on_two_kernels(autotuner) == {""}
+    assert len(shown) == 1
