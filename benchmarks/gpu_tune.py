@@ -27,6 +27,7 @@ BATCHES = (32, 8, 1)
 PROBLEMS = ("qkv", "fc1", "proj", "fc2", "attention")
 SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 ACCUMULATORS = (32, 128)  # registers of a thread that hold the output tile, at least and at most
+HEAD_DIM = 64  # of all published models
 TURN_SECONDS = 0.03
 SPREAD = 2.0**-6  # of the largest result, that two orders of summation in 16 bits may differ by
 Problem = Callable[[Tile], Launch]
@@ -128,12 +129,12 @@ def candidates(arch: tuning.Arch, name: str, precision: str) -> list[Tile]:
 
 
 def _fits(tile: Tile, room: int, size: int) -> bool:
-    columns, depth = (64, tile.n) if tile.k == 0 else (tile.n, tile.k)  # of the output tile, of a pipeline stage
-    loaded = 2 * 64 * tile.n if tile.k == 0 else (tile.m + tile.n) * depth
+    """Whether the pipeline has room in shared memory, and the accumulators in registers."""
+    columns, stage = tile.n, (tile.m + tile.n) * tile.k * size
+    if tile.k == 0:  # attention: keys and values of 16 bits, HEAD_DIM wide
+        columns, stage = HEAD_DIM, 2 * tile.n * HEAD_DIM * 2
     registers = tile.m * columns // (32 * tile.warps)
-    return (
-        tile.stages * loaded * max(size, 1 if tile.k else 2) <= room and ACCUMULATORS[0] <= registers <= ACCUMULATORS[1]
-    )
+    return tile.stages * stage <= room and ACCUMULATORS[0] <= registers <= ACCUMULATORS[1]
 
 
 def launches(target: Target) -> list[Callable[[], Launch]]:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
@@ -91,7 +92,9 @@ def _own_seconds() -> float:
 
 
 def commit() -> str:
-    """The commit that is checked out, with a + where files that git tracks differ from it."""
+    """The commit that is checked out, with a + where files that git tracks differ from it; "" without git."""
+    if shutil.which("git") is None:
+        return ""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -134,6 +134,12 @@ def test_checkpoint_has_the_geometry_and_no_symmetric_weights(cache: Path) -> No
     assert outliers.max() > 5 * gamma.max()
 
 
+def test_no_commit_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rows.commit()
+    monkeypatch.setenv("PATH", "")
+    assert not rows.commit()
+
+
 def test_waves_differ_and_repeat() -> None:
     config = models.GEOMETRIES["tiny"].model_config()
     first, again = models.waves(2, config), models.waves(2, config)
