@@ -18,6 +18,9 @@ def empty(bytes: int, /) -> NDArray[np.uint8]:
 def checksum(bytes: memoryview | NDArray[np.uint8], threads: int, /) -> int:
     """Checksum of a row of bytes, the same for any number of threads: 64 bits, against damage, not forgery."""
 
+def release_freed_memory() -> None:
+    """Gives memory that was freed back to the system, where the allocator keeps it."""
+
 def tiers() -> list[tuple[str, str]]:
     """(name, what this machine lacks for it or "") of every tier, each faster than the one before it."""
 

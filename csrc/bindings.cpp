@@ -296,6 +296,7 @@ PYBIND11_MODULE(_native, m) {
         const py::capsule owner(memory.release(), [](void* p) { delete static_cast<Memory*>(p); });
         return py::array_t<std::uint8_t>(static_cast<py::ssize_t>(bytes), start, owner);
     });
+    m.def("release_freed_memory", &release_freed_memory, py::call_guard<py::gil_scoped_release>());
     m.def("checksum", [](const py::buffer& bytes, int threads) {
         const py::buffer_info info = bytes.request();
         if (info.ndim != 1 || info.itemsize != 1 || info.strides[0] != 1) refuse("bytes", "is no row of bytes");

@@ -3,13 +3,14 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
 
 namespace astfast {
 
 struct FreeMemory {
-    void operator()(std::byte* p) const { std::free(p); }
+    std::size_t mapped = 0;  // bytes of a mapping of its own, or 0 for memory of the heap
+
+    void operator()(const std::byte* p) const;
 };
 
 using Memory = std::unique_ptr<std::byte[], FreeMemory>;
@@ -18,7 +19,11 @@ using SharedMemory =
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
-// `bytes` of memory, 64-byte aligned, contents undefined; std::bad_alloc if there is none.
+// `bytes` of memory, 64-byte aligned, contents undefined; std::bad_alloc if there is none. A large buffer has a mapping
+// of its own, which the system gets back at once: on the heap, the next one would not fit its gap.
 Memory allocate(std::size_t bytes);
+
+// Gives memory that was freed back to the system, where its allocator keeps it for the next one.
+void release_freed_memory();
 
 }  // namespace astfast

@@ -68,7 +68,8 @@ PackedLinear pack_linear(const ComputeContext& context, const Kernels& kernels, 
         kernels.pack_weight(weight + column * row_stride, row_stride, std::min(kernels.panel, n - column), k,
                             memory.get() + static_cast<std::size_t>(panel) * panel_bytes);
     });
-    return {&kernels, n, k, SharedMemory(memory.release(), FreeMemory()), std::vector<float>(bias, bias + n), {}};
+    const FreeMemory free = memory.get_deleter();
+    return {&kernels, n, k, SharedMemory(memory.release(), free), std::vector<float>(bias, bias + n), {}};
 }
 
 void norm_linear(const ComputeContext& context, const Rows<const float>& x, std::int64_t rows, const Norm& norm,

@@ -85,6 +85,7 @@ def _fastest(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -
             exact_ops = auto_precision.PackedWhenUsed(choice.open(checkpoint.config.num_attention_heads, "float32"))
             unpacked = checkpoint.family.pack(exact_ops, checkpoint.weights)
             exact_scores = auto_precision.check_scores(checkpoint, exact_ops, unpacked)
+            exact_ops.release_freed_memory()
             fast_scores = auto_precision.check_scores(checkpoint, engine.ops, engine.weights)
         else:
             clips = auto_precision.check_clips(engine.config)

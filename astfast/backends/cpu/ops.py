@@ -149,6 +149,10 @@ class CpuOps:
     def inference(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
+    def release_freed_memory(self) -> None:
+        """Gives memory of weights and buffers that are gone back to the system."""
+        native().release_freed_memory()
+
     def to_host(self, x: Array) -> NDArray[np.float32]:
         return np.array(x, np.float32)
 

@@ -11,6 +11,7 @@ import pytest
 
 import astfast
 from astfast import backends
+from astfast.backends.cpu.tiers import native
 from tests.cases import checkpoints
 
 LEAK = 2**20  # bytes
@@ -84,3 +85,20 @@ def test_loading_never_holds_a_second_copy_of_the_weights(tmp_path: Path) -> Non
     script = [sys.executable, "-c", LOAD, str(folder), "bfloat16"]
     peak = json.loads(subprocess.run(script, capture_output=True, text=True, check=True, timeout=120).stdout)
     assert 2 * weights < peak < 2 * weights + 3 * 4 * largest + 2**23, (peak, weights, largest)
+
+
+def test_large_buffers_go_back_to_the_system_at_once() -> None:
+    """Whatever was allocated after them, which on the heap would keep what is below it."""
+    empty = native().empty
+    sizes = [(2 << 20) - 1, 2 << 20, (2 << 20) + 1, (7 << 20) + 5, 64 << 20]
+    before = resident_bytes()
+    for _ in range(3):
+        buffers = [empty(size) for size in sizes for _ in range(2)]
+        for buffer in buffers:
+            buffer[...] = 1
+            assert buffer.ctypes.data % (64 if buffer.size < 2 << 20 else 2 << 20) == 0
+        assert resident_bytes() - before > sum(sizes)
+        kept = [buffer for buffer in buffers if buffer.size < 4 << 20]
+        del buffers, buffer
+        assert resident_bytes() - before < sum(small.size for small in kept) + 8 * LEAK
+        assert all((small == 1).all() for small in kept)
