@@ -95,18 +95,19 @@ inline void quantise_values(const Head& head, std::int64_t width, std::int64_t d
     }
     constexpr int kBits = 32 / Gemm::kElementsPerUnit;
     constexpr std::int32_t kMask = static_cast<std::int32_t>((std::uint32_t{1} << kBits) - 1);
-    for (std::int64_t unit = 0; unit * Gemm::kElementsPerUnit < head.keys; ++unit, panel += width * 4) {
-        alignas(64) std::int32_t units[Gemm::kMaxWidth] = {};
-        for (int j = 0; j < Gemm::kElementsPerUnit && unit * Gemm::kElementsPerUnit + j < head.keys; ++j) {
-            for_value(unit * Gemm::kElementsPerUnit + j, [&](std::int64_t i, int, typename Simd::F x) {
-                const I whole = __builtin_convertvector(Simd::nearest(x * Simd::load(inverse + i)), I);
-                I lanes;
-                std::memcpy(&lanes, units + i, sizeof lanes);
-                lanes |= (whole & kMask) << (j * kBits);
-                std::memcpy(units + i, &lanes, sizeof lanes);
-            });
+    for (std::int64_t key = 0; key < head.keys; key += Gemm::kElementsPerUnit, panel += width * 4) {
+        const auto* rows = values + key * head.kv_stride;
+        const auto count = static_cast<int>(std::min<std::int64_t>(Gemm::kElementsPerUnit, head.keys - key));
+        for (std::int64_t i = 0; i < width; i += Simd::kLanes) {
+            const auto n = static_cast<int>(std::clamp<std::int64_t>(columns - i, 0, Simd::kLanes));
+            const auto mean = Simd::load(means + i), factor = Simd::load(inverse + i);
+            I unit{};
+            for (int j = 0; j < count; ++j) {
+                const auto x = load_as_float<Simd>(rows + j * head.kv_stride + i, n) - mean;
+                unit |= (__builtin_convertvector(Simd::nearest(x * factor), I) & kMask) << (j * kBits);
+            }
+            std::memcpy(panel + i * 4, &unit, sizeof unit);
         }
-        std::memcpy(panel, units, static_cast<std::size_t>(width) * 4);
     }
 }
 
@@ -145,35 +146,18 @@ void pack_head_panels(const Head& head, std::byte* packed) {
 // The largest of n scores.
 template <class Simd>
 inline float largest_score(const float* scores, std::int64_t n) {
-    typename Simd::F largest[2] = {Simd::set(scores[0]), Simd::set(scores[0])};
+    if (n < Simd::kLanes) return *std::max_element(scores, scores + n);
+    typename Simd::F largest[4];
+    unrolled<4>([&](auto j) ALWAYS_INLINE { largest[j] = Simd::load(scores); });
     std::int64_t i = 0;
-    for (; i + 2 * Simd::kLanes <= n; i += 2 * Simd::kLanes) {
-        largest[0] = Simd::max(largest[0], Simd::load(scores + i));
-        largest[1] = Simd::max(largest[1], Simd::load(scores + i + Simd::kLanes));
+    for (; i + 4 * Simd::kLanes <= n; i += 4 * Simd::kLanes) {
+        unrolled<4>([&](auto j) ALWAYS_INLINE {
+            largest[j] = Simd::max(largest[j], Simd::load(scores + i + j * Simd::kLanes));
+        });
     }
-    float maximum = Simd::largest(Simd::max(largest[0], largest[1]));
-    for (; i < n; ++i) maximum = std::max(maximum, scores[i]);
-    return maximum;
-}
-
-// Sums over quantised keys -> scores, but for the scale of the query, in place. Returns the largest.
-template <class Gemm>
-inline float scale_scores(float* scores, const HeadLayout<Gemm>& layout, std::int64_t keys, const std::byte* packed) {
-    using Simd = typename Gemm::Simd;
-    auto largest = Simd::set(-std::numeric_limits<float>::infinity());
-    const std::int64_t whole = keys / Gemm::kPanel * Gemm::kPanel;
-    for (std::int64_t key = 0; key < keys; key += Gemm::kPanel, packed += layout.key_panel_bytes) {
-        const auto* scales = reinterpret_cast<const float*>(packed + layout.key_units * Gemm::kPanel * 4);
-#pragma GCC unroll 4
-        for (int i = 0; i < Gemm::kPanel; i += Simd::kLanes) {
-            const auto score = Gemm::load_sum(scores + key + i) * Simd::load(scales + i);
-            Simd::store(scores + key + i, score);
-            if (key < whole) largest = Simd::max(largest, score);
-        }
-    }
-    float maximum = Simd::largest(largest);
-    for (std::int64_t i = whole; i < keys; ++i) maximum = std::max(maximum, scores[i]);
-    return maximum;
+    for (; i + Simd::kLanes <= n; i += Simd::kLanes) largest[0] = Simd::max(largest[0], Simd::load(scores + i));
+    largest[1] = Simd::max(largest[1], Simd::load(scores + n - Simd::kLanes));
+    return Simd::largest(Simd::max(Simd::max(largest[0], largest[1]), Simd::max(largest[2], largest[3])));
 }
 
 // Scores [keys] of one query -> exp(scale (score - maximum)) as operands, in place, zero up to `padded`; returns their
@@ -236,22 +220,23 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     }
     for (std::int64_t panel = 0; panel < layout.key_panels; ++panel) {
         const std::byte* b = packed + panel * layout.key_panel_bytes;
-        Gemm::tile(q, layout.query_stride, queries, b, layout.key_units, Gemm::kPanel,
-                   b + layout.key_units * Gemm::kPanel * 4, scores + panel * Gemm::kPanel, layout.score_stride);
+        Gemm::template tile<false, Gemm::kQuantised>(q, layout.query_stride, queries, b, layout.key_units, Gemm::kPanel,
+                                                     b + layout.key_units * Gemm::kPanel * 4,
+                                                     scores + panel * Gemm::kPanel, layout.score_stride);
     }
 
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head.head_dim));
     float inverse_sum[Gemm::kQueryTile];
     for (std::int64_t r = 0; r < queries; ++r) {
-        float* const row = scores + r * layout.score_stride;
-        float maximum;
-        if constexpr (Gemm::kQuantised) {
-            maximum = scale_scores<Gemm>(row, layout, head.keys, packed);
+        float* const row = scores + r * layout.score_stride;  // of quantised keys, but for the scale of the query
+        const float maximum = largest_score<Simd>(row, head.keys),
+                    factor = scale * row_scale<Gemm>(q, r, head.head_dim);
+        if constexpr (sizeof(typename Gemm::ValueGemm::Operand) == 1) {
+            inverse_sum[r] = 1.0f / Gemm::softmax_row(row, head.keys, maximum, factor);
         } else {
-            maximum = largest_score<Simd>(row, head.keys);
+            inverse_sum[r] =
+                1.0f / softmax_row<Gemm>(row, head.keys, layout.value_units * Gemm::kElementsPerUnit, maximum, factor);
         }
-        inverse_sum[r] = 1.0f / softmax_row<Gemm>(row, head.keys, layout.value_units * Gemm::kElementsPerUnit, maximum,
-                                                  scale * row_scale<Gemm>(q, r, head.head_dim));
     }
 
     const auto* scales = reinterpret_cast<const float*>(packed + layout.value_scales());
@@ -280,6 +265,7 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
 template <class Gemm>
 struct DotAttention {
     static_assert(attends<Gemm>());
+    static_assert(!Gemm::kQuantised || units_of<Gemm>(kMaxHeadDim) <= Gemm::kBlockUnits, "scores are scaled after one");
     static constexpr std::int64_t kQueryTile = Gemm::kQueryTile;
     // Quantised, rows of 2,048 scores with a standard deviation of 3 are off by 5%, of 70,000 by 23% (255 levels).
     static constexpr std::int64_t kMaxKeys = Gemm::kQuantised ? 2048 : std::numeric_limits<std::int64_t>::max();

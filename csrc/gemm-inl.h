@@ -17,8 +17,8 @@ ALWAYS_INLINE inline void unrolled(const Fn& fn) {
 
 // C[rows, kVectors * kLanes] (+)= A B for kRows rows, each element in one accumulator. Sums start from
 // Gemm::initial_sum(panel_end, vector), or go on from C where panel_end is null. C holds them in Gemm::Sum's own type,
-// its rows c_stride floats apart.
-template <class Gemm, int kRows, int kVectors>
+// or kScaled as floats times the scales of the panel's columns; its rows are c_stride floats apart.
+template <class Gemm, int kRows, int kVectors, bool kScaled>
 inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t units,
                      const std::byte* panel_end, float* c, std::int64_t c_stride) {
     using Simd = typename Gemm::Simd;
@@ -58,13 +58,19 @@ inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte*
     }
     for (; units > 0; --units, a += kSteps * 4, b += kWidth * 4) unrolled<kSteps>(multiply);
     each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE {
-        Simd::store(c + r * c_stride + v * Simd::kLanes, reinterpret_cast<typename Simd::F>(sum));
+        auto y = reinterpret_cast<typename Simd::F>(sum);
+        if constexpr (kScaled) {
+            asm("" : "+v"(sum));  // or GCC 12 keeps sums where they are to be scaled, in memory
+            const auto* scales = reinterpret_cast<const float*>(panel_end);
+            y = Gemm::as_float(sum) * Simd::load(scales + v * Simd::kLanes);
+        }
+        Simd::store(c + r * c_stride + v * Simd::kLanes, y);
     });
 }
 
 // Up to kRows rows in tiles of kRows, then of 4, 2 and 1. Before each of the former come `bytes_ahead` bytes of the B
 // that is needed next into the second-level cache.
-template <class Gemm, int kRows, int kVectors>
+template <class Gemm, int kRows, int kVectors, bool kScaled>
 inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
                      std::int64_t units, const std::byte* panel_end, float* c, std::int64_t c_stride,
                      std::int64_t bytes_ahead) {
@@ -77,7 +83,7 @@ inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t row
                     unrolled<4>([&](auto line) ALWAYS_INLINE { __builtin_prefetch(ahead + line * 64, 0, 2); });
                 }
             }
-            dot_tile<Gemm, kSize, kVectors>(a, a_stride, b, units, panel_end, c, c_stride);
+            dot_tile<Gemm, kSize, kVectors, kScaled>(a, a_stride, b, units, panel_end, c, c_stride);
         }
     };
     tiles_of(std::integral_constant<int, kRows>{});
@@ -141,8 +147,9 @@ struct DotTiles {
         return vectors == 1 ? Gemm::Simd::kLanes : 2 * Gemm::Simd::kLanes;
     }
 
-    // c [rows, width] (+)= A B over `units` units. kFar: B is worth being fetched ahead.
-    template <bool kFar = false>
+    // c [rows, width] (+)= A B over `units` units. kFar: B is worth being fetched ahead. kScaled: as dot_tile has it,
+    // for one block of units.
+    template <bool kFar = false, bool kScaled = false>
     static void tile(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
                      std::int64_t units, std::int64_t width, const std::byte* panel_end, float* c,
                      std::int64_t c_stride) {
@@ -153,8 +160,8 @@ struct DotTiles {
                 if constexpr (kVectors <= Gemm::kMaxVectors) {
                     constexpr int kRows = Gemm::rows_of(kVectors);
                     const std::int64_t ahead = kFar && !Gemm::kStreams ? count * width * 4 * kRows / rows : 0;
-                    dot_rows<Gemm, kRows, kVectors>(a + u * unit_bytes<Gemm>, a_stride, rows, b + u * width * 4, count,
-                                                    panel_end, c, c_stride, ahead);
+                    dot_rows<Gemm, kRows, kVectors, kScaled>(a + u * unit_bytes<Gemm>, a_stride, rows,
+                                                             b + u * width * 4, count, panel_end, c, c_stride, ahead);
                 }
             };
             switch (width / Gemm::Simd::kLanes) {

@@ -62,6 +62,9 @@
 // pack_values(head,       | -> void                 | unless kQuantised: columns [d, d + width) of v -> one panel over
 //   width, d, panel)      |                         | all keys
 // probability_levels(n)   | int64 -> float          | if kQuantised: what a probability of 1 becomes, with n keys
+// softmax_row(scores,     | -> float                | instead of that where probabilities are bytes: a row of them from
+//   keys, maximum, scale) |                         | scores, in place, zero up to a multiple of 64; returns their sum
+// as_float(sum)           | Sum -> Simd::F          | if kQuantised
 // clang-format on
 
 namespace astfast {
@@ -137,7 +140,11 @@ constexpr bool attends() {
     static_assert(sizeof(typename ValueGemm::Operand) <= sizeof(float), "probabilities take the place of scores");
     static_assert(Gemm::kQueryTile >= 1);
     if constexpr (Gemm::kQuantised) {
-        static_assert(std::is_same_v<decltype(Gemm::probability_levels(std::int64_t{1})), float>);
+        if constexpr (sizeof(typename ValueGemm::Operand) == 1) {
+            static_assert(std::is_same_v<decltype(Gemm::softmax_row(nullptr, std::int64_t{}, 0.0f, 0.0f)), float>);
+        } else {
+            static_assert(std::is_same_v<decltype(Gemm::probability_levels(std::int64_t{1})), float>);
+        }
     } else {
         static_assert(std::is_same_v<decltype(Gemm::pack_values(std::declval<const Head&>(), std::int64_t{},
                                                                 std::int64_t{}, std::declval<std::byte*>())),

@@ -15,9 +15,13 @@ namespace astfast {
     }
 
 OF_TWO(maddubs_epi16)
+OF_TWO(mulhi_epu16)
+OF_TWO(mulhrs_epi16)
 OF_TWO(packs_epi32)
+OF_TWO(packus_epi16)
 OF_TWO(packus_epi32)
 OF_TWO(permutexvar_epi32)
+OF_TWO(srlv_epi16)
 OF_TWO(unpackhi_epi32)
 OF_TWO(unpackhi_epi64)
 OF_TWO(unpacklo_epi32)

@@ -84,6 +84,23 @@ def test_bytes_are_multiplied_and_added(instructions: ctypes.CDLL) -> None:
     np.testing.assert_array_equal(call(instructions, "dpbusd_epi32", start, a, b, out=np.int32), wrapped)
 
 
+def test_words_are_multiplied_and_shifted(instructions: ctypes.CDLL) -> None:
+    a, b = integers(np.uint16, 32), integers(np.uint16, 32, 1)
+    x, y = a.view(np.int16).astype(np.int64), b.view(np.int16).astype(np.int64)
+    shifts = np.arange(32, dtype=np.uint16) - 4  # from 2^16 - 4 to 27
+    expected = {
+        "mulhi_epu16": (a.astype(np.int64) * b) >> 16,
+        "mulhrs_epi16": (x * y + 2**14) >> 15,
+        "packus_epi16": np.clip(np.stack([x.reshape(4, 8), y.reshape(4, 8)], axis=1), 0, 255).ravel(),
+    }
+    for name, words in expected.items():
+        dtype = np.uint8 if name.startswith("packus") else np.uint16
+        result = call(instructions, name, a, b, out=dtype)
+        np.testing.assert_array_equal(result, words.astype(dtype), err_msg=name)
+    shifted = np.where(shifts < 16, a >> np.minimum(shifts, 15), 0)
+    np.testing.assert_array_equal(call(instructions, "srlv_epi16", a, shifts, out=np.uint16), shifted)
+
+
 def test_lanes_go_where_they_belong(instructions: ctypes.CDLL) -> None:
     a, b = integers(np.int32, 16), integers(np.int32, 16, 1)
     a[2:6], b[9:13] = [-1, 0, 65535, 65536], [32767, 32768, -32768, -32769]
