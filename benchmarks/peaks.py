@@ -23,6 +23,7 @@ INSTRUCTIONS = {
     ("avx512", "bfloat16"): "avx512 float32",
     ("avx512_vnni", "int8"): "avx512 int8",
     ("avx512_bf16", "bfloat16"): "avx512 bfloat16",
+    ("avx512_bf16", "int8"): "avx512 int8",
     ("amx", "bfloat16"): "amx bfloat16",
     ("amx", "int8"): "amx int8",
 }

@@ -2,7 +2,8 @@
 
 python -m benchmarks.run_ops [--geometry ast-base] [--precision bfloat16] [--op attention]
 
-The op, PyTorch's own op in the same dtype and the peak are interleaved. ASTFAST_CPU_TIER forces a tier.
+The op, PyTorch's own op in the same dtype (for int8 in bfloat16) and the peak are interleaved. ASTFAST_CPU_TIER forces
+a tier.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from astfast.backends.cpu.ops import CpuOps
 from astfast.benchmarking.timing import speedup, spread, time_interleaved
 from benchmarks import arguments, op_calls
-from benchmarks.op_calls import op_cases
+from benchmarks.op_calls import OpCase
 from benchmarks.peaks import INSTRUCTIONS, InstructionPeak, tier_of
 from benchmarks.rows import Rows
 
@@ -27,17 +28,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     with Rows("ops", options.out, threads=options.threads) as rows:
         for geometry in options.geometry or ("ast-base", "speech-commands"):
             for precision in options.precision or op_calls.PRECISIONS:
-                for case in op_cases.cases(op_calls.GEOMETRIES[geometry], precision):
+                for case in op_calls.cases(op_calls.GEOMETRIES[geometry], precision):
                     if not options.op or case.name in options.op:
                         one_op(case, geometry, precision, options, rows)
 
 
-def one_op(case: op_cases.OpCase, geometry: str, precision: str, options: argparse.Namespace, rows: Rows) -> None:
+def one_op(case: OpCase, geometry: str, precision: str, options: argparse.Namespace, rows: Rows) -> None:
     """Writes a row for one op."""
     sizes = op_calls.GEOMETRIES[geometry]
     engine = CpuOps(sizes.heads, precision, options.threads)
     call = op_calls.native_call(case, engine)
-    error, torch_error = op_calls.errors(case, sizes, precision, call)
+    error, torch_error = op_calls.errors(case, sizes, engine, call)
     peak = InstructionPeak(INSTRUCTIONS[tier_of(engine.hardware), precision], options.threads, options.cache)
     runs = [call, op_calls.torch_call(case, sizes, precision), peak]
     own, by_torch, _ = time_interleaved(runs, options.turns, options.seconds)
@@ -50,6 +51,7 @@ def one_op(case: op_cases.OpCase, geometry: str, precision: str, options: argpar
         "shape": [sizes.clips, sizes.tokens, sizes.hidden, sizes.mlp],
         "max_error": error,
         "torch_max_error": torch_error,
+        "torch_dtype": op_calls.TORCH_DTYPE[precision],
         "seconds": spread(own),
         "torch_seconds": spread(by_torch),
         "over_torch": speedup(by_torch, own),
@@ -77,8 +79,8 @@ def one_op(case: op_cases.OpCase, geometry: str, precision: str, options: argpar
 def _parser() -> argparse.ArgumentParser:
     parser = arguments.parser(__doc__, turns=7, seconds=0.1)
     parser.add_argument("--geometry", action="append", choices=op_calls.GEOMETRIES, help="default: both published ones")
-    parser.add_argument("--precision", action="append", choices=op_calls.PRECISIONS, help="default: both")
-    parser.add_argument("--op", action="append", metavar="NAME", help="of tests/cases/op_cases.py (default: all)")
+    parser.add_argument("--precision", action="append", choices=op_calls.PRECISIONS, help="default: all")
+    parser.add_argument("--op", action="append", metavar="NAME", help="of op_calls.cases (default: all)")
     return parser
 
 

@@ -14,13 +14,14 @@ OPS = [case.name for case in op_cases.cases(op_cases.TINY, "float32")]
 
 
 @pytest.mark.parametrize("geometry", ["ast-base", "speech-commands"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", op_calls.PRECISIONS)
 @pytest.mark.parametrize("op", OPS)
 def test_op(benchmark: BenchmarkFixture, op: str, precision: str, geometry: str) -> None:
     sizes = op_calls.GEOMETRIES[geometry]
     [case] = [case for case in op_cases.cases(sizes, precision) if case.name == op]
-    call = op_calls.native_call(case, CpuOps(sizes.heads, precision))
-    error, _ = op_calls.errors(case, sizes, precision, call)
+    ops = CpuOps(sizes.heads, precision)
+    call = op_calls.native_call(case, ops)
+    error, _ = op_calls.errors(case, sizes, ops, call)
     benchmark.extra_info.update(max_error=error, operations=case.flops)
     benchmark.group = f"{op} {precision} {geometry}"
     benchmark(call)

@@ -248,12 +248,22 @@ def test_op_rows(cache: Path, tmp_path: Path) -> None:
     assert found[0]["max_error"] < 1e-4
 
 
+def test_op_rows_in_int8_and_of_a_part_alone(cache: Path, tmp_path: Path) -> None:
+    options = ("--precision", "int8", "--op", "norm_rows", "--op", "proj", *ALONE)
+    proj, norm_rows = run(run_ops, cache, tmp_path / "ops.jsonl", *options)
+    assert (proj["op"], norm_rows["op"]) == ("proj", "norm_rows")
+    assert proj["torch_dtype"] == "bfloat16"
+    assert 0 < proj["max_error"] < 0.1
+    assert "share_of_peak" not in norm_rows
+
+
 def test_a_wrong_op_is_not_timed() -> None:
     [case] = [case for case in op_cases.cases(op_cases.TINY, "float32") if case.name == "qkv"]
-    call = op_calls.native_call(case, CpuOps(op_cases.TINY.heads, "float32", 1))
-    op_calls.errors(case, op_cases.TINY, "float32", call)
+    ops = CpuOps(op_cases.TINY.heads, "float32", 1)
+    call = op_calls.native_call(case, ops)
+    op_calls.errors(case, op_cases.TINY, ops, call)
     with pytest.raises(AssertionError, match="qkv in float32 is off by"):
-        op_calls.errors(case, op_cases.TINY, "float32", lambda: call() + np.float32(0.01))
+        op_calls.errors(case, op_cases.TINY, ops, lambda: call() + np.float32(0.01))
 
 
 def test_process_rows(cache: Path, tmp_path: Path) -> None:
