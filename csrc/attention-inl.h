@@ -214,9 +214,11 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     using Activation = typename Gemm::Activation;
     const HeadLayout<Gemm> layout(head.keys, head.head_dim);
     std::byte* const q = scratch;
+    float query_scale[Gemm::kQueryTile];
     auto* const scores = reinterpret_cast<float*>(scratch + Gemm::kQueryTile * layout.query_stride);
     for (std::int64_t r = 0; r < queries; ++r) {
-        copy_row_of_a<Gemm>(q, r, static_cast<const Activation*>(head.q) + (query + r) * head.q_stride, head.head_dim);
+        const auto* x = static_cast<const Activation*>(head.q) + (query + r) * head.q_stride;
+        query_scale[r] = copy_row<Gemm>(row_of<Gemm>(q, r, head.head_dim), x, head.head_dim);
     }
     for (std::int64_t panel = 0; panel < layout.key_panels; ++panel) {
         const std::byte* b = packed + panel * layout.key_panel_bytes;
@@ -229,8 +231,7 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     float inverse_sum[Gemm::kQueryTile];
     for (std::int64_t r = 0; r < queries; ++r) {
         float* const row = scores + r * layout.score_stride;  // of quantised keys, but for the scale of the query
-        const float maximum = largest_score<Simd>(row, head.keys),
-                    factor = scale * row_scale<Gemm>(q, r, head.head_dim);
+        const float maximum = largest_score<Simd>(row, head.keys), factor = scale * query_scale[r];
         if constexpr (sizeof(typename Gemm::ValueGemm::Operand) == 1) {
             inverse_sum[r] = 1.0f / Gemm::softmax_row(row, head.keys, maximum, factor);
         } else {

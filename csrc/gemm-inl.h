@@ -243,8 +243,8 @@ class PanelEpilogue {
     PanelEpilogue(const PanelEpilogue&) = delete;
     PanelEpilogue& operator=(const PanelEpilogue&) = delete;
 
-    // The next row: c [Gemm::kPanel] as the product left it, row_scale of a quantised row of A.
-    [[gnu::always_inline]] void next_row(const float* c, float row_scale) {
+    // The next row: c [Gemm::kPanel] as the product left it, its scale where A is quantised.
+    [[gnu::always_inline]] void next_row(const float* c, RowScale row_scale) {
         using Simd = typename Gemm::Simd;
         T* row = reinterpret_cast<T*>(cursor_.get()) + column_;
         prefetch(reinterpret_cast<const char*>(row) + Gemm::kRowTile * rows_.row_stride);
@@ -254,7 +254,11 @@ class PanelEpilogue {
             auto y = Gemm::load_sum(c + i);
             const auto bias = load_as_float<Simd>(out_.bias + column_ + i, lanes);
             if constexpr (Gemm::kQuantised) {
-                y = Simd::fma(y, Simd::load(scales_ + i) * Simd::set(row_scale), bias);
+                if constexpr (shifts_rows<Gemm>) {
+                    const auto initial_sum = Gemm::load_sum(scales_ + Gemm::kPanel + i);  // as PanelScales has them
+                    y = Simd::fma(initial_sum, Simd::set(row_scale.shift), y);
+                }
+                y = Simd::fma(y, Simd::load(scales_ + i) * Simd::set(row_scale.scale), bias);
             } else {
                 y = y + bias;
             }

@@ -56,17 +56,27 @@ inline OperandRow<typename Gemm::Operand, Gemm::kRowsTogether> row_of(std::byte*
 template <class Gemm>
 using LinearRow = OperandRow<typename Gemm::Operand, 1>;
 
-// Address of the scale of a quantised row of A, by which its products are multiplied.
+// Of a quantised row of A: what its products are multiplied by, after `shift` times the initial sums of the columns has
+// been added to them. Where bytes of rows have no sign (VnniGemm), the levels of a row are those between its smallest
+// and its largest element, of which one side may be short, as after a GELU: x = scale (byte - 128 - 128 shift), and a
+// column's initial sum is -128 times the sum of its weights.
+struct RowScale {
+    float scale, shift;
+};
+
 template <class Gemm>
-inline float* scale_of(std::byte* a, std::int64_t r, std::int64_t k) {
+constexpr bool shifts_rows = std::is_same_v<typename Gemm::Operand, std::uint8_t>;
+
+template <class Gemm>
+inline RowScale* scale_of(std::byte* a, std::int64_t r, std::int64_t k) {
     constexpr auto kPerLine = static_cast<std::int64_t>(64 / sizeof(typename Gemm::Operand));
-    return reinterpret_cast<float*>(row_of<Gemm>(a, r, k).at(operand_bytes<Gemm>(k) / 64 * kPerLine));
+    return reinterpret_cast<RowScale*>(row_of<Gemm>(a, r, k).at(operand_bytes<Gemm>(k) / 64 * kPerLine));
 }
 
 template <class Gemm>
-inline float row_scale(const std::byte* a, std::int64_t r, std::int64_t k) {
+inline RowScale row_scale(const std::byte* a, std::int64_t r, std::int64_t k) {
     if constexpr (Gemm::kQuantised) return *scale_of<Gemm>(const_cast<std::byte*>(a), r, k);
-    return 1.0f;
+    return {1.0f, 0.0f};
 }
 
 template <class Simd>
@@ -173,10 +183,43 @@ inline float write_row(const Row& row, std::int64_t k, const Each& each) {
     return scale;
 }
 
+// The same where levels are those of the row's own range.
+template <class Gemm, class Row, class Each>
+inline RowScale write_shifted_row(const Row& row, std::int64_t k, const Each& each) {
+    using Simd = typename Gemm::Simd;
+    using I = typename Simd::I;
+    I above{}, below{};  // magnitudes of what is above and below zero, in bits, as Levels takes them
+    each([&](std::int64_t, int, typename Simd::F x) {
+        const I bits = reinterpret_cast<I>(x), negated = bits ^ std::numeric_limits<std::int32_t>::min();
+        above = bits > above ? bits : above;
+        below = negated > below ? negated : below;
+    });
+    std::int32_t highest = 0, lowest = 0;
+    for (int i = 0; i < Simd::kLanes; ++i) {
+        highest = std::max<std::int32_t>(highest, above[i]);
+        lowest = std::max<std::int32_t>(lowest, below[i]);
+    }
+    const float side = Gemm::quant_levels(k);
+    const Levels up(highest, 2.0f * side), down(lowest, 2.0f * side);  // levels as wide as each side needs alone
+    const float scale = up.scale + down.scale;
+    const float inverse = scale == scale ? 1.0f / scale : 0.0f, shift = down.scale * inverse * 2.0f * side - side;
+    const auto factor = Simd::set(inverse), offset = Simd::set(shift);
+    each([&](std::int64_t i, int n, typename Simd::F x) {
+        store_operand<Gemm>(row.at(i), Simd::nearest(Simd::fma(x, factor, offset)), n);
+    });
+    zero_tail<Gemm>(row, k);
+    return {scale, shift * (1.0f / 128.0f)};
+}
+
 template <class Gemm, class Each>
 inline void write_row_of_a(std::byte* a, std::int64_t r, std::int64_t k, const Each& each) {
-    const float scale = write_row<Gemm>(row_of<Gemm>(a, r, k), k, each);
-    if constexpr (Gemm::kQuantised) *scale_of<Gemm>(a, r, k) = scale;
+    const auto row = row_of<Gemm>(a, r, k);
+    if constexpr (shifts_rows<Gemm>) {
+        *scale_of<Gemm>(a, r, k) = write_shifted_row<Gemm>(row, k, each);
+    } else {
+        const float scale = write_row<Gemm>(row, k, each);
+        if constexpr (Gemm::kQuantised) *scale_of<Gemm>(a, r, k) = {scale, 0.0f};
+    }
 }
 
 // Mean and 1 / sqrt(variance + eps) of [width], the variance about the mean in a second pass.
@@ -266,21 +309,20 @@ inline float copy_row(const Row& row, const typename Gemm::Activation* x, std::i
 }
 
 template <class Gemm>
-inline void copy_row_of_a(std::byte* a, std::int64_t r, const typename Gemm::Activation* x, std::int64_t k) {
-    const float scale = copy_row<Gemm>(row_of<Gemm>(a, r, k), x, k);
-    if constexpr (Gemm::kQuantised) *scale_of<Gemm>(a, r, k) = scale;
-}
-
-// The same of a row that is to be quantised, its columns times these factors.
-template <class Gemm>
-inline void scaled_row_of_a(std::byte* a, std::int64_t r, const typename Gemm::Activation* x, std::int64_t k,
-                            const float* factors) {
+inline void copy_row_of_a(std::byte* a, std::int64_t r, const typename Gemm::Activation* x, std::int64_t k,
+                          const float* factors) {
     using Simd = typename Gemm::Simd;
-    write_row_of_a<Gemm>(a, r, k, [&](const auto& fn) {
-        for_elements<Simd>(x, k, [&](std::int64_t i, int n, typename Simd::F y) {
-            fn(i, n, y * load_as_float<Simd>(factors + i, n));
+    if constexpr (!Gemm::kQuantised) {
+        copy_row<Gemm>(row_of<Gemm>(a, r, k), x, k);
+    } else if (factors == nullptr) {
+        write_row_of_a<Gemm>(a, r, k, [&](const auto& fn) { for_elements<Simd>(x, k, fn); });
+    } else {
+        write_row_of_a<Gemm>(a, r, k, [&](const auto& fn) {
+            for_elements<Simd>(x, k, [&](std::int64_t i, int n, typename Simd::F y) {
+                fn(i, n, y * load_as_float<Simd>(factors + i, n));
+            });
         });
-    });
+    }
 }
 
 template <class Gemm>
@@ -288,13 +330,7 @@ void copy_rows(const Rows<const void>& x, std::int64_t row, std::int64_t rows, s
                std::byte* a) {
     using Activation = typename Gemm::Activation;
     const Rows<const Activation> typed{static_cast<const Activation*>(x.data), x.per_clip, x.clip_stride, x.row_stride};
-    for (std::int64_t r = 0; r < rows; ++r) {
-        if (Gemm::kQuantised && factors != nullptr) {
-            scaled_row_of_a<Gemm>(a, r, typed.at(row + r), k, factors);
-        } else {
-            copy_row_of_a<Gemm>(a, r, typed.at(row + r), k);
-        }
-    }
+    for (std::int64_t r = 0; r < rows; ++r) copy_row_of_a<Gemm>(a, r, typed.at(row + r), k, factors);
 }
 
 // Column j * size + i of a patch's row is frame j, mel bin i of the patch: mel bins are contiguous in the spectrogram.

@@ -1,5 +1,6 @@
 // int8 by VPDPBUSD, which multiplies unsigned by signed bytes: rows of A are offset by 128, and every sum starts from
-// -128 times its column's sum; probabilities are unsigned as they are. Sums are exact. Tiles of 8 x 48.
+// -128 times its column's sum, of which an epilogue adds the part by which a row's range is off centre; probabilities
+// are unsigned as they are. Sums are exact. Tiles of 8 x 48.
 //
 // Probabilities are computed in 16 bits, 32 a vector: u = -log2 of one, offset by that of 255 / 256, has 5 whole bits
 // and 11 of fraction, 2^-fraction is a cubic of 15 bits, and the whole part is a power of two that it is multiplied by.

@@ -27,6 +27,7 @@ from benchmarks import (
     profile_gpu,
     report,
     rows,
+    run_accuracy,
     run_decoding,
     run_families,
     run_gpu,
@@ -43,6 +44,7 @@ SCRIPTS = (
     one_clip,
     profile_gpu,
     report,
+    run_accuracy,
     run_families,
     run_gpu,
     run_model,
@@ -255,6 +257,15 @@ def test_op_rows_in_int8_and_of_a_part_alone(cache: Path, tmp_path: Path) -> Non
     assert proj["torch_dtype"] == "bfloat16"
     assert 0 < proj["max_error"] < 0.1
     assert "share_of_peak" not in norm_rows
+
+
+def test_accuracy_rows(cache: Path, tmp_path: Path) -> None:
+    found = run(run_accuracy, cache, tmp_path / "accuracy.jsonl", "--clips", "2")
+    assert [row["weights"] for row in found] == ["plain", "massive", "neurons", "outliers"]
+    assert all(0 < row["rms_over_spread"] < 1 for row in found)
+    logits = np.arange(12, dtype=np.float32).reshape(2, 6) % 5
+    assert run_accuracy.errors(logits, logits)["rms_error"] == 0
+    assert run_accuracy.errors(logits + 1, logits)["rms_error"] == 1
 
 
 def test_a_wrong_op_is_not_timed() -> None:

@@ -105,10 +105,10 @@ def serving_tier(ops: Any) -> str:
 
 class QuantisedOps(ReferenceOps):
     """What int8 means on a tier of the CPU engine, in float64: weights by output channel and activations by token as so
-    many levels up to their largest magnitude, products exact; LayerNorms, softmax and the residual stream as they are,
-    embeddings and what ops exchange in bfloat16. Of a head, where the tier quantises attention, queries and keys by
-    token and values by channel likewise, keys and values about their mean, probabilities as levels up to a row's
-    largest."""
+    many levels up to their largest magnitude (on VNNI tiers activations as twice as many between their least and their
+    greatest), products exact; LayerNorms, softmax and the residual stream as they are, embeddings and what ops exchange
+    in bfloat16. Of a head, where the tier quantises attention, queries and keys by token and values by channel up to
+    their largest magnitude, keys and values about their mean, probabilities as levels up to a row's largest."""
 
     def __init__(self, heads: int, tier: str) -> None:
         super().__init__(heads, torch.float64)
@@ -118,7 +118,7 @@ class QuantisedOps(ReferenceOps):
     @property
     def kind(self) -> tuple[bool, bool]:
         """Equal for tiers that quantise alike."""
-        return self._by_pairs_of_16_bits, self._quantises_attention
+        return self._by_pairs_of_16_bits, self._quantises_attention  # and the latter alone: VNNI
 
     def patch_embed(self, spectrogram: Any, w: Embed, out: Any = None) -> torch.Tensor:
         projection = replace(w.projection, weight=_as_bfloat16(w.projection.weight))
@@ -172,7 +172,9 @@ class QuantisedOps(ReferenceOps):
 
     def _linear(self, x: torch.Tensor, w: Linear) -> torch.Tensor:
         levels = self._levels(x.shape[-1])
-        return torch.nn.functional.linear(_quantised(x, -1, levels), _quantised(w.weight, -1, levels), w.bias)
+        shifts = self._quantises_attention and not self._by_pairs_of_16_bits
+        rows = _quantised_in_range(x, levels) if shifts else _quantised(x, -1, levels)
+        return torch.nn.functional.linear(rows, _quantised(w.weight, -1, levels), w.bias)
 
     def _levels(self, k: int) -> int:
         """Of operands whose products are summed over k: as many as fit their type, and their sums 32 bits."""
@@ -186,6 +188,12 @@ def _as_bfloat16(x: torch.Tensor) -> torch.Tensor:
 def _quantised(x: torch.Tensor, dim: int, levels: int) -> torch.Tensor:
     step = x.abs().amax(dim, keepdim=True).clamp_min(SMALLEST_LARGEST) / levels
     return (x / step).round() * step
+
+
+def _quantised_in_range(x: torch.Tensor, levels: int) -> torch.Tensor:
+    low, high = x.amin(-1, keepdim=True).clamp_max(0), x.amax(-1, keepdim=True).clamp_min(0)
+    step = (high - low).clamp_min(SMALLEST_LARGEST) / (2 * levels)
+    return ((x - low) / step).round() * step + low
 
 
 def at_precision(case: OpCase, geometry: Geometry, precision: str, tier: str) -> np.ndarray:

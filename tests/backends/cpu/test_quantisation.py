@@ -39,6 +39,21 @@ def test_outlier_channels_are_spread_exactly_and_to_effect() -> None:
     assert np.std(op_cases.from_bfloat16_bits(y) - exact) < 0.7 * np.std(plain - exact)
 
 
+@pytest.mark.skipif(not set(TIERS) & {"avx512_vnni", "avx512_bf16"}, reason="no VNNI")
+def test_rows_to_one_side_of_zero_get_all_levels() -> None:
+    """Outputs of a GELU have a quarter of the error that levels up to their magnitude on either side would leave."""
+    rng = np.random.default_rng(3)
+    w = op_cases.Linear(np.eye(256, dtype=np.float32), np.zeros(256, np.float32))  # as exact in bytes
+    hidden = torch.nn.functional.gelu(torch.from_numpy(rng.standard_normal((1, 50, 256)) * 2)).bfloat16().double()
+    plainly = op_cases.QuantisedOps(2, "scalar")
+    symmetric = plainly.linear_residual(hidden, plainly.pack_linear(w), torch.zeros(256)).numpy()
+    ops = CpuOps(2, "int8", 2, tier="avx512_vnni")
+    bits = hidden.bfloat16().view(torch.uint16).numpy()
+    y = ops.linear_residual(bits, ops.pack_linear(w), np.zeros((1, 50, 256), np.float32))
+    error, of_symmetric = (np.square(x - hidden.numpy()).mean() for x in (y, symmetric))
+    assert error < 0.35 * of_symmetric
+
+
 def test_outliers_of_an_input_are_spread_exactly_and_to_effect() -> None:
     """A few neurons of an MLP thirty times the others: no row of hidden values loses the others to them."""
     rng = np.random.default_rng(9)
