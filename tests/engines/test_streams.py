@@ -2,7 +2,6 @@
 
 import gc
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,6 @@ from tests.fakes.places import Place, Slow, StandIn, Unordered
 
 BATCH = 4
 LATE = ("upload", "replay", "download")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small products by many threads wait for each other, on a machine that does other things too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=[StandIn, pytest.param(Place, marks=pytest.mark.gpu)], ids=["stand-in", "gpu"])
