@@ -67,17 +67,16 @@ def _memory(ptxemu: Any, memory: Any) -> Any:
             return self.machine.cta_of[lanes], self.machine.tid[lanes] // 32
 
         def before_read(self, pos: Ints, width: int, ins: Any, machine: Any, lanes: Any) -> None:
-            at = bytes_of(pos, width)
+            product = ins.opcode == "wgmma"
+            at = pos if product else bytes_of(pos, width)  # an element's bytes are written together
             if (self.state[at] != memory.VALID).any():
                 self._bad_read(pos, width, ins, machine, lanes)
             if not self.race:
                 return
-            program, warp = self.place(lanes)
-            if ins.opcode == "wgmma":  # a warpgroup, which reads until its wait
-                for reader in range(warp[0], warp[0] + 4):
-                    self._after_one_write(at, int(program[0]), reader, ins)
+            if product:
+                self._multiplied(at, int(lanes[0]), ins)
                 return
-            program, warp = np.repeat(program, width), np.repeat(warp, width)
+            program, warp = (np.repeat(x, width) for x in self.place(lanes))
             self._after_write(at, program, warp, ins, "reads")
             self.read_step[warp, at] = self.seen[program, warp, warp]
 
@@ -124,21 +123,21 @@ def _memory(ptxemu: Any, memory: Any) -> Any:
                 self.write_step[at] = barrier.completed + 1
 
         def read_until_now(self, lane: int, at: Ints) -> None:
-            """Bytes that products of a warpgroup have read until the wait that it is in."""
+            """Bytes that products of a warpgroup have read until the wait that it is in; of an element, its first."""
             program, warp = int(self.machine.cta_of[lane]), int(self.machine.tid[lane]) // 32
             group = np.arange(warp, warp + 4)
-            self.read_step[group[:, None], at] = self.seen[program, group, group][:, None]
+            self.read_step[group[:, None], at[::2]] = self.seen[program, group, group][:, None]
 
-        def _after_one_write(self, at: Ints, program: int, warp: int, ins: Any) -> None:
-            """``_after_write``, quick where one copy wrote all bytes."""
+        def _multiplied(self, at: Ints, lane: int, ins: Any) -> None:
+            """A warpgroup's products read these bytes, from now until their wait; one copy wrote them, as a rule."""
+            program, warp = int(self.machine.cta_of[lane]), int(self.machine.tid[lane]) // 32
             agent, step = self.write_agent[at], self.write_step[at]
-            if not (
-                (agent == agent[0]).all()
-                and (step == step[0]).all()
-                and step[0] <= self.seen[program, warp, agent[0] - 1]
-            ):
-                every = np.ones(len(at), np.int64)
-                self._after_write(at, program * every, warp * every, ins, "multiplies")
+            seen = self.seen[program, warp : warp + 4, int(agent[0]) - 1].min()
+            if (agent == agent[0]).all() and (step == step[0]).all() and step[0] <= seen:
+                return
+            every = np.ones(len(at), np.int64)
+            for reader in range(warp, warp + 4):
+                self._after_write(at, program * every, reader * every, ins, "multiplies")
 
         def _after_write(self, at: Ints, program: Ints, warp: Ints, ins: Any, verb: str) -> None:
             agent = self.write_agent[at].astype(np.int64) - 1
