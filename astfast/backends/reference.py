@@ -184,7 +184,8 @@ class ReferenceOps:
     def pool(self, x: torch.Tensor, w: LayerNorm, out: Any = None) -> torch.Tensor:
         return self._norm(x, w).mean(dim=1)
 
-    def head(self, x: torch.Tensor, w: Head | Linear, out: Any = None) -> torch.Tensor:
+    def head(self, x: Any, w: Head | Linear, out: Any = None) -> torch.Tensor:
+        x = torch.as_tensor(x, dtype=self.dtype, device=self.device)
         if isinstance(w, Head):
             x, w = self._norm(x, w.norm), w.linear
         return F.linear(x, w.weight, w.bias)

@@ -117,6 +117,11 @@ class Engine(Protocol):
         the ``aggregate`` is taken over them. In every other output the beginning counts."""
         ...
 
+    def scores_and_embeddings(self, waves: Batch, activation: str = "auto") -> tuple[FloatArray, FloatArray]:
+        """Waveforms -> ``window_scores`` [B, L], and embeddings [B, D]: the mean over the parts of a longer waveform
+        (single model)."""
+        ...
+
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
         """The k best scores [B, k], best first, and the indices of their labels; ties by index."""
         ...
@@ -196,6 +201,18 @@ class ModelEngine(ABC):
         return scores_in_parts(
             lambda parts: self.scores(parts, activation), waves, self.input_samples, self.sampling_rate, aggregate
         )
+
+    def scores_and_embeddings(self, waves: Batch, activation: str = "auto") -> tuple[FloatArray, FloatArray]:
+        def both(parts: Any) -> FloatArray:
+            logits, embeddings = self._logits_and_embeddings(parts)
+            return np.concatenate([activate(logits, self._activation(activation)), embeddings], axis=1)  # [P, L + D]
+
+        found = scores_in_parts(both, waves, self.input_samples, self.sampling_rate, "mean")
+        return found[:, : self.config.num_labels], found[:, self.config.num_labels :]
+
+    def _logits_and_embeddings(self, waves: Waves) -> tuple[FloatArray, FloatArray]:
+        """By two forward passes; an engine whose ops can be called one by one needs one."""
+        return self.logits(waves), self.embed(waves)
 
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
         return top_k(self.scores(batch, activation), k)

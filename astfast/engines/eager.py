@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from astfast.engines import locks
-from astfast.engines.base import Batch, DeviceBatch, FloatArray, ModelEngine, Output
+from astfast.engines.base import Batch, DeviceBatch, FloatArray, ModelEngine, Output, Waves
 from astfast.models.base import Model
 from astfast.ops import Ops
 
@@ -54,6 +54,14 @@ class EagerEngine(ModelEngine):
                 logits[start : start + len(clips)] = self._compute(clips, ws, "logits")
                 start += len(clips)
         return logits
+
+    def _logits_and_embeddings(self, waves: Waves) -> tuple[FloatArray, FloatArray]:
+        """By one forward pass: the head is the last op of every model, and reads the embeddings."""
+        embeddings = self.embed(waves)
+        with locks.turn(self), self.ops.inference():
+            out = self.ops.empty((len(embeddings), self.config.num_labels), "output")
+            logits = self.ops.to_host(self.ops.head(embeddings, self.weights.head, out))
+        return self._checked(logits, "logits", waves), embeddings
 
     def _run(self, batch: Batch, output: Output) -> FloatArray:
         results = []

@@ -73,6 +73,9 @@ class Ensemble:
     def embed(self, batch: Batch) -> FloatArray:  # noqa: ARG002
         self._refuse("embedding")
 
+    def scores_and_embeddings(self, waves: Batch, activation: str = "auto") -> NoReturn:  # noqa: ARG002
+        self._refuse("embedding")
+
     def logits(self, batch: Batch) -> FloatArray:  # noqa: ARG002
         self._refuse("logits")
 

@@ -75,6 +75,10 @@ class Replicas:
     def window_scores(self, waves: Batch, activation: str = "auto", aggregate: str = "mean") -> FloatArray:
         return self._split(waves, lambda engine, part: (engine.window_scores(part, activation, aggregate),))[0]
 
+    def scores_and_embeddings(self, waves: Batch, activation: str = "auto") -> tuple[FloatArray, FloatArray]:
+        scores, embeddings = self._split(waves, lambda engine, part: engine.scores_and_embeddings(part, activation))
+        return scores, embeddings
+
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
         scores, labels = self._split(batch, lambda engine, part: engine.top_k(part, k, activation))
         return scores, labels

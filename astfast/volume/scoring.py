@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -48,9 +49,12 @@ class Scoring:
             best, indices = self._engine.top_k(batch, self._top_k, self._activation)  # found where the model runs
             rows = zip(indices.tolist(), best.tolist(), strict=True)
             return [Values(list(zip(labels, scores, strict=True))) for labels, scores in rows]
-        score = self._engine.window_scores if self._whole else self._engine.scores
-        scores = score(batch, self._activation)  # [B, L]
-        embeddings: Any = self._engine.embed(batch) if self._embeddings else [None] * len(scores)
+        embeddings: Any = itertools.repeat(None, len(batch))
+        if self._embeddings:
+            scores, embeddings = self._engine.scores_and_embeddings(batch, self._activation)  # [B, L], [B, D]
+        else:
+            score = self._engine.window_scores if self._whole else self._engine.scores
+            scores = score(batch, self._activation)
         return [
             Values(self._selection.tags(row), row.astype(np.float16) if self._scores else None, embedding)
             for row, embedding in zip(scores, embeddings, strict=True)

@@ -11,7 +11,7 @@ from astfast import cache
 from astfast.file_identity import identity
 from astfast.models import recognise
 
-RESULTS_VERSION = 1  # raised by a change that gives other tags of the same input, model and options
+RESULTS_VERSION = 2  # raised by a change that gives other results of the same input, model and options
 HASHES = "model_hashes.json"  # in the cache
 BLOCK = 1 << 20
 

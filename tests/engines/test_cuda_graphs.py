@@ -300,6 +300,9 @@ def test_several_devices_share_a_batch(loaded: checkpoint.Checkpoint, reference:
     np.testing.assert_allclose(replicas.logits(batch), reference.logits(batch), atol=2e-4)
     assert [runtime.log.count("replay") for runtime in devices] == [1, 2, 2]  # 2, 3 and 3 clips
     np.testing.assert_allclose(replicas.embed(batch), reference.embed(batch), atol=2e-4)
+    scores, embeddings = replicas.scores_and_embeddings(batch)
+    np.testing.assert_array_equal(scores, replicas.window_scores(batch))  # some are longer than the model's input
+    np.testing.assert_array_equal(embeddings[:4], replicas.embed(batch)[:4])
     np.testing.assert_allclose(replicas.features(batch), reference.features(batch), atol=1e-3)
     np.testing.assert_array_equal(replicas.top_k(batch, 2, "sigmoid")[1], reference.top_k(batch, 2, "sigmoid")[1])
     assert replicas.logits(batch[:2]).shape == (2, 7)  # fewer clips than devices

@@ -52,6 +52,24 @@ def waves(count: int) -> list[np.ndarray]:
     return [0.1 * rng.standard_normal(8000 + 100 * i).astype(np.float32) for i in range(count)]
 
 
+def test_scores_and_embeddings_are_of_one_forward_pass(loaded: checkpoint.Checkpoint) -> None:
+    engine, ops = engine_of(loaded, 4)
+    scores, embeddings = engine.scores_and_embeddings(waves(3))
+    assert ops.batches == [3]
+    np.testing.assert_array_equal(scores, engine.scores(waves(3)))
+    np.testing.assert_array_equal(embeddings, engine.embed(waves(3)))
+
+
+def test_embeddings_of_longer_waveforms_are_the_mean_of_all_their_parts(loaded: checkpoint.Checkpoint) -> None:
+    engine, _ = engine_of(loaded, 4)
+    length = engine.input_samples
+    wave = 0.1 * np.random.default_rng(0).standard_normal(2 * length).astype(np.float32)
+    scores, embeddings = engine.scores_and_embeddings([wave, wave[:length]])
+    parts = engine.embed([wave[:length], wave[length:]])
+    np.testing.assert_array_equal(scores, engine.window_scores([wave, wave[:length]]))
+    np.testing.assert_allclose(embeddings, [parts.mean(axis=0), parts[0]], rtol=1e-5, atol=1e-5)
+
+
 def test_batches_are_run_in_parts_of_the_batch_size(loaded: checkpoint.Checkpoint) -> None:
     whole, _ = engine_of(loaded, 5)
     parts, ops = engine_of(loaded, 2)

@@ -35,5 +35,8 @@ class InstantEngine:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, order, 1), order
 
+    def scores_and_embeddings(self, waves: Any, activation: str = "auto") -> tuple[np.ndarray, np.ndarray]:
+        return self.scores(waves, activation), self.embed(waves)
+
     def embed(self, batch: Any) -> np.ndarray:
         return np.array([[len(wave), wave.sum()] for wave in batch], np.float32)
