@@ -11,6 +11,15 @@
 #include <new>
 
 namespace astfast {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kOwnMapping = SIZE_MAX;  // never: the sanitizer guards buffers of the heap
+#else
+constexpr std::size_t kOwnMapping = kHugePage;
+#endif
+
+}  // namespace
 
 void FreeMemory::operator()(const std::byte* p) const {
     auto* const memory = const_cast<std::byte*>(p);
@@ -19,7 +28,7 @@ void FreeMemory::operator()(const std::byte* p) const {
 }
 
 Memory allocate(std::size_t bytes) {
-    if (bytes < kHugePage) {
+    if (bytes < kOwnMapping) {
         void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
         if (!p) throw std::bad_alloc();
         return Memory(static_cast<std::byte*>(p));
