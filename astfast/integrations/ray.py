@@ -150,7 +150,7 @@ class Tagging:
             ("file", pa.string(), lambda input_: input_.item.file),
             *results,
             ("error", pa.string(), lambda input_: None if input_.error is None else str(input_.error)),
-            ("kind", pa.string(), lambda input_: input_.kind),
+            ("kind", pa.string(), lambda input_: None if input_.error is None else input_.error.kind),
             ("warnings", pa.list_(pa.string()), lambda input_: input_.warnings),
         ]
 
