@@ -92,6 +92,7 @@ DECORATORS = {
     *("cache", "lru_cache", "cached_property", "functools.cache", "functools.lru_cache", "functools.cached_property"),
     *("contextmanager", "contextlib.contextmanager", "functools.wraps", "wraps", "runtime_checkable"),
     *("torch.no_grad", "torch.inference_mode", "torch.compiler.disable", "triton.jit", "gluon.jit"),
+    "daft.method.batch",
 }
 REGISTERS_OPS = {"integrations.torch_ops": ("torch.library.custom_op", "register_fake")}
 
