@@ -1,4 +1,4 @@
-"""GPU engine with CUDA graphs: one graph for each of a few batch sizes, uploads overlapped with computing.
+"""GPU engine with CUDA graphs: one for each of a few batch sizes and lengths, uploads overlapped with computing.
 
 Calls take turns, since a graph's buffers are its own. Work goes on the caller's current stream. A batch that does not
 fit into the device's memory is run in smaller ones.
@@ -26,10 +26,11 @@ from astfast.engines.base import BUFFERS, Batch, DeviceBatch, FloatArray, ModelE
 from astfast.engines.captured_graph import SLOTS, CapturedGraph, HostClips, InputKind, PendingBatch, input_kind
 from astfast.engines.postprocess import Postprocess, identity, top_k_postprocess
 from astfast.errors import BackendError
-from astfast.models.base import Model
+from astfast.models.base import Model, ModelConfig
 from astfast.notes import Note
 
 MAX_BUCKET = 64
+MAX_LENGTHS = 16  # of spectrograms that graphs are kept of
 BATCHES_PER_CALL = 4  # so that uploads overlap with computing
 MIN_BUCKET_FILL = 3 / 4  # clips of a bucket from which on it is padded, rather than split into two smaller buckets
 T = TypeVar("T")
@@ -53,8 +54,10 @@ class CudaGraphEngine(ModelEngine):
         self.buckets = buckets_up_to(self.batch_size)
         self._runtime = ops.runtime
         self._lock = threading.Lock()
-        self._graphs: dict[tuple[int, InputKind, Output], CapturedGraph] = {}
-        self._workspaces: dict[int, Mapping[str, Any]] = {}
+        self._graphs: dict[tuple[int, int, InputKind, Output], CapturedGraph] = {}  # by bucket and frames first
+        self._workspaces: dict[tuple[int, int], Mapping[str, Any]] = {}  # by bucket and frames
+        self._lengths: dict[int, None] = {}  # frames that there are graphs of, the one used last at the end
+        self._longest: dict[int, int] = {}  # frames -> the most frames that make as many tokens
         self._resamplers: dict[int, Resampler] = {}
         self._last_call: Event | None = None  # end of its work, on whichever stream that was
         self._process = os.getpid()
@@ -86,6 +89,8 @@ class CudaGraphEngine(ModelEngine):
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
         """The k best scores [B, k], best first, and the indices of their labels; ties by index. Only these are
         downloaded."""
+        if not self._one_length and not isinstance(batch, np.ndarray | DeviceBatch):
+            return super().top_k(batch, k, activation)  # of clips of many lengths, in groups
         scores, labels = self._run_batch(batch, "logits", top_k_postprocess(k, self._activation(activation)))
         return self._checked(scores, "scores", batch), labels
 
@@ -103,7 +108,8 @@ class CudaGraphEngine(ModelEngine):
             return rows
 
         with self._turn():
-            deque(self._in_buckets(len(spectrograms), "spectrogram", "logits", run), maxlen=0)
+            frames = spectrograms.shape[1]
+            deque(self._in_buckets(len(spectrograms), frames, "spectrogram", "logits", run), maxlen=0)
         return logits
 
     def warmup(self) -> None:
@@ -121,20 +127,34 @@ class CudaGraphEngine(ModelEngine):
 
     def _run_batch(self, batch: Batch, output: Output, postprocess: Postprocess) -> list[NDArray[Any]]:
         """``postprocess`` of an output of all clips, in order, in host memory."""
-        shape, _ = self.model.family.workspace(self.config)[BUFFERS[output]]
+        frames = self._frames_of_graph(batch, output) if len(batch) else self.config.max_length
+        shape, _ = self.model.family.workspace(self.config.at_length(frames))[BUFFERS[output]]
         parts = [[x.numpy() for x in postprocess(torch.empty((0, *shape)))]]  # all there is of an empty batch
         pending: deque[PendingBatch] = deque()
         with self._turn():
             kind, clips = self._clips(batch)
             try:
                 submit = lambda graph, rows: graph.submit(clips(rows), postprocess)  # noqa: E731
-                for submitted in self._in_buckets(len(batch), kind, output, submit):
+                for submitted in self._in_buckets(len(batch), frames, kind, output, submit):
                     pending.append(submitted)
                     if len(pending) == SLOTS:
                         parts.append(pending.popleft().collect())
             finally:  # also after an error: nothing may write to buffers that are being copied
                 parts += [submitted.collect() for submitted in pending]
         return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+    def _frames_of_graph(self, batch: Batch, output: Output) -> int:
+        """Frames of the spectrograms in the graph for a batch: for waveforms the most that make as many tokens, so that
+        there are few graphs."""
+        frames = self._frames(batch)
+        if output == "features" or isinstance(batch, np.ndarray):
+            return frames
+        if frames not in self._longest:
+            longest = frames
+            while longest < self.config.max_length and self._tokens(longest + 1) == self._tokens(frames):
+                longest += 1
+            self._longest[frames] = longest
+        return self._longest[frames]
 
     def _clips(self, batch: Batch) -> tuple[InputKind, Clips]:
         """Kind of input of a batch, and its rows as a graph takes them: at the model's rate, no longer than it reads.
@@ -168,14 +188,14 @@ class CudaGraphEngine(ModelEngine):
         return pinned.to(self.ops.device, non_blocking=True)
 
     def _in_buckets(
-        self, clips: int, kind: InputKind, output: Output, run: Callable[[CapturedGraph, slice], T]
+        self, clips: int, frames: int, kind: InputKind, output: Output, run: Callable[[CapturedGraph, slice], T]
     ) -> Iterator[T]:
         """``run(graph, rows)`` for all rows of a batch, a bucket at a time; in smaller ones if memory runs out."""
         start = 0
         while start < clips:
             bucket = next_bucket(clips - start, self.buckets)
             rows = slice(start, min(start + bucket, clips))
-            result = self._within_memory(run, rows, bucket, kind, output)
+            result = self._within_memory(run, rows, (bucket, frames), kind, output)
             if result is not None:
                 start = rows.stop
                 yield result
@@ -197,16 +217,23 @@ class CudaGraphEngine(ModelEngine):
                 self._last_call = self._runtime.record_event()
 
     def _within_memory(
-        self, run: Callable[[CapturedGraph, slice], T], rows: slice, bucket: int, kind: InputKind, output: Output
+        self,
+        run: Callable[[CapturedGraph, slice], T],
+        rows: slice,
+        size: tuple[int, int],
+        kind: InputKind,
+        output: Output,
     ) -> T | None:
-        """``run`` with the graph of a bucket, or None, and smaller buckets from now on, if memory runs out."""
+        """``run`` with the graph of a size (bucket, frames), or None, and smaller buckets from now on, if memory runs
+        out."""
+        bucket = size[0]
         try:
-            return run(self._graph(bucket, kind, output), rows)
+            return run(self._graph(size, kind, output), rows)
         except torch.OutOfMemoryError as error:
             message = str(error).splitlines()[0]
         self._runtime.synchronize()
         self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] < bucket}
-        self._workspaces = {key: buffers for key, buffers in self._workspaces.items() if key < bucket}
+        self._workspaces = {key: buffers for key, buffers in self._workspaces.items() if key[0] < bucket}
         self._runtime.empty_cache()
         if bucket == self.buckets[0]:
             raise BackendError(f"{self.hardware}: not enough memory even for {bucket} clip at a time: {message}")
@@ -220,26 +247,41 @@ class CudaGraphEngine(ModelEngine):
             notes.show(Note(message), RuntimeWarning)
         return None
 
-    def _graph(self, bucket: int, kind: InputKind, output: Output) -> CapturedGraph:
-        key = (bucket, kind, output)
+    def _graph(self, size: tuple[int, int], kind: InputKind, output: Output) -> CapturedGraph:
+        key = (*size, kind, output)
+        self._keep_length(size[1])
         if key not in self._graphs:
-            self._graphs[key] = self._capture(bucket, kind, output)
+            self._graphs[key] = self._capture(size, kind, output)
         return self._graphs[key]
 
-    def _capture(self, bucket: int, kind: InputKind, output: Output) -> CapturedGraph:
-        if bucket not in self._workspaces:
-            spec = self.model.family.workspace(self.config)
-            self._workspaces[bucket] = {
+    def _keep_length(self, frames: int) -> None:
+        """Makes a length the one that was used last; frees what there is of the one that was not for longest."""
+        self._lengths.pop(frames, None)
+        self._lengths[frames] = None
+        if len(self._lengths) <= MAX_LENGTHS:
+            return
+        oldest = next(iter(self._lengths))
+        del self._lengths[oldest]
+        self._runtime.synchronize()  # a graph may be running
+        self._graphs = {key: graph for key, graph in self._graphs.items() if key[1] != oldest}
+        self._workspaces = {key: buffers for key, buffers in self._workspaces.items() if key[1] != oldest}
+
+    def _capture(self, size: tuple[int, int], kind: InputKind, output: Output) -> CapturedGraph:
+        bucket, frames = size
+        config = self.config.at_length(frames)
+        if size not in self._workspaces:
+            spec = self.model.family.workspace(config)
+            self._workspaces[size] = {
                 name: self.ops.empty((bucket, *shape), buffer) for name, (shape, buffer) in spec.items()
             }
-        ws = self._workspaces[bucket]
-        inputs = self._noise(bucket, kind)
+        ws = self._workspaces[size]
+        inputs = self._noise(bucket, config, kind)
 
         def compute() -> None:
             spectrogram = inputs[0]
             if kind != "spectrogram":
                 waves, lengths = inputs
-                spectrogram = self.ops.log_mel_on_device(waves, lengths, self.config.front_end, ws["spectrogram"])
+                spectrogram = self.ops.log_mel_on_device(waves, lengths, config.front_end, ws["spectrogram"])
             self._compute(spectrogram, ws, output)
 
         try:
@@ -255,16 +297,17 @@ class CudaGraphEngine(ModelEngine):
             replay = compute
         return CapturedGraph(self._runtime, inputs, ws[BUFFERS[output]], replay)
 
-    def _noise(self, bucket: int, kind: InputKind) -> tuple[torch.Tensor, ...]:
+    def _noise(self, bucket: int, config: ModelConfig, kind: InputKind) -> tuple[torch.Tensor, ...]:
         """Inputs of a graph, filled with noise to check kernels on. Does not touch the global RNG state."""
         device = self.ops.device
-        shape: tuple[int, ...] = (bucket, self.input_samples)
+        samples = config.front_end.input_samples
+        shape: tuple[int, ...] = (bucket, samples)
         if kind == "spectrogram":
-            shape = (bucket, self.config.max_length, self.config.num_mel_bins)
+            shape = (bucket, config.max_length, config.num_mel_bins)
         noise = torch.randn(shape, generator=torch.Generator(device).manual_seed(0), device=device)
         if kind == "spectrogram":
             return (0.5 * noise,)
-        lengths = torch.full((bucket,), self.input_samples, dtype=torch.int32, device=device)
+        lengths = torch.full((bucket,), samples, dtype=torch.int32, device=device)
         return (3000 * noise).to(torch.int16) if kind == "int16" else 0.1 * noise, lengths
 
     def __del__(self) -> None:

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "models": "errors file_identity labels front_end centred_log_mel ops checkpoints",
     "backends.no_images": "errors",
     "backends.cpu": "errors environment cache_files front_end centred_log_mel ops _native",
-    "backends.cuda": "backends.no_images errors pcm notes cache front_end ops kernels",
+    "backends.cuda": "backends.no_images errors pcm notes cache front_end centred_log_mel ops kernels",
     "backends.reference": "front_end centred_log_mel ops",
     "backends": "environment errors notes ops",
     # what it does
@@ -66,6 +66,7 @@ MAY_BE_HEAVY = {
     "backends.reference",
     "backends.cuda.autotune",
     "backends.cuda.capture",
+    "backends.cuda.centred_log_mel",
     "backends.cuda.fallback_ops",
     "backends.cuda.op_call",
     "backends.cuda.ops",

@@ -80,7 +80,7 @@ def test_int16_waveforms_go_up_as_they_are(engine: CudaGraphEngine, runtime: Rec
     batch = waves(5)
     rounded = [wave.astype(np.float32) / 32768 for wave in pcm(batch)]
     np.testing.assert_allclose(engine.logits(pcm(batch)), engine.logits(rounded), atol=1e-5)
-    assert {kind for _, kind, _ in engine._graphs} == {"int16", "float32"}
+    assert {kind for _, _, kind, _ in engine._graphs} == {"int16", "float32"}
     mixed = [pcm(batch)[0], *rounded[1:]]
     np.testing.assert_array_equal(engine.logits(mixed), engine.logits(rounded))
 
@@ -88,7 +88,10 @@ def test_int16_waveforms_go_up_as_they_are(engine: CudaGraphEngine, runtime: Rec
 def test_a_graph_is_captured_once_for_each_batch_size(engine: CudaGraphEngine, runtime: RecordingRuntime) -> None:
     for count in (1, 5, 4, 1, 9):
         engine.logits(waves(count))
-    assert set(engine._graphs) == {(1, "float32", "logits"), (4, "float32", "logits")}
+    assert {(bucket, *rest) for bucket, _, *rest in engine._graphs} == {
+        (1, "float32", "logits"),
+        (4, "float32", "logits"),
+    }
     assert runtime.captures == 2
     assert runtime.log.count("replay") == 1 + 2 + 1 + 1 + 3
 

@@ -57,7 +57,7 @@ def test_int16_arrays_go_up_as_they_are(tagger: astfast.Tagger, engine: CudaGrap
     engine._graphs.clear()
     for batch in (samples, list(samples)):
         assert tagger.classify(batch, sampling_rate=16000) == expected
-    assert {kind for _, kind, _ in engine._graphs} == {"int16"}
+    assert {kind for _, _, kind, _ in engine._graphs} == {"int16"}
     np.testing.assert_array_equal(
         tagger.logits(samples, sampling_rate=16000), tagger.logits(exact, sampling_rate=16000)
     )

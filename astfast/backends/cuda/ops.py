@@ -17,7 +17,7 @@ import torch
 import triton
 from numpy.typing import NDArray
 
-from astfast.backends.cuda import fallback_ops
+from astfast.backends.cuda import centred_log_mel, fallback_ops
 from astfast.backends.cuda.autotune import Autotuner
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
@@ -25,6 +25,7 @@ from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, P
 from astfast.backends.cuda.runtime import Runtime, inference, runtime_for
 from astfast.backends.cuda.target import Target, has_float8, target_of
 from astfast.backends.no_images import NoImages
+from astfast.centred_log_mel import CentredLogMel
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, KaldiFbank, unknown
 from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, tuning
@@ -84,6 +85,7 @@ class CudaOps(NoImages):
         self._products = "tf32x3" if nvidia and precision == "float32" else "ieee"
         self._persistent = persistent_kernels(self.target.arch)
         self._front_ends: dict[FrontEnd, PackedFrontEnd] = {}
+        self._centred: dict[FrontEnd, centred_log_mel.Tables] = {}
 
     def pack_embed(self, w: Embed) -> PackedEmbed:
         return self._packing.embed(w)
@@ -130,9 +132,9 @@ class CudaOps(NoImages):
         self._launch(call.launch())
         return call.clips[call.result]
 
-    def known(self, front_end: FrontEnd) -> KaldiFbank:
+    def known(self, front_end: FrontEnd) -> KaldiFbank | CentredLogMel:
         """The front end, if ``log_mel`` has its formula. Raises UnsupportedModel for another."""
-        if not isinstance(front_end, KaldiFbank):
+        if not isinstance(front_end, KaldiFbank | CentredLogMel):
             raise unknown(front_end, self.name)
         return front_end
 
@@ -150,6 +152,8 @@ class CudaOps(NoImages):
     ) -> torch.Tensor:
         """``log_mel`` of waveforms on the device: [B, samples] float32 in [-1, 1] or int16, lengths [B] int32."""
         front_end = self.known(front_end)
+        if isinstance(front_end, CentredLogMel):
+            return self._centred_log_mel(waves, lengths, front_end, out)
         if front_end not in self._front_ends:
             self._front_ends[front_end] = self._packing.front_end(front_end)
         constants = self._front_ends[front_end]
@@ -173,6 +177,17 @@ class CudaOps(NoImages):
             tuning={"precision": "ieee", "tile": self._tiles.log_mel},
         )
         return self._run(call)
+
+    def _centred_log_mel(
+        self, waves: torch.Tensor, lengths: torch.Tensor, front_end: CentredLogMel, out: torch.Tensor
+    ) -> torch.Tensor:
+        if front_end not in self._centred:
+            self._centred[front_end] = centred_log_mel.tables(front_end, self.device)
+        for call in centred_log_mel.calls(
+            waves, lengths, front_end, self._centred[front_end], out, self._tiles.log_mel
+        ):
+            self._run(call)
+        return out
 
     def patch_embed(self, spectrogram: Any, w: PackedEmbed, out: Stream) -> Stream:
         if isinstance(spectrogram, np.ndarray):

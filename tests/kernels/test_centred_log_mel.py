@@ -1,0 +1,103 @@
+"""The kernels of centred front ends, interpreted, and the same in PyTorch's ops, against transcriptions in float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from astfast.backends.cuda.centred_log_mel import calls, tables
+from astfast.centred_log_mel import CentredLogMel
+from astfast.kernels.tuning import Tile
+from astfast.models.ced.front_end import front_end as ced
+from tests.backends.test_centred_log_mel import FRONT_ENDS, LOG_UNIT, clip, exact_log_mel, torch_log_mel
+from tests.launchers import compile_for, interpret
+
+TILE = Tile(16, 256, 128, 4, 2)
+FRAMES = 20
+
+
+def spectrograms(
+    front_end: CentredLogMel, waves: list[np.ndarray], how: str, integers: bool = False
+) -> list[np.ndarray]:
+    """Of clips in one batch, behind each of which is garbage: by the kernels or by PyTorch in a type."""
+    kind = np.int16 if integers else np.float32
+    batch = np.full((len(waves), max(map(len, waves)) + 3), 9999, kind)
+    for row, wave in zip(batch, waves, strict=True):
+        row[: len(wave)] = wave * 32768 if integers else wave
+    counts = torch.tensor([len(wave) for wave in waves], dtype=torch.int32)
+    out = torch.full((len(waves), front_end.max_length, front_end.num_mel_bins), torch.nan)
+    of = tables(front_end, torch.device("cpu"))
+    for call in calls(torch.from_numpy(batch), counts, front_end, of, out, TILE):
+        if how == "kernels":
+            interpret(call.launch())
+        elif how == "float64" and not call.updated:
+            out.copy_(call.in_float64().run_torch())
+        else:
+            call.run_torch()
+    rows = (front_end.frames_read(len(wave)) for wave in waves)
+    return [spectrogram[:n].numpy() for spectrogram, n in zip(out, rows, strict=True)]
+
+
+def short(name: str) -> CentredLogMel:
+    return replace(FRONT_ENDS[name], max_length=FRAMES)
+
+
+def lengths(front_end: CentredLogMel, longer: bool = False) -> list[int]:
+    """One sample, the fewest of the shortest spectrogram and one more, no whole hops; with ``longer`` beyond FRAMES."""
+    fewest, hop = front_end.fewest_samples, front_end.hop_length
+    return [1, fewest, fewest + 1, 19 * hop + 7, *([25 * hop] if longer else [])]
+
+
+def exact(name: str, wave: np.ndarray) -> np.ndarray:
+    """Of the first FRAMES frames; of a longer clip, CED's floor is below all that it has."""
+    front_end = short(name)
+    found = exact_log_mel(name, wave)
+    return found[: front_end.frames_read(len(wave))]
+
+
+@pytest.mark.parametrize("how", ["kernels", "float32"])
+@pytest.mark.parametrize("signal", ["noise", "clicks"])
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_error_against_float64(name: str, signal: str, how: str) -> None:
+    """1e-4 of a natural logarithm, or twice what float32 costs torch's own ops: as on the CPU."""
+    front_end = short(name)
+    waves = [clip(signal, n) for n in lengths(front_end, longer=signal == "noise")]
+    for wave, ours in zip(waves, spectrograms(front_end, waves, how), strict=True):
+        expected = exact(name, wave)
+        assert ours.shape == expected.shape
+        theirs = np.abs(torch_log_mel(wave, front_end)[: len(expected)] - expected).max()
+        assert np.abs(ours - expected).max() <= max(1e-4 * LOG_UNIT[name], 2 * theirs), len(wave)
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_integers_are_their_numbers(name: str) -> None:
+    front_end = short(name)
+    noise = [clip("noise", n) for n in lengths(front_end)]
+    waves = [np.round(x * 32768).clip(-32768, 32767).astype(np.float32) / 32768 for x in noise]
+    for ours, theirs in zip(
+        spectrograms(front_end, waves, "kernels", integers=True), spectrograms(front_end, waves, "kernels"), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4 * LOG_UNIT[name])
+
+
+def test_the_floor_is_below_each_clips_own_maximum() -> None:
+    """A loud clip does not raise a quiet one's floor, and frames behind a clip keep their logarithm of 0."""
+    front_end = replace(ced((-0.5,) * 64, (0.25,) * 64), max_length=FRAMES, top_db=20.0)
+    waves = [clip("noise", 2400), 1e-3 * clip("noise", 2400)]
+    loud, quiet = spectrograms(front_end, waves, "kernels")
+    assert (loud.max() - loud.min()) == pytest.approx(0.5 * 20.0, rel=1e-5)
+    np.testing.assert_allclose(quiet - loud, 0.5 * 60.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("name", ["CED", "PaSST", "MAEST, hub"])
+def test_it_compiles(name: str, arch: int) -> None:
+    front_end = FRONT_ENDS[name]
+    waves, counts = torch.zeros(2, 40_000, device="meta"), torch.zeros(2, dtype=torch.int32, device="meta")
+    out = torch.empty(2, front_end.max_length, front_end.num_mel_bins, device="meta")
+    for call in calls(waves, counts, front_end, tables(front_end, torch.device("meta")), out, Tile(32, 32, 16, 4, 2)):
+        code = compile_for(call.launch(), arch=arch).asm["ptx"]
+        assert ".local" not in code  # no register is spilled
