@@ -160,13 +160,13 @@ def test_out_of_memory_goes_on_in_smaller_batches_with_one_warning(
     assert len(caught) == 1
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert engine.buckets == (1,)
-    assert {bucket for bucket, _, _ in engine._graphs} == {1}
+    assert {bucket for bucket, *_ in engine._graphs} == {1}
 
 
 def test_out_of_memory_on_the_way_loses_no_clip(engine: CudaGraphEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = waves(12)
     expected = engine.logits(batch)
-    graph = engine._graphs[4, "float32", "logits"]
+    graph = engine._graphs[4, engine.config.max_length, "float32", "logits"]
     replay, calls = graph.replay, []
 
     def fails_once() -> None:
@@ -246,7 +246,7 @@ def test_the_best_labels_are_found_on_the_device(
 
 def test_ties_are_kept_in_the_order_of_the_labels(engine: CudaGraphEngine) -> None:
     engine.logits(waves(1))
-    graph = engine._graphs[1, "float32", "logits"]
+    graph = engine._graphs[1, engine.config.max_length, "float32", "logits"]
     graph.replay = lambda: graph.output.copy_(torch.tensor([1.0, 2, 2, 1, 2, 1, 1]))
     scores, labels = engine.top_k(waves(1), 5, "none")
     assert labels.tolist() == [[1, 2, 4, 0, 3]]
