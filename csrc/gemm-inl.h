@@ -232,35 +232,48 @@ class RowCursor {
 // The epilogue of a panel of C: bias, activation, residual or position, row by row.
 template <class Gemm, Epilogue kKind>
 class PanelEpilogue {
+    using Simd = typename Gemm::Simd;
+
   public:
     PanelEpilogue(const PanelOutput& out, std::int64_t row, std::int64_t panel_index, const std::byte* panel_end)
         : out_(out),
           column_(panel_index * Gemm::kPanel),
           n_(static_cast<int>(std::min<std::int64_t>(Gemm::kPanel, out.n - column_))),
-          scales_(reinterpret_cast<const float*>(panel_end)),
           rows_{out.out.data, out.out.per_clip, out.out.clip_stride * kBytes, out.out.row_stride * kBytes},
-          cursor_(rows_, row) {}
+          cursor_(rows_, row) {
+        for_vectors<Simd>(n_, [&](std::int64_t i, int lanes) {
+            columns_[i / Simd::kLanes].bias = load_as_float<Simd>(out.bias + column_ + i, lanes);
+        });
+        if constexpr (Gemm::kQuantised) {
+            const auto* scales = reinterpret_cast<const float*>(panel_end);
+            for (std::int64_t i = 0; i < Gemm::kPanel; i += Simd::kLanes) {
+                Column& column = columns_[i / Simd::kLanes];
+                column.scale = Simd::load(scales + i);
+                if constexpr (shifts_rows<Gemm>) {  // as PanelScales has them
+                    column.initial_sum = Gemm::load_sum(scales + Gemm::kPanel + i);
+                }
+            }
+        }
+    }
     PanelEpilogue(const PanelEpilogue&) = delete;
     PanelEpilogue& operator=(const PanelEpilogue&) = delete;
 
     // The next row: c [Gemm::kPanel] as the product left it, its scale where A is quantised.
     [[gnu::always_inline]] void next_row(const float* c, RowScale row_scale) {
-        using Simd = typename Gemm::Simd;
         T* row = reinterpret_cast<T*>(cursor_.get()) + column_;
         prefetch(reinterpret_cast<const char*>(row) + Gemm::kRowTile * rows_.row_stride);
         const float* position = nullptr;
         if constexpr (kKind == Epilogue::kPosition) position = out_.position + cursor_.index() * out_.n + column_;
-        const auto column = [&](std::int64_t i, int lanes) {
+        const auto write = [&](std::int64_t i, int lanes) ALWAYS_INLINE {
             auto y = Gemm::load_sum(c + i);
-            const auto bias = load_as_float<Simd>(out_.bias + column_ + i, lanes);
+            const Column& column = columns_[i / Simd::kLanes];
             if constexpr (Gemm::kQuantised) {
                 if constexpr (shifts_rows<Gemm>) {
-                    const auto initial_sum = Gemm::load_sum(scales_ + Gemm::kPanel + i);  // as PanelScales has them
-                    y = Simd::fma(initial_sum, Simd::set(row_scale.shift), y);
+                    y = Simd::fma(column.initial_sum, Simd::set(row_scale.shift), y);
                 }
-                y = Simd::fma(y, Simd::load(scales_ + i) * Simd::set(row_scale.scale), bias);
+                y = Simd::fma(y, column.scale * Simd::set(row_scale.scale), column.bias);
             } else {
-                y = y + bias;
+                y = y + column.bias;
             }
             if constexpr (kKind == Epilogue::kGelu) y = gelu_of<Simd, sizeof(T) == 2>(y);
             if constexpr (kKind == Epilogue::kResidual) y = y + load_as_float<Simd>(row + i, lanes);
@@ -269,9 +282,9 @@ class PanelEpilogue {
         };
         if (n_ == Gemm::kPanel) {
 #pragma GCC unroll 8
-            for (int i = 0; i < Gemm::kPanel; i += Simd::kLanes) column(i, Simd::kLanes);
+            for (int i = 0; i < Gemm::kPanel; i += Simd::kLanes) write(i, Simd::kLanes);
         } else {
-            for_vectors<Simd>(n_, column);
+            for_vectors<Simd>(n_, write);
         }
         cursor_.next();
     }
@@ -290,9 +303,12 @@ class PanelEpilogue {
     const PanelOutput& out_;
     const std::int64_t column_;
     const int n_;
-    const float* const scales_;
     const Rows<void> rows_;  // strides in bytes
     RowCursor<std::byte> cursor_;
+    struct Column {  // a vector of them
+        typename Simd::F bias, scale, initial_sum;
+    };
+    Column columns_[Gemm::kPanel / Simd::kLanes] = {};
 };
 
 template <class Gemm>

@@ -60,7 +60,7 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
 }  // namespace
 
 const Kernels avx512_bf16_bfloat16 = kernels_of<Bf16Gemm>("avx512_bf16", Precision::kBfloat16);
-const Kernels avx512_bf16_int8 = kernels_of<VnniGemm>("avx512_bf16", Precision::kInt8);
+const Kernels avx512_bf16_int8 = kernels_of<VnniGemm<Avx512Bf16>>("avx512_bf16", Precision::kInt8);
 
 }  // namespace astfast
 

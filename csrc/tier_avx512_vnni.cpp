@@ -32,7 +32,7 @@
 
 namespace astfast {
 
-const Kernels avx512_vnni_int8 = kernels_of<VnniGemm>("avx512_vnni", Precision::kInt8);
+const Kernels avx512_vnni_int8 = kernels_of<VnniGemm<Avx512>>("avx512_vnni", Precision::kInt8);
 
 }  // namespace astfast
 

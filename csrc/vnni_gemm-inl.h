@@ -8,15 +8,15 @@
 namespace astfast {
 namespace {
 
-template <bool kOffset>
-struct VnniProduct : TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<VnniProduct<kOffset>> {
-    using Simd = Avx512;
+template <bool kOffset, class VectorType>
+struct VnniProduct : TileShape<VectorType, 4, 24, 3, WholePanels>, DotTiles<VnniProduct<kOffset, VectorType>> {
+    using Simd = VectorType;
     using Activation = std::uint16_t;
     using Operand = std::conditional_t<kOffset, std::uint8_t, std::int8_t>;  // how it is stored: offset or not
     using Vector = __m512i;
     using Sum = __m512i;
     using WeightPacking = VnniProduct;
-    using ValueGemm = VnniProduct<false>;
+    using ValueGemm = VnniProduct<false, VectorType>;
     static constexpr bool kRoundsToBf16 = false, kQuantised = true;
     static constexpr int kElementsPerUnit = 4, kPadUnits = 1;
 
@@ -25,8 +25,8 @@ struct VnniProduct : TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<VnniProd
     static Sum initial_sum(const std::byte* end, int vector) {
         return kOffset ? _mm512_loadu_si512(end + VnniProduct::kPanel * 4 + vector * 64) : _mm512_setzero_si512();
     }
-    static Simd::F as_float(Sum sum) { return _mm512_cvtepi32_ps(sum); }
-    static Simd::F load_sum(const float* c) { return as_float(_mm512_loadu_si512(c)); }
+    static typename Simd::F as_float(Sum sum) { return _mm512_cvtepi32_ps(sum); }
+    static typename Simd::F load_sum(const float* c) { return as_float(_mm512_loadu_si512(c)); }
 
     static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }
     static Vector broadcast(const std::byte* a) {
@@ -56,11 +56,11 @@ struct VnniProduct : TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<VnniProd
     static float softmax_row(float* scores, std::int64_t keys, float maximum, float scale) {
         const auto words = [](int x) { return _mm512_set1_epi16(static_cast<short>(x)); };
         const __m512i furthest = _mm512_set1_epi32(0xffff);
-        const Simd::I order = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+        const typename Simd::I order = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
         const auto top = Simd::set(maximum), least = Simd::set(0x1.720d9cp+3f);  // 2048 log2(256 / 255)
         const auto factor = Simd::set(std::min(scale * 0x1.715476p+11f, std::numeric_limits<float>::max()));
-        __m512i large = _mm512_setzero_si512(), small = large;    // sums of probabilities from 2^-9 and 2^-19 on
-        const auto distance = [&](Simd::F score) ALWAYS_INLINE {  // sixteen of u
+        __m512i large = _mm512_setzero_si512(), small = large;  // sums of probabilities from 2^-9 and 2^-19 on
+        const auto distance = [&](typename Simd::F score) ALWAYS_INLINE {  // sixteen of u
             return _mm512_min_epu32(_mm512_cvtps_epi32(Simd::fma(top - score, factor, least)), furthest);
         };
         const auto probabilities = [&](__m512i u) ALWAYS_INLINE {  // 32 words
@@ -94,7 +94,8 @@ struct VnniProduct : TileShape<Avx512, 4, 24, 3, WholePanels>, DotTiles<VnniProd
     }
 };
 
-using VnniGemm = VnniProduct<true>;
+template <class VectorType>
+using VnniGemm = VnniProduct<true, VectorType>;
 
 }  // namespace
 }  // namespace astfast
