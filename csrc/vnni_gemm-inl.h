@@ -20,7 +20,8 @@ struct VnniProduct : TileShape<VectorType, 4, 24, 3, WholePanels>, DotTiles<Vnni
     static constexpr bool kRoundsToBf16 = false, kQuantised = true;
     static constexpr int kElementsPerUnit = 4, kPadUnits = 1;
 
-    static float quant_levels(std::int64_t k) { return levels_with_room(k, 127.0f); }
+    // As many as initial sums of k weights have room for.
+    static float quant_levels(std::int64_t k) { return std::min(127.0f, static_cast<float>(0x7fff0000 / (128 * k))); }
 
     static Sum initial_sum(const std::byte* end, int vector) {
         return kOffset ? _mm512_loadu_si512(end + VnniProduct::kPanel * 4 + vector * 64) : _mm512_setzero_si512();
@@ -39,7 +40,7 @@ struct VnniProduct : TileShape<VectorType, 4, 24, 3, WholePanels>, DotTiles<Vnni
     // Turns a row of weights, quantised like a row of A, into signed bytes; returns the initial sum of its column.
     template <class Row>
     static std::int32_t make_weights(const Row& row, std::int64_t k) {
-        __m512i sums = _mm512_setzero_si512();  // modulo 2^32, as the products are added: it is the end that has room
+        __m512i sums = _mm512_setzero_si512();
         for (std::int64_t i = 0; i < k; i += 64) {
             const __mmask64 mask = ~__mmask64{0} >> (64 - std::min<std::int64_t>(64, k - i));
             const __m512i offset = _mm512_maskz_mov_epi8(mask, _mm512_set1_epi8(-128));
