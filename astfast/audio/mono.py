@@ -19,7 +19,7 @@ FloatArray = NDArray[np.float32]
 SUSPICIOUS_PEAK = 16.0  # that no recording in [-1, 1] reaches, headroom and all
 MAX_ABS_SAMPLE = 1e12  # far above any 32-bit integer; its square is still finite in float32
 VALUES_COMPARED = 1 << 20  # samples times channels by which the loudest channel is found
-SAMPLED = 16  # of so many samples one is looked at to find channels that cancel
+SAMPLED = 61  # of so many samples one is looked at to find channels that cancel; a prime, unlike periods of sounds
 CANCELLED = 0.02  # of the quietest channel's energy, over the number of channels: the mean of unlike ones has far more
 AUDIBLE = 1e-8  # energy of a sample, -80 dB: below it there is nothing to lose
 
@@ -128,8 +128,8 @@ def _means(blocks: Iterator[FloatArray], findings: Findings) -> Iterator[FloatAr
 def _cancels(block: FloatArray, wave: FloatArray) -> bool:
     """Whether the mean of channels has far less energy than the quietest of them."""
     with np.errstate(all="ignore"):
-        quietest = float(np.square(block, dtype=np.float64).sum(axis=0).min())
-        mean = float(np.square(wave, dtype=np.float64).sum())
+        quietest = float(np.einsum("sc,sc->c", block, block).min())
+        mean = float(np.einsum("s,s->", wave, wave))
     return quietest > AUDIBLE * len(wave) and mean < CANCELLED / block.shape[1] * quietest
 
 
@@ -137,9 +137,9 @@ def mean_of_channels(block: FloatArray) -> FloatArray:
     """[samples, channels] -> [samples]. Added column by column in float32: a fraction of the time of ``block.mean``."""
     if block.shape[1] == 1:
         return block[:, 0]
-    wave: FloatArray = block[:, 0].copy()
     with np.errstate(all="ignore"):  # what overflows is refused as not finite
-        for channel in range(1, block.shape[1]):
+        wave: FloatArray = block[:, 0] + block[:, 1]
+        for channel in range(2, block.shape[1]):
             wave += block[:, channel]
         wave /= np.float32(block.shape[1])
     return wave
