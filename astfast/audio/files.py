@@ -22,7 +22,7 @@ from astfast.audio.parts import Findings, Refused
 from astfast.errors import AudioError
 
 SECONDS_PER_PIECE = 10.0  # of an AudioDecoder
-VALUES_PER_BLOCK = 1 << 16  # samples times channels that are decoded at a time: 256 KiB of float32, in a core's cache
+VALUES_PER_BLOCK = 1 << 17  # samples times channels that are decoded at a time: 512 KiB of float32
 
 
 @dataclass(frozen=True)
