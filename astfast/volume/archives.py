@@ -26,7 +26,7 @@ def tar(path: str, passed_over: Counter[str]) -> Iterator[Item]:
     stamp = file_stamp(path)
     try:
         with tarfile.open(path, "r|*") as archive:
-            for key, group in itertools.groupby(filter(tarfile.TarInfo.isfile, archive), _key):
+            for key, group in itertools.groupby(itertools.filterfalse(tarfile.TarInfo.isdir, archive), _key):
                 yield from _sample(archive, group, f"{path}/{key}", path, stamp, passed_over)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         yield Item(
@@ -57,6 +57,8 @@ def _sample(
         name = PurePosixPath(member.name).name
         if name.startswith("."):
             passed_over["hidden"] += 1
+        elif member.isdev():
+            passed_over["not a file"] += 1
         elif is_audio(name):
             found.append((member.name, _content(archive, member, f"{path}/{member.name}")))
         elif name.lower().endswith(".json") and member.size < LARGEST_MEMBER:
@@ -70,6 +72,11 @@ def _sample(
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes | AudioError:
+    if not member.isfile():
+        return AudioError(
+            f"{name}: a link to {member.linkname} inside a tar: extract it and give its path",
+            kind="unsupported",
+        )
     if member.size > LARGEST_MEMBER:
         return AudioError(
             f"{name}: {member.size / 1e9:.1f} GB inside a tar: extract it and give its path", kind="unsupported"

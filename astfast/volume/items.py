@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import hashlib
+import json
 import math
 import os
 import re
@@ -14,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astfast.errors import AudioError
+from astfast.notes import Note, show
 from astfast.volume.names import is_url
+from astfast.volume.records import printable
 from astfast.volume.remote import Remote
 
 PATH_COLUMNS = ("path", "audio", "file")  # of a manifest: the first that it has names the audio
@@ -35,7 +40,7 @@ class Item(NamedTuple):
     stamp: str | None = None  # changes with the content; None: to be found out by ``stamped``
 
     def stamped(self) -> Item:
-        """The same item with its stamp; one with an id of the caller's own has an empty one, which never changes."""
+        """The same item with its stamp."""
         return self if self.stamp is not None else self._replace(stamp=stamp_of(self.audio))
 
 
@@ -79,6 +84,10 @@ def of_name(name: str, roots: Roots) -> Item:
 
 def located(name: str, roots: Roots) -> str | Remote | AudioError:
     """A path or URL as the audio of an item: with the root before a relative path, and URLs only where allowed."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return AudioError(f"{printable(name)}: a name with half of a character in it (U+D800 to U+DFFF): correct it")
     if is_url(name):
         if roots.url_bytes is None:
             return AudioError(
@@ -104,18 +113,48 @@ def of_row(row: Mapping[str, Any], place: str, roots: Roots) -> Item:
         start, end = part_of(row.get("start"), row.get("end"))
     except ValueError as error:
         return Item(own_id or f"{name} ({place})", name, AudioError(f"{place}: {error}"), columns=columns, stamp="")
-    default = name if start is None and end is None else f"{name}#t={start or 0:g}{'' if end is None else f',{end:g}'}"
-    is_file = isinstance(audio, str) and not own_id
-    return Item(own_id or default, name, audio, start, end, columns, None if is_file else "")
+    default = name if start is None and end is None else f"{name}#t={_seconds(start or 0)}"
+    default += "" if end is None else f",{_seconds(end)}"
+    stamp: str | None
+    if own_id:
+        stamp = digest(default).hex() if isinstance(audio, str | Remote) else ""
+    else:
+        stamp = None if isinstance(audio, str) else ""
+    return Item(own_id or default, name, audio, start, end, columns, stamp)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.12g}"
 
 
 def carried(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """What outputs carry of a manifest's further columns: texts and numbers, under names that are not theirs."""
-    return {
-        (f"input_{name}" if name in OUTPUT_COLUMNS else name): value
-        for name, value in columns.items()
-        if isinstance(value, str | int | float | None)
-    }
+    """What outputs carry of a manifest's further columns, under names that are not theirs.
+
+    Texts and numbers stay, times become ISO 8601 and lists and objects JSON; what is neither is left out, with a note.
+    """
+    found = {}
+    for name, value in columns.items():
+        try:
+            found[printable(f"input_{name}" if name in OUTPUT_COLUMNS else name)] = _carried_value(value)
+        except (TypeError, ValueError):
+            _note_left_out(name, type(value).__name__)
+    return found
+
+
+def _carried_value(value: Any) -> str | int | float | None:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None  # JSON has no other
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _note_left_out(name: str, kind: str) -> None:
+    show(Note(f"column {name!r} is not carried to the outputs: {kind} has no form in them", once=True))
 
 
 def _audio_of(value: Any, place: str, roots: Roots) -> tuple[str, Any]:
@@ -136,11 +175,11 @@ def part_of(start: Any, end: Any) -> tuple[float | None, float | None]:
     """Start and end of a part in seconds, None where there is none; ValueError for what is no part."""
     seconds: list[float | None] = []
     for name, value in (("start", start), ("end", end)):
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value.strip()):
             seconds.append(None)
             continue
         try:
-            number = float(value)
+            number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not 0 <= number < math.inf:
@@ -178,4 +217,8 @@ class Shard(NamedTuple):
 
 def digest(text: str) -> bytes:
     """16 bytes that stand for an id."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    try:
+        content = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        content = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,10 +21,10 @@ READ_BYTES = 1 << 16
 
 
 def lines(file: BinaryIO, roots: Roots, zero: bool = False) -> Iterator[Item]:
-    """The inputs whose names are the lines of a file, or with ``zero`` what NUL bytes end; empty ones are left out."""
-    for line in _ended_by(file, b"\0") if zero else file:
-        name = os.fsdecode(line.rstrip(b"\0" if zero else b"\r\n"))
-        if name:
+    """The inputs whose names are the lines of a file, or with ``zero`` what NUL bytes end; blank ones are left out."""
+    for number, line in enumerate(_ended_by(file, b"\0") if zero else file):
+        name = os.fsdecode((line if number else line.removeprefix(codecs.BOM_UTF8)).rstrip(b"\0" if zero else b"\r\n"))
+        if name.strip():
             yield of_name(name, roots)
 
 
@@ -79,12 +79,15 @@ def _json_rows(file: BinaryIO, path: str, roots: Roots) -> Iterator[Item]:
 
 def _csv_rows(file: BinaryIO, path: str, roots: Roots) -> Iterator[Item]:
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, delimiter="\t" if path.lower().endswith(".tsv") else ",")
+    lines = _Lines(text)
+    reader = csv.reader(lines, delimiter="\t" if path.lower().endswith(".tsv") else ",")
     header = next(reader, [])
     if not set(header) & set(PATH_COLUMNS):
         named = ", ".join(header[:8]) or "nothing"
-        raise AstfastError(f"{path}: its first line names no column {', '.join(PATH_COLUMNS)}, but {named}")
-    for row in _rows(reader, path):
+        raise AstfastError(
+            f"{path}: its first line names no column {', '.join(PATH_COLUMNS)}, but {named}{_header_hint(header)}"
+        )
+    for row in _rows(reader, lines, path):
         if isinstance(row, Item):
             yield row
         elif len(row) > len(header):
@@ -94,15 +97,44 @@ def _csv_rows(file: BinaryIO, path: str, roots: Roots) -> Iterator[Item]:
             yield of_row(values, f"{path} line {reader.line_num}", roots)
 
 
-def _rows(reader: Any, path: str) -> Iterator[list[str] | Item]:
+def _header_hint(header: list[str]) -> str:
+    if len(header) == 1 and any(separator in header[0] for separator in ";\t"):
+        return ": separate the columns with commas, or with tabs in a .tsv"
+    near = next((name for name in header if name.strip().lower() in PATH_COLUMNS), None)
+    return "" if near is None else f": write {near.strip().lower()!r} for {near!r}"
+
+
+class _Lines:
+    """The lines of a file; ``ended``: whether more than the last was asked for."""
+
+    def __init__(self, file: Iterable[str]) -> None:
+        self._lines = iter(file)
+        self.ended = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._lines)
+        except StopIteration:
+            self.ended = True
+            raise
+
+
+def _rows(reader: Any, lines: _Lines, path: str) -> Iterator[list[str] | Item]:
     """The rows, a damaged one as an input that fails."""
     while True:
+        place = f"{path} line {reader.line_num + 1}"
         try:
-            yield next(reader)
+            row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield _failed(f"{path} line {reader.line_num}", f"not CSV ({error})")
+            yield _failed(place, f"not CSV ({error})")
+            continue
+        # Only within quotes does a row go on behind the last line.
+        yield _failed(place, "a quote that is never closed, all that follows is in it") if lines.ended else row
 
 
 def _failed(place: str, problem: str) -> Item:

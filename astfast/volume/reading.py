@@ -111,6 +111,10 @@ def _part(
 ) -> Iterator[NDArray[np.float32]]:
     """The samples from ``start`` to ``end`` seconds. Raises AudioError if the audio ends before its start."""
     first, last = round(start * rate), None if end is None else round(end * rate)
+    if last is not None and last <= first:
+        raise AudioError(
+            f"{name}: the part from start {start:.12g} s to end {end:.12g} s has no sample: make it longer"
+        )
     at = 0
     for block in blocks:
         begin, at = at, at + len(block)

@@ -13,7 +13,7 @@ import numpy as np
 
 from astfast.audio.prefetch import ReadOptions
 from astfast.engines.base import Batch
-from astfast.errors import AstfastError
+from astfast.errors import AstfastError, AudioError
 from astfast.tagging.pipeline import Failed, run_batches
 from astfast.volume.detections import Merge, merged
 from astfast.volume.items import Item, digest
@@ -64,13 +64,16 @@ def events(items: Iterable[Item], plan: Plan, progress: Progress, journal: Journ
 
 def new(items: Iterable[Item], progress: Progress, journal: Journal | None) -> Iterator[Item]:
     """The items that are to be tagged, with the stamps that a journal tells them by."""
-    listed: set[bytes] = set()
-    for item in items:
-        name = digest(item.id)
+    listed: dict[bytes, int | None] = {}
+    for listed_item in items:
+        item, name, content = listed_item, digest(listed_item.id), _content(listed_item)
+        if listed.get(name, content) != content:
+            item = _of_another(item)
+            name, content = digest(item.id), None
         if name in listed:
             progress.repeated += 1
             continue
-        listed.add(name)
+        listed[name] = content
         if journal is None:
             yield item
             continue
@@ -79,6 +82,18 @@ def new(items: Iterable[Item], progress: Progress, journal: Journal | None) -> I
             progress.skipped += 1
         else:
             yield stamped
+
+
+def _content(item: Item) -> int | None:
+    """What two items with the same id must agree in; None if that follows from the id."""
+    return None if item.id == item.file else hash((item.file, item.start, item.end))
+
+
+def _of_another(item: Item) -> Item:
+    """The failure of an item whose id another one has."""
+    part = "" if item.start is None and item.end is None else f" from {item.start or 0:g} s"
+    error = AudioError(f"{item.file}: its id {item.id} was given to another input before: give each its own")
+    return item._replace(id=f"{item.id} ({item.file}{part})", audio=error, stamp="")
 
 
 def _events(plan: Plan, reader: Reader, progress: Progress) -> Iterator[Event]:

@@ -31,7 +31,7 @@ class Sources:
     def __init__(self, source: Any, roots: Roots | None = None) -> None:
         self._source = source
         self._roots = roots or Roots()
-        self.passed_over: Counter[str] = Counter()  # "hidden" and "not audio"
+        self.passed_over: Counter[str] = Counter()  # "hidden", "not audio" and "not a file"
         self._walked: set[tuple[int, int]] = set()
 
     def __iter__(self) -> Iterator[Item]:
@@ -80,5 +80,7 @@ class Sources:
                     yield from folders.walk(path, self._walked, self.passed_over)
             elif any_ending and not names.is_audio(path):
                 self.passed_over["not audio"] += 1
+            elif folders.is_special(path):
+                self.passed_over["not a file"] += 1
             else:
                 yield from self._named(path)

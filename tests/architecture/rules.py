@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "engines": "version errors pcm spans notes cache front_end ops scores audio models backends backends.cpu "
     "backends.cuda",
     "tagging": "errors spans notes scores audio models engines",
-    "volume": "version errors spans file_identity cache scores audio models engines tagging",
+    "volume": "version errors notes spans file_identity cache scores audio models engines tagging",
     "plotting": "errors front_end",
     # what people call
     "integrations": "version environment errors pcm notes labels front_end ops checkpoints models backends "

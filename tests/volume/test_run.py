@@ -240,6 +240,23 @@ def test_an_id_that_was_listed_before_is_counted_not_tagged_again(folder: Path) 
     assert run.progress.repeated == 1
 
 
+def test_an_id_that_two_inputs_were_given_fails_the_second(folder: Path) -> None:
+    rows = [{"path": f"{folder}/{name}.wav", "id": "x"} for name in ("00", "01", "00")]
+    run = fake_run([*rows, {**rows[0], "start": 0.1}], order=True)
+    first, *failed = run.rows(lambda done: None)
+    assert first["id"] == "x"
+    assert [row["id"] for row in failed] == [f"x ({folder}/01.wav)", f"x ({folder}/00.wav from 0.1 s)"]
+    assert {row["kind"] for row in failed} == {"invalid"}
+    assert "its id x was given to another input before" in failed[0]["error"]
+    assert run.progress.repeated == 1
+
+
+def test_a_part_without_a_sample_is_told_as_one(folder: Path) -> None:
+    (row,) = tags([{"path": f"{folder}/00.wav", "start": 0.1, "end": 0.100001}])
+    assert row["kind"] == "invalid"
+    assert "the part from start 0.1 s to end 0.100001 s has no sample" in row["error"]
+
+
 def test_detections_scores_and_embeddings_are_of_the_same_windows(tmp_path: Path) -> None:
     wave = np.concatenate([np.full(RATE, value, np.float32) for value in (0.1, 0.2, -0.3, 0.4)])
     soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")

@@ -1,8 +1,10 @@
 """What a run lists: folders, globs, lists, manifests, archives and tables; their errors as inputs that fail."""
 
+import datetime
 import io
 import itertools
 import json
+import math
 import os
 import tarfile
 import time
@@ -15,7 +17,7 @@ import pytest
 
 from astfast.errors import AstfastError, AudioError
 from astfast.volume import manifests
-from astfast.volume.items import Item, Roots, Shard
+from astfast.volume.items import Item, Roots, Shard, digest
 from astfast.volume.remote import Remote
 from astfast.volume.sources import Sources
 
@@ -60,6 +62,19 @@ def test_a_folder_that_can_not_be_read_is_an_input_that_fails(tree: Path, monkey
     assert len(ids(tree)) == 4
 
 
+def test_pipes_of_folders_are_left_out_and_those_that_are_named_are_not(tree: Path) -> None:
+    os.mkfifo(tree / "pipe.wav")
+    (tree / "link.wav").symlink_to(tree / "pipe.wav")
+    (tree / "gone.wav").symlink_to(tree / "nowhere.wav")
+    (tree / "sub" / "loop").unlink()
+    for source in (tree, f"{tree}/*"):
+        sources = Sources(source)
+        assert not {"pipe.wav", "link.wav"} & {Path(item.file).name for item in sources}
+        assert sources.passed_over["not a file"] == 2
+        assert f"{tree}/gone.wav" in ids(source)
+    assert ids(tree / "pipe.wav") == [f"{tree}/pipe.wav"]
+
+
 def test_globs_walk_folders_and_keep_what_they_name(tree: Path) -> None:
     assert sorted(ids(f"{tree}/*.wav")) == [f"{tree}/b.wav"]
     assert ids(f"{tree}/*.txt") == [f"{tree}/notes.txt"]
@@ -72,7 +87,7 @@ def test_globs_walk_folders_and_keep_what_they_name(tree: Path) -> None:
 
 
 def test_names_on_lines_keep_blanks_and_bytes_that_are_no_utf8() -> None:
-    listed = b"a b.wav\r\n\nx\xe9.wav\n sp.wav"
+    listed = b"\xef\xbb\xbfa b.wav\r\n\n  \nx\xe9.wav\n sp.wav"
     assert [item.file for item in manifests.lines(io.BytesIO(listed), Roots())] == ["a b.wav", "x\udce9.wav", " sp.wav"]
     zero = b"a\nb.wav\0c.wav\0" + b"d" * 100_000 + b"\0"
     found = [item.file for item in manifests.lines(io.BytesIO(zero), Roots("/data"), zero=True)]
@@ -90,8 +105,9 @@ def test_manifests_of_both_kinds_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(
         "\ufeffpath,id,start,end,site,label\r\na.wav,first,1,2.5,north,dog\r\na.wav,,3,,south,\r\nb.wav,,,,,\r\n"
     )
+    own = digest("a.wav#t=1,2.5").hex()  # changes with the part, where the id does not
     from_json, from_csv = list(Sources(tmp_path / "m.jsonl")), list(Sources(tmp_path / "m.csv"))
-    assert from_json[0] == Item("first", "a.wav", "a.wav", 1.0, 2.5, {"site": "north", "input_label": "dog"}, "")
+    assert from_json[0] == Item("first", "a.wav", "a.wav", 1.0, 2.5, {"site": "north", "input_label": "dog"}, own)
     assert from_csv[0] == from_json[0]
     assert [item.id for item in from_csv] == [item.id for item in from_json] == ["first", "a.wav#t=3", "b.wav"]
     assert list(Sources(rows)) == from_json
@@ -123,10 +139,52 @@ def test_rows_that_are_none_fail_alone(tmp_path: Path) -> None:
     assert ids(table)[-1] == "b.wav"
 
 
+def test_a_quote_that_is_never_closed_is_a_failure_where_it_began(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text('path,site\n"a.wav","x\ny"\nb.wav,"5\nc.wav,z\nd.wav,z\n')
+    assert ids(path)[0] == "a.wav"
+    assert errors(path) == [f"{path} line 4: a quote that is never closed, all that follows is in it: correct the line"]
+    path.write_text('path,site\na.wav,"closed"')
+    assert errors(path) == []
+
+
+def test_names_that_no_file_can_have_fail_alone(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"path": "a\\ud800.wav"}\n{"path": "b.wav", "id": "\\ud800", "\\ud800": "\\ud800"}\n')
+    first, second = Sources(path)
+    assert isinstance(first.audio, AudioError)
+    assert first.audio.kind == "invalid"
+    assert str(first.audio).startswith(r"a\ud800.wav: a name with half of a character")
+    assert second.audio == "b.wav"
+    assert list(second.columns) == [r"\ud800"]
+    assert errors(["a\ud800.wav"])
+    assert len({digest(item.id) for item in (first, second)}) == 2
+
+
+def test_columns_of_all_kinds_are_carried_as_text_and_numbers(recwarn: pytest.WarningsRecorder) -> None:
+    when = datetime.datetime(2024, 5, 1, 12, tzinfo=datetime.UTC)
+    row = {"path": "a.wav", "at": when, "box": {"x": [1, None]}, "n": math.nan, "yes": True, "raw-1": b"x"}
+    for (item,) in (Sources([row]), Sources([row])):
+        assert item.columns == {"at": when.isoformat(), "box": '{"x": [1, null]}', "n": None, "yes": True}
+    assert [str(w.message) for w in recwarn] == [
+        "column 'raw-1' is not carried to the outputs: bytes has no form in them"
+    ]
+
+
+def test_parts_are_told_apart_to_the_sample_and_truth_is_no_time() -> None:
+    rows = [{"path": "a.wav", "start": start} for start in (12345.678, 12345.679, True)]
+    assert ids(rows)[:2] == ["a.wav#t=12345.678", "a.wav#t=12345.679"]
+    assert errors(rows) == ["input 2: start is True: it must be seconds from the beginning, at least 0"]
+
+
 def test_a_list_that_is_none_stops_the_run(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("name,site\na.wav,x\n")
     with pytest.raises(AstfastError, match="names no column path, audio, file, but name, site"):
         ids(tmp_path / "m.csv")
+    for header, hint in (("Path,site", "write 'path' for 'Path'"), ("path;site", "separate the columns with commas")):
+        (tmp_path / "m.csv").write_text(f"{header}\na.wav,x\n")
+        with pytest.raises(AstfastError, match=hint):
+            ids(tmp_path / "m.csv")
     with pytest.raises(AstfastError, match=r"m\.jsonl: the list can't be opened"):
         ids(tmp_path / "m.jsonl")
 
@@ -149,9 +207,23 @@ def test_webdataset_shards_are_streamed_with_their_json(tmp_path: Path, suffix: 
     sources = Sources(path)
     first, second = sources
     assert first[:3] == (f"{path}/x/0001", f"{path}/x/0001.wav", b"one")
-    assert first.columns == {"site": "north", "input_label": "dog"}
+    assert first.columns == {"site": "north", "input_tags": "[1]", "input_label": "dog"}
     assert (second.id, second.audio) == (f"{path}/x/0002", b"two")
     assert sources.passed_over == {"hidden": 1, "not audio": 1}
+
+
+def test_links_in_a_tar_are_inputs_that_fail(tmp_path: Path) -> None:
+    path = tmp_path / "links.tar"
+    with tarfile.open(path, "w") as archive:
+        _add(archive, "a.wav", b"one")
+        for name, kind in (("b.wav", tarfile.LNKTYPE), ("c.wav", tarfile.SYMTYPE), ("d.wav", tarfile.FIFOTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "a.wav"
+            archive.addfile(member)
+    sources = Sources(path)
+    assert [type(item.audio) for item in sources] == [bytes, AudioError, AudioError]
+    assert sources.passed_over == {"not a file": 1}
+    assert errors(path)[0].startswith(f"{path}/b.wav: a link to a.wav inside a tar")
 
 
 def test_a_damaged_tar_gives_what_comes_before_the_damage(tmp_path: Path) -> None:
@@ -178,7 +250,7 @@ def test_shards_of_datasets_give_bytes_and_columns(tmp_path: Path, suffix: str) 
     items = list(Sources(path))
     assert [item.audio for item in items] == [bytes([i]) for i in range(100)]
     assert items[99][:2] == (f"{path} row 99", "0.wav")
-    assert items[99].columns == {"input_label": 99}
+    assert items[99].columns == {"input_label": 99, "vector": "[1.0]"}
     path.write_bytes(b"no table")
     assert "can't be read" in errors(path)[0]
 
@@ -204,7 +276,9 @@ def test_inputs_themselves_have_numbers_for_names() -> None:
     assert [item.audio for item in Sources(b"bytes")] == [b"bytes"]
 
 
-def test_a_file_that_changes_has_another_stamp_and_an_id_of_the_callers_own_has_none(tmp_path: Path) -> None:
+def test_a_file_that_changes_has_another_stamp_and_one_with_an_id_of_its_own_only_if_it_is_another(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.wav"
     (missing,) = (item.stamped() for item in Sources(path))
     path.write_bytes(b"1")
@@ -213,7 +287,12 @@ def test_a_file_that_changes_has_another_stamp_and_an_id_of_the_callers_own_has_
     (after,) = (item.stamped() for item in Sources(path))
     assert len({missing.stamp, before.stamp, after.stamp}) == 3
     (own,) = (item.stamped() for item in Sources([{"id": "mine", "path": str(path)}]))
-    assert own.stamp == ""
+    path.write_bytes(b"123")
+    (same,) = (item.stamped() for item in Sources([{"id": "mine", "path": str(path)}]))
+    (part,) = (item.stamped() for item in Sources([{"id": "mine", "path": str(path), "start": 1}]))
+    (other,) = (item.stamped() for item in Sources([{"id": "mine", "path": "b.wav"}]))
+    assert own.stamp == same.stamp
+    assert len({own.stamp, part.stamp, other.stamp}) == 3
 
 
 def test_shards_share_all_inputs_and_none_twice() -> None:
