@@ -67,7 +67,7 @@ def from_id2label(id2label: Any, source: str) -> tuple[str, ...]:
     missing = [index for index in range(len(by_index)) if index not in by_index]
     if missing:
         raise CheckpointError(f"{where} has {len(by_index)} labels but none of index {missing[0]}. Pass labels=.")
-    return tuple(by_index[index] for index in range(len(by_index)))
+    return _encodable(tuple(by_index[index] for index in range(len(by_index))), where)
 
 
 def read(labels: Iterable[str] | str | os.PathLike[str]) -> tuple[str, ...]:
@@ -83,6 +83,19 @@ def read(labels: Iterable[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     for index, name in enumerate(names):
         if not isinstance(name, str):
             raise CheckpointError(f"labels= has {brief(name)} at index {index}: every label must be a string.")
+    return _encodable(names, "labels=")
+
+
+def _encodable(names: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """``names``. Raises CheckpointError for one that no file can hold."""
+    for index, name in enumerate(names):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise CheckpointError(
+                f"{where} has {brief(name)} at index {index}, which is no Unicode text (a lone surrogate). Pass labels="
+                " without it."
+            ) from None
     return names
 
 

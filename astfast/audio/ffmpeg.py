@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astfast.audio.descriptors import OpenFile
+from astfast.audio.endings import end_of, lost_at
+from astfast.audio.formats import Format
 from astfast.audio.parts import Findings, Refused
 
 # Containers of sound. No playlists and no network formats: those make FFmpeg open other files.
@@ -27,8 +30,12 @@ FULL_SCALE = {"i2": 32768.0, "i4": 2147483648.0, "i8": 9223372036854775808.0}
 Opened = tuple[int, "float | None", Iterator[NDArray[np.float32]]]  # rate in Hz, seconds if known, blocks
 
 
-def open_with_ffmpeg(file: OpenFile, findings: Findings, values: int) -> Opened:
+def open_with_ffmpeg(
+    file: OpenFile, form: Format, findings: Findings, values: int, counted: float | None = None
+) -> Opened:
     """The first audio stream of a file, in blocks [samples, channels] of about ``values`` values.
+
+    ``counted``: seconds that another decoder found in its header.
 
     FFmpeg reads the descriptor itself, without a name and without another protocol, so that no file and no address
     that the file mentions is opened. Raises Refused for what it can't read, ImportError without PyAV.
@@ -47,13 +54,13 @@ def open_with_ffmpeg(file: OpenFile, findings: Findings, values: int) -> Opened:
         container.close()
         raise Refused("no audio stream in it")
     stream.codec_context.thread_count = 1  # files are decoded on threads already
-    seconds = None
+    seconds = counted
     if container.format.name in COUNTED:
         if stream.duration is not None:
             seconds = float(stream.duration * stream.time_base)
         elif container.duration is not None:
             seconds = container.duration / av.time_base
-    frames = _frames(container, stream, seconds, findings)
+    frames = _frames(container, stream, seconds, partial(_lost_at_end, file, form), findings)
     first = next(frames, None)
     if first is None:
         container.close()
@@ -61,8 +68,14 @@ def open_with_ffmpeg(file: OpenFile, findings: Findings, values: int) -> Opened:
     return first.sample_rate, seconds, _blocks(file, container, first, frames, findings, values)
 
 
-def _frames(container: Any, stream: Any, seconds: float | None, findings: Findings) -> Iterator[Any]:
-    """Decoded frames; bad packets are passed over, and said once."""
+def _lost_at_end(file: OpenFile, form: Format) -> str:
+    return lost_at(file, form, end_of(file, form))
+
+
+def _frames(
+    container: Any, stream: Any, seconds: float | None, lost_at_end: Callable[[], str], findings: Findings
+) -> Iterator[Any]:
+    """Decoded frames; bad packets are passed over, and said once, as is what the end of the file lacks."""
     import av
 
     passed = in_a_row = 0  # bad packets before a good one, and since
@@ -86,7 +99,9 @@ def _frames(container: Any, stream: Any, seconds: float | None, findings: Findin
             packets = container.demux(stream)  # the one that raised has ended
     if seconds is not None and seconds - done > MISSING:
         findings.lost(f"damaged or cut off: its header counts {seconds:.1f} s, {done:.1f} s decode")
-    elif passed or in_a_row > 1:  # one at the end: where a stream was cut
+    elif lost := lost_at_end():
+        findings.lost(lost)
+    elif passed or (in_a_row > 1 and seconds is None):  # one at the end: where a stream was cut
         findings.lost(f"{passed + in_a_row} packets in it are damaged ({reason}): {done:.1f} s decode")
 
 
@@ -126,6 +141,9 @@ def _samples(frame: Any) -> NDArray[np.float32]:
         import av
 
         (frame,) = av.AudioResampler("flt").resample(frame)
+    if frame.format.name == "s64":  # which PyAV doesn't know
+        whole = np.frombuffer(frame.planes[0], "i8", frame.samples * channels).reshape(-1, channels)
+        return (whole / FULL_SCALE["i8"]).astype(np.float32)
     data: NDArray[Any] = frame.to_ndarray()  # planar [channels, samples], else [1, samples * channels]
     data = data.T if frame.format.is_planar else data.reshape(-1, channels)
     samples: NDArray[np.float32] = data.astype(np.float32, copy=False)

@@ -45,16 +45,16 @@ def open_file(source: str | os.PathLike[str] | bytes | Any, findings: Findings) 
     _check_soundfile(name)
     file = taken(source, name)
     form = recognise(file)
-    refusal = ""
+    refusal, counted = "", None
     if form.kind != "ffmpeg":
         try:
             return DecodedAudio(*open_with_libsndfile(file, form, findings, VALUES_PER_BLOCK))
         except Refused as reason:
-            refusal = f"libsndfile: {reason}"
+            refusal, counted = f"libsndfile: {reason}", reason.seconds
             if str(reason) == NO_SAMPLES:
                 raise AudioError(f"{name}: {NO_SAMPLES}", kind="empty") from None
     try:
-        return DecodedAudio(*open_with_ffmpeg(file, findings, VALUES_PER_BLOCK))
+        return DecodedAudio(*open_with_ffmpeg(file, form, findings, VALUES_PER_BLOCK, counted))
     except ImportError:
         raise _refused(name, form, refusal) from None
     except Refused as reason:

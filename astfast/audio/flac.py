@@ -74,9 +74,9 @@ def _rest_of_stream(
         if error or sample > done:
             reason = error or "lost frames"
             findings.lost(f"damaged at {done / info.rate:.2f} s ({reason}): what decodes behind it is kept")
-        elif info.total:
-            findings.mended(f"its header counts {info.total / info.rate:.1f} s, more is there: all of it is read")
         ended = yield Part(found[0], end, info.head, skip=max(0, done - sample), gap=max(0, sample - done))
+        if not error and 0 < info.total < sample + ended.samples:
+            findings.mended(f"its header counts {info.total / info.rate:.1f} s, more is there: all of it is read")
         done, error = max(done, sample + ended.samples), ended.error
     if done < info.total:
         missing = (info.total - done) / info.rate

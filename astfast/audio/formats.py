@@ -50,6 +50,7 @@ FFMPEG = (
     ("AC-3", b"\x0b\x77", 0),
     ("DTS", b"\x7f\xfe\x80\x01", 0),
 )
+UNSURE = ("AAC", "AC-3", "Musepack", "QuickTime")  # by what little they are told
 
 
 class Format(NamedTuple):
@@ -60,9 +61,9 @@ class Format(NamedTuple):
     start: int  # of its first byte, behind ID3 tags
 
 
-def recognise(file: OpenFile) -> Format:
-    """The format of a file by its first bytes, ID3 tags aside."""
-    start = behind_id3(file, 0)
+def recognise(file: OpenFile, at: int = 0) -> Format:
+    """The format of the file that begins at ``at`` by its first bytes, ID3 tags aside."""
+    start = behind_id3(file, at)
     head = os.pread(file.fd, HEAD, start)
     for kind, magic, form in SOUNDFILE:
         if head.startswith(magic) and head[8 : 8 + len(form)] == form:
@@ -73,10 +74,26 @@ def recognise(file: OpenFile) -> Format:
         return Format("mp3", "MP3", start)
     if head[:1] == b"G" and len(head) > 3 * 188 and head[188 : 3 * 188 : 188] == b"GG":
         return Format("ffmpeg", "MPEG transport stream", start)
-    for name, magic, at in FFMPEG:
-        if head[at : at + len(magic)] == magic:
+    for name, magic, place in FFMPEG:
+        if head[place : place + len(magic)] == magic:
             return Format("ffmpeg", name, start)
     return Format("unknown", "", start)
+
+
+def file_at(file: OpenFile, at: int) -> str | None:
+    """The name of the format of an audio file that certainly begins at ``at``, tags aside; None without one.
+
+    Formats that are told by fewer than four bytes, or by what may be padding, are not told of.
+    """
+    while head := os.pread(file.fd, 16, at):
+        if head[:8] == b"APETAGEX":
+            at += 32 + int.from_bytes(head[12:], "little")
+        elif head[:3] == b"TAG":
+            at += 128
+        else:
+            break
+    form = recognise(file, at)
+    return form.name if form.kind not in ("mp3", "unknown") and form.name not in UNSURE else None
 
 
 def behind_id3(file: OpenFile, at: int) -> int:

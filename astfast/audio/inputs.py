@@ -163,7 +163,7 @@ def _decoded(source: Source, max_duration: float, decode_all: bool, on_damage: s
         decoded = source.open(findings)
     checked_rate(decoded.rate, source.name)
     if decode_all and decoded.duration is not None and decoded.duration > max_duration:
-        raise too_long(source.name, decoded.duration, max_duration)
+        raise too_long(source.name, decoded.duration, max_duration, known=True)
     return decoded, findings
 
 

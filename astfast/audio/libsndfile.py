@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import struct
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast.audio.descriptors import OpenFile
+from astfast.audio.endings import end_of, lost_at
 from astfast.audio.flac import flac_parts
 from astfast.audio.formats import Format
 from astfast.audio.mp3 import find_frames, mp3_parts
@@ -38,7 +37,7 @@ def open_with_libsndfile(
     blocks = reading.blocks()
     first = next(blocks, None)
     if first is None:
-        raise Refused(reading.reason or NO_SAMPLES)
+        raise Refused(reading.reason or NO_SAMPLES, reading.duration)
     return reading.rate, reading.duration, itertools.chain([first], blocks)
 
 
@@ -145,24 +144,11 @@ def _parts(file: OpenFile, form: Format, findings: Findings) -> Parts:
 
 
 def _whole(file: OpenFile, form: Format, findings: Findings) -> Parts:
-    counted = _counted_size(file, form.kind)
-    if counted is not None and counted > file.size:
-        missing = (counted - file.size) / counted
-        findings.lost(f"cut off: {missing:.0%} of the bytes that its header counts are missing")
-    yield Part()
-
-
-def _counted_size(file: OpenFile, kind: str) -> int | None:
-    """Bytes of a file as its header counts them; None where it doesn't."""
-    head = os.pread(file.fd, 24, 0).ljust(24, b"\0")
-    if kind in ("aiff", "rifx"):
-        return 8 + int(struct.unpack_from(">I", head, 4)[0])
-    if kind == "w64":
-        return int(struct.unpack_from("<Q", head, 16)[0])
-    if kind == "au":
-        start, size = struct.unpack_from(">II" if head[:1] == b"." else "<II", head, 4)
-        return None if size == 0xFFFFFFFF else int(start + size)
-    return None
+    end = end_of(file, form)
+    lost = lost_at(file, form, end)
+    yield Part(end=end if lost and end is not None and end < file.size else None)
+    if lost:
+        findings.lost(lost)
 
 
 def _reason(error: Exception) -> str:

@@ -14,9 +14,7 @@ from astfast.audio.inputs import resampled
 from astfast.audio.mono import to_mono
 from astfast.audio.parts import Findings
 from astfast.notes import Note
-from astfast.pcm import RAW
-
-NAME = "<live audio>"  # what messages call it
+from astfast.pcm import LIVE, RAW
 
 
 def live_blocks(
@@ -26,12 +24,12 @@ def live_blocks(
 
     Raises AudioError for an impossible rate, for chunks that are no audio, and for samples that are not finite.
     """
-    rate = checked_rate(sampling_rate, NAME)
+    rate = checked_rate(sampling_rate, LIVE)
     blocks = (
-        block for chunk in chunks if len(chunk) for block in blocks_of(clip_samples(to_numpy(chunk, NAME).T, NAME))
+        block for chunk in chunks if len(chunk) for block in blocks_of(clip_samples(to_numpy(chunk, LIVE).T, LIVE))
     )
-    mono = to_mono(blocks, rate, "mean", math.inf, Findings(NAME, notes, strict=False), keep=False)
-    return resampled(mono, rate, target_rate, NAME)
+    mono = to_mono(blocks, rate, "mean", math.inf, Findings(LIVE, notes, strict=False), keep=False)
+    return resampled(mono, rate, target_rate, LIVE)
 
 
 def raw_chunks(file: Any, encoding: str, channels: int) -> Iterator[NDArray[Any]]:

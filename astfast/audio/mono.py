@@ -24,11 +24,15 @@ CANCELLED = 0.02  # of the quietest channel's energy, over the number of channel
 AUDIBLE = 1e-8  # energy of a sample, -80 dB: below it there is nothing to lose
 
 
-def checked_channel(channel: Channel) -> Channel:
-    """``channel``. Raises ValueError if it is neither "mean", "max" nor a number from 0."""
+def checked_channel(channel: Channel, each: bool = False) -> Channel:
+    """``channel``. Raises ValueError if it is neither "mean", "max" nor a number from 0, and names "each" if ``each``
+    may be asked for too."""
     if channel in ("mean", "max") or (isinstance(channel, int) and not isinstance(channel, bool) and channel >= 0):
         return channel
-    raise ValueError(f"channel is {channel!r}: it must be 'mean', 'max', or the number of a channel, from 0")
+    raise ValueError(
+        f"channel is {channel!r}: it must be 'mean', 'max'{', ' + repr('each') if each else ''}, or the number of a "
+        "channel, from 0"
+    )
 
 
 def to_mono(
@@ -145,11 +149,12 @@ def mean_of_channels(block: FloatArray) -> FloatArray:
     return wave
 
 
-def too_long(name: str, duration: float, max_duration: float) -> AudioError:
-    """The error for more seconds of audio than are allowed."""
+def too_long(name: str, duration: float, max_duration: float, known: bool = False) -> AudioError:
+    """The error for more seconds of audio than are allowed: ``duration`` so far, or of all if that is ``known``."""
+    digits = next((n for n in range(4) if f"{duration:.{n}f}" != f"{max_duration:.{n}f}"), 6)
     return AudioError(
-        f"{name}: {duration:,.0f} s of audio or more, above the limit of {max_duration:,.0f} s: split it, or pass "
-        "a larger max_duration=",
+        f"{name}: {duration:,.{digits}f} s of audio{'' if known else ' or more'}, above the limit of "
+        f"{max_duration:,.10g} s: split it, or pass a larger max_duration=",
         kind="too_long",
     )
 

@@ -7,7 +7,7 @@ import struct
 from typing import NamedTuple
 
 from astfast.audio.descriptors import OpenFile
-from astfast.audio.formats import SEARCHED, behind_id3
+from astfast.audio.formats import SEARCHED, behind_id3, file_at
 from astfast.audio.parts import Findings, Part, Parts
 
 CONSISTENT = 3  # frame headers in a row: more than random bytes make
@@ -62,10 +62,15 @@ def mp3_parts(file: OpenFile, start: int, findings: Findings) -> Parts:
                 break
             ended = yield Part(behind, None if at + count >= file.size else at + count, embeds=True, is_all=False)
             done += ended.samples
-        if declared - done > MISSING * rate:
+        if done and declared - done > MISSING * rate:
             counts, found = declared / rate, done / rate
             findings.lost(f"damaged or cut off: its header counts {counts:.1f} s, {found:.1f} s decode")
-        at = find_frames(file, at + count) if done else None
+        end, at = at + count, find_frames(file, at + count) if done else None
+        other = file_at(file, end) if at is None else None
+        if other:
+            findings.lost(
+                f"{file.size - end:,} bytes behind its end are not read: another {other} file is joined to it"
+            )
 
 
 def find_frames(file: OpenFile, at: int) -> int | None:
@@ -75,7 +80,7 @@ def find_frames(file: OpenFile, at: int) -> int | None:
         data = os.pread(file.fd, SEARCHED, at)
         place = data.find(b"\xff")
         while place >= 0:
-            if _begins_stream(file, at + place, data[place : place + 4]):
+            if begins_stream(file, at + place, data[place : place + 4]):
                 return at + place
             place = data.find(b"\xff", place + 1)
         tag = data.find(b"ID3")
@@ -99,7 +104,7 @@ def frame(header: bytes) -> Frame | None:
     return Frame(size * 4 if layer == 3 else size, (version, layer, hz))  # layer I counts words of 4 bytes
 
 
-def _begins_stream(file: OpenFile, at: int, header: bytes) -> bool:
+def begins_stream(file: OpenFile, at: int, header: bytes) -> bool:
     """Whether frames of one stream follow each other from here: three, or two that end with the file."""
     found = frame(header)
     stream = found and found.stream

@@ -43,6 +43,10 @@ Parts: TypeAlias = Generator[Part, Ended, None]
 class Refused(Exception):
     """A decoder can't read a file; the message is its reason."""
 
+    def __init__(self, reason: str, seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.seconds = seconds  # that the header counts, if that could be read
+
 
 class Findings:
     """What is odd about a file: at most one note on what was mended, and one on what is lost.

@@ -59,7 +59,7 @@ class ReadOptions:
     def __post_init__(self) -> None:
         checked_duration(self.max_duration)
         if self.channel != "each":
-            checked_channel(self.channel)
+            checked_channel(self.channel, each=True)
         checked_damage(self.on_damage)
         if self.sampling_rate is not None:
             checked_rate(self.sampling_rate, "sampling_rate")
@@ -125,7 +125,7 @@ def _clips(inputs: Iterable[Any], options: ReadOptions) -> Iterator[Clip | Audio
     """
     ahead: deque[Load] = deque()
     iterator = iter(inputs)
-    failed: Exception | None = None
+    failed: BaseException | None = None
     with contextlib.ExitStack() as stack:
         submit: Submit | None = None
         while failed is None:
@@ -133,7 +133,7 @@ def _clips(inputs: Iterable[Any], options: ReadOptions) -> Iterator[Clip | Audio
                 x = next(iterator)
             except StopIteration:
                 break
-            except Exception as error:  # of the caller's generator
+            except (Exception, SystemExit) as error:  # of the caller's generator
                 failed = error
                 break
             taken = _taken(x, options)

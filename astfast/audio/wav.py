@@ -1,16 +1,19 @@
-"""WAV, RF64 and BW64 files whose headers are not right."""
+"""WAV, RF64 and BW64 files whose headers are not right, and joined ones."""
 
 from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from astfast.audio.descriptors import OpenFile
+from astfast.audio.endings import joined_at
 from astfast.audio.parts import Findings, Part, Parts
 
 MOST_CHUNKS = 4096  # that are walked before the data
 LONGEST_FMT = 1 << 16  # bytes
+JOINED = (b"RIFF", b"RF64", b"BW64")
 UNKNOWN_SIZE = 0x7FFF0000  # and above, for data that is cut: writers to a pipe put such sizes there
 
 
@@ -27,48 +30,80 @@ class Header(NamedTuple):
 
 
 def wav_parts(file: OpenFile, findings: Findings) -> Parts:
-    """The file as it is, or its samples behind a header that says what is there."""
-    header = read_header(file)
+    """The file as it is, or its samples behind a header that says what is there; and those that were joined to it."""
+    found = headers(file)
+    header = next(found, None)
     if header is None:
         yield Part()
         return
+    end = header.data + header.size + (header.size & 1)
     there = file.size - header.data
+    following = next(found, None) if there > header.size > 0 else None
     unknown = not header.size and there > 0 and not _is_chunk(file, header.data)
-    more = there > header.size > 0 and _is_more_data(file, header)
-    cut = there < header.size < UNKNOWN_SIZE
+    behind = joined_at(file, end) if there > header.size > 0 and following is None else ""
+    more = there > header.size > 0 and following is None and not behind and _is_more_data(file, header)
     if unknown:
         findings.mended(f"its header was never finished: all {header.seconds(there)} behind it are read")
     elif more:
         findings.mended(
             f"its header counts {header.seconds(header.size)}, {header.seconds(there)} are there: all of it is read"
         )
-    elif cut:
-        counted, found = header.seconds(header.size), header.seconds(there)
-        findings.lost(f"cut off: its header counts {counted}, {found} are there")
+    _say_cut(header, file.size, findings)
     renewed = with_new_header(header, there if unknown or more else min(there, header.size))
     as_it_is = not unknown and not more and os.pread(file.fd, 4, 0) != b"BW64"
-    if not as_it_is or (yield Part()).refused:  # for a chunk that libsndfile can't read
+    if not as_it_is or (yield Part(is_all=following is None)).refused:  # for a chunk that libsndfile can't read
         yield renewed
+    while following is not None:
+        if following.fmt[2:8] == header.fmt[2:8]:  # else the reader tells from where on it has other channels or rates
+            findings.mended("several WAV files, or parts of one, are joined in it: all of them are read")
+        _say_cut(following, file.size, findings)
+        part = with_new_header(following, min(following.size, file.size - following.data))
+        if (yield part._replace(is_all=False)).refused:
+            findings.lost("a WAV file that is joined to it can't be read")
+        end = following.data + following.size + (following.size & 1)
+        following = next(found, None)
+        behind = joined_at(file, end)
+    if behind:
+        findings.lost(behind)
+
+
+def _say_cut(header: Header, size: int, findings: Findings) -> None:
+    there = size - header.data
+    if there < header.size < UNKNOWN_SIZE:
+        counted, found = header.seconds(header.size), header.seconds(there)
+        findings.lost(f"cut off: its header counts {counted}, {found} are there")
 
 
 def read_header(file: OpenFile) -> Header | None:
     """The format and the place of the samples; None where chunks don't lead to them."""
-    at, fmt, long_size = 12, b"", None
+    return next(headers(file), None)
+
+
+def headers(file: OpenFile) -> Iterator[Header]:
+    """The format and the place of the samples, for each chunk of samples that chunks lead to; of joined files too."""
+    at, fmt, long_size, found = 12, b"", None, False
     for _ in range(MOST_CHUNKS):
-        head = os.pread(file.fd, 8, at)
+        head = os.pread(file.fd, 12, at)
         if len(head) < 8:
-            return None
-        name, size = struct.unpack("<4sI", head)
+            return
+        name, size = struct.unpack_from("<4sI", head)
+        if name in JOINED and head[8:] == b"WAVE":
+            at, fmt, long_size = at + 12, b"", None
+            continue
+        if found and not name.strip().isalnum():
+            return
         if name == b"data":
             if size == 0xFFFFFFFF and long_size is not None:
                 size = long_size
-            return Header(fmt, at + 8, size) if len(fmt) >= 16 else None
-        if name == b"fmt ":
+            if len(fmt) < 16:
+                return
+            found = True
+            yield Header(fmt, at + 8, size)
+        elif name == b"fmt ":
             fmt = os.pread(file.fd, min(size, LONGEST_FMT), at + 8)
         elif name == b"ds64" and size >= 16:
             (long_size,) = struct.unpack("<Q", os.pread(file.fd, 8, at + 16).ljust(8, b"\0"))
         at += 8 + size + (size & 1)
-    return None
 
 
 def with_new_header(header: Header, size: int) -> Part:

@@ -65,6 +65,11 @@ def find(
     """
     if source is None:
         return _folder(BUILTIN, "the built-in model")
+    if not isinstance(source, str | os.PathLike) or not isinstance(os.fspath(source), str):
+        raise TypeError(
+            f"model is {brief(source)}: it must be None (the built-in model), a name, a hub id, a path, or "
+            "a list of these; accelerate takes a model of transformers"
+        )
     text = os.fspath(source)
     if re.match(r"\w+://", text):
         raise CheckpointError(f"{text} is a URL, which astfast doesn't fetch: download it and pass the file.")

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from astfast.pcm import LIVE
+
 MODEL_HELP = "hub id, folder, .safetensors or .pth file (default: the built-in model)"
 
 OTHER_MEANINGS = {"labels"}  # options that are not the keyword of the same name: tag --labels chooses among labels
@@ -135,7 +137,8 @@ def in_options(message: object, options: argparse.Namespace) -> str:
     """
     given = [word for value in vars(options).values() for word in (value if isinstance(value, list) else [value])]
     kept = "|".join(re.escape(word) for word in given if isinstance(word, str) and "=" in word)
-    parts = re.split(f"({kept})", str(message)) if kept else [str(message)]
+    text = str(message).replace(LIVE, "-", 1)  # which --raw reads
+    parts = re.split(f"({kept})", text) if kept else [text]
     known = vars(options).keys() - OTHER_MEANINGS
     parts[::2] = [_keywords_as_options(part, known) for part in parts[::2]]
     return "".join(parts)

@@ -157,17 +157,18 @@ def library_messages_hidden() -> Iterator[None]:
     if ours is None or not shared:
         yield
         return
-    ours.flush()
+    with contextlib.suppress(OSError):
+        ours.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
+    sys.stderr = os.fdopen(kept, "w", 1, ours.encoding, ours.errors)
     try:
-        with os.fdopen(kept, "w", 1, ours.encoding, ours.errors) as sys.stderr:
-            try:
-                yield
-            finally:
-                os.dup2(kept, 2)
+        yield
     finally:
+        os.dup2(kept, 2)
+        with contextlib.suppress(OSError):  # what a full disk left unwritten
+            sys.stderr.close()
         sys.stderr = ours
 
 
@@ -231,7 +232,8 @@ def print_event(event: str, values: Mapping[str, Any]) -> None:
     import json
 
     line = json.dumps({"event": event, "time": round(time.time(), 3), **values})
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def print_text(text: str) -> None:

@@ -127,7 +127,7 @@ def _batches(parts: Iterator[Part], engine: Engine, prefetch: int | None) -> Ite
     while True:
         try:
             part = next(parts, None)
-        except Exception:
+        except (Exception, SystemExit):
             if batch:
                 yield batch
             raise

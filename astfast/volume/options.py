@@ -46,7 +46,7 @@ class Options(NamedTuple):
     def check(self) -> None:
         """Raises ValueError for an impossible value."""
         if self.channel != "each":
-            checked_channel(self.channel)
+            checked_channel(self.channel, each=True)
         if self.embeddings not in (None, *EMBEDDINGS):
             raise ValueError(f"embeddings is {self.embeddings!r}: it must be 'parquet', 'npy' or None")
         if self.merge is not None and self.window is None:

@@ -7,6 +7,7 @@ import pytest
 
 from astfast.audio import mono
 from astfast.audio.inputs import load_audio, open_audio
+from astfast.audio.mono import too_long
 from astfast.errors import AudioError
 from tests.cases.recordings import RATE, at_16k, file_bytes
 
@@ -117,3 +118,15 @@ def test_bad_samples_behind_those_that_are_read_cost_nothing(position: int) -> N
     read = load_audio(samples, sampling_rate=RATE, max_samples=4000)
     np.testing.assert_array_equal(read.wave, samples[:4000])
     assert read.truncated
+
+
+@pytest.mark.parametrize(
+    ("duration", "limit", "known", "text"),
+    [
+        (5.001, 5.0, True, "5.001 s of audio, above the limit of 5 s: "),
+        (5.2, 4.99, False, "5.2 s of audio or more, above the limit of 4.99 s: "),
+        (90_000.0, 86_400.0, True, "90,000 s of audio, above the limit of 86,400 s: "),
+    ],
+)
+def test_a_length_and_its_limit_are_told_apart(duration: float, limit: float, known: bool, text: str) -> None:
+    assert text in str(too_long("x", duration, limit, known))

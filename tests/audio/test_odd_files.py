@@ -14,7 +14,7 @@ import soundfile
 
 from astfast.audio.inputs import load_audio
 from astfast.errors import AudioError
-from tests.cases.odd_audio import FOLDER, NEEDS_FFMPEG, RATE, manifest, tone
+from tests.cases.odd_audio import CUT, FOLDER, NEEDS_FFMPEG, RATE, manifest, tone
 
 KINDS: dict[str, Callable[[Path], Any]] = {
     "path": str,
@@ -52,7 +52,7 @@ def test_a_file_is_heard_as_a_good_player_plays_it(entry: dict[str, Any], tmp_pa
     wave, notes, error = decoded(str(path), rate)
     assert is_right(entry, wave, rate), (None if wave is None else len(wave) / rate, error)
     if wave is not None:
-        assert len(notes) == (entry["say"] == "warning"), notes
+        assert len(notes) == (entry["say"] == "warning" or entry["file"] in CUT), notes
     misleading = tmp_path / ("page.raw" if path.suffix == ".mp3" else "page.mp3")
     misleading.symlink_to(path)
     for kind, source in [*((kind, make(path)) for kind, make in KINDS.items()), ("another name", misleading)]:

@@ -68,3 +68,8 @@ def test_the_note_on_long_audio_speaks_of_options(
     message = capsys.readouterr().err
     assert message.startswith(f"astfast: warning: {path} ")
     assert "pass --window" in message
+
+
+def test_raw_audio_is_called_by_the_name_that_was_given() -> None:
+    options = Namespace(files=["-"], raw="f32le")
+    assert in_options("<live audio>: not finite", options) == "-: not finite"

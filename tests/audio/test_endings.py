@@ -1,0 +1,116 @@
+"""Files that another one was joined to, and files that end before their own sizes say."""
+
+import io
+import re
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from astfast.audio.inputs import load_audio
+from astfast.errors import AudioError
+from tests.audio.test_ffmpeg import encoded
+from tests.cases.odd_audio import RATE, pcm, tone, wav
+
+X = tone(1.5)
+DATA = pcm(X)
+WAV = wav(DATA)
+SAMPLES = np.frombuffer(DATA, "<i2") / np.float32(32768)
+ID3V1 = b"TAG" + bytes(125)
+APE = b"APETAGEX" + struct.pack("<IIII8x", 2000, 40, 1, 1 << 31) + b"\x01" * 40
+LEFTOVERS = (b"", bytes(9), bytes(5000), ID3V1, APE, b"LIST\4\0\0\0INFO", b"\xff" * 700, b"garbage" * 400)
+
+
+def written(form: str, subtype: str = "PCM_16") -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, X, RATE, format=form, subtype=subtype)
+    return stream.getvalue()
+
+
+def heard(content: bytes) -> tuple[int, list[str]]:
+    clip = load_audio(content, target_rate=RATE)
+    return len(clip.wave), [note.message.split(": ", 1)[1] for note in clip.notes]
+
+
+@pytest.mark.parametrize("behind", [WAV, WAV[36:], b"LIST\4\0\0\0INFO" + WAV], ids=["file", "samples", "chunk"])
+def test_wav_that_is_joined_is_read_part_by_part(behind: bytes) -> None:
+    clip = load_audio(WAV + behind, target_rate=RATE)
+    np.testing.assert_array_equal(clip.wave, np.concatenate([SAMPLES, SAMPLES]))
+    (note,) = clip.notes
+    assert "several WAV files, or parts of one, are joined in it: all of them are read" in note.message
+    cut, notes = heard((WAV + behind)[: -len(DATA) // 2])
+    assert cut == len(X) * 3 // 2
+    assert any("cut off: its header counts 1.5 s, 0.8 s are there" in note for note in notes)
+
+
+def test_wav_of_another_rate_behind_is_said_not_to_be_read() -> None:
+    other = WAV[:24] + struct.pack("<II", 2 * RATE, 4 * RATE) + WAV[32:]
+    assert heard(WAV + other) == (len(X), ["from 1.5 s on it has 1 channels at 16000 Hz: that is not read"])
+
+
+@pytest.mark.parametrize("first", ["AIFF", "CAF", "AU", "W64", "MP3", "WAV"])
+@pytest.mark.parametrize("second", ["MP3", "WAV", "FLAC"])
+def test_another_file_behind_the_end_is_told_of(first: str, second: str) -> None:
+    begin, behind = ("MPEG_LAYER_III" if form == "MP3" else "PCM_16" for form in (first, second))
+    content, other = written(first, begin), written(second, behind)
+    if first == second:
+        pytest.skip("read part by part")
+    alone, notes = heard(content)
+    assert not notes
+    count, (note,) = heard(content + other)
+    assert count == alone
+    assert note == f"{len(other):,} bytes behind its end are not read: another {second} file is joined to it"
+    with pytest.raises(AudioError, match="another"):
+        load_audio(content + other, on_damage="error")
+
+
+@pytest.mark.parametrize("form", ["AIFF", "CAF", "AU", "WAV"])
+def test_tags_and_padding_behind_the_end_are_no_file(form: str) -> None:
+    for behind in LEFTOVERS:
+        assert heard(written(form) + behind) == (len(X), []), behind[:8]
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("tta", "tta"), ("wv", "wavpack")])
+def test_what_ffmpeg_stops_at_is_told_of(container: str, codec: str) -> None:
+    content = encoded(container, codec)
+    alone, notes = heard(content)
+    assert not notes
+    for behind in LEFTOVERS[:5]:
+        assert heard(content + behind) == (alone, []), behind[:8]
+    for tag in (b"", APE, ID3V1):
+        count, (note,) = heard(content + tag + content)
+        assert count == alone
+        assert re.fullmatch("[0-9,]+ bytes behind its end are not read: another .* file is joined to it", note)
+
+
+def test_caf_that_is_cut_is_told_of() -> None:
+    content = written("CAF", "PCM_24")
+    _, (note,) = heard(content[: len(content) // 2])
+    assert note == "cut off: 50% of the bytes that its header counts are missing"
+
+
+def test_a_fragment_that_is_cut_is_told_of() -> None:
+    av = pytest.importorskip("av")
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov"}) as output:
+        track = output.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 32_000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        for piece in [frame, None]:
+            output.mux(track.encode(piece))
+    content = stream.getvalue()
+    assert not heard(content)[1]
+    box = content.rfind(b"mdat") - 4
+    (size,) = struct.unpack_from(">I", content, box)
+    _, (note,) = heard(content[: box + size - 10])
+    assert note == "cut off: 10 bytes of its last part are missing"
+
+
+def test_integers_of_64_bits_are_read() -> None:
+    pytest.importorskip("av")
+    data = np.round(X.astype(np.float64) * 2**62).astype("<i8").tobytes()
+    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, RATE, 8 * RATE, 8, 64)
+    body = b"WAVE" + fmt + b"data" + struct.pack("<I", len(data)) + data
+    clip = load_audio(b"RIFF" + struct.pack("<I", len(body)) + body, target_rate=RATE)
+    np.testing.assert_allclose(clip.wave, X / 2, atol=1e-7)
