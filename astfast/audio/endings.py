@@ -95,7 +95,7 @@ def _tta(file: OpenFile, start: int) -> int | None:
     if not 0 < frames < file.size // 4:
         return None
     sizes = _read(file, start + 22, 4 * frames)
-    return start + 22 + len(sizes) + 4 + sum(struct.unpack(f"<{frames}I", sizes))
+    return start + 22 + len(sizes) + 4 + int(sum(struct.unpack(f"<{frames}I", sizes)))
 
 
 def _wavpack(file: OpenFile, start: int) -> int | None:

@@ -124,3 +124,13 @@ def test_random_bytes_hold_no_stream() -> None:
     assert mp3.find_frames(taken(noise, "x"), 0) is None
     assert mp3.find_frames(taken(b"\xff" * (1 << 17), "x"), 0) is None
     assert mp3.find_frames(taken(b"ID3\x03\0\0\0\0\0\x01 " * 10_000, "x"), 0) is None
+
+
+def test_what_decodes_of_a_damaged_file_is_counted_whoever_decodes_it() -> None:
+    pytest.importorskip("av")
+    damaged = bytearray(MP3)
+    half, bad = len(damaged) // 2, len(damaged) // 10
+    damaged[half : half + bad] = bytes(bad)
+    length, (note,) = seconds(bytes(damaged))
+    assert 2.0 < length < 2.9
+    assert f"its header counts 3.0 s, {length:.1f} s decode" in note

@@ -145,18 +145,19 @@ def test_the_copied_beginning_of_an_array_is_resampled_as_the_whole_is(rate: int
 # Order, and how far ahead
 
 
+@pytest.mark.parametrize("error", [KeyError, SystemExit])
 @both
-def test_what_was_read_before_the_inputs_raise_comes_first(options: ReadOptions) -> None:
+def test_what_was_read_before_the_inputs_raise_comes_first(options: ReadOptions, error: type[BaseException]) -> None:
     def inputs() -> Iterator[Any]:
         for index in range(7):
             yield wave_of(index)
-        raise KeyError("the database is gone")
+        raise error("the database is gone")
 
     parts = iter_windows(inputs(), options)
     found = list(itertools.islice(parts, 7))
     assert [part.input for part in found] == list(range(7))
     assert all(part.is_last for part in found)
-    with pytest.raises(KeyError, match="the database is gone"):
+    with pytest.raises(error, match="the database is gone"):
         next(parts)
 
 

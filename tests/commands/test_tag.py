@@ -272,6 +272,12 @@ def test_descriptors_that_are_closed_are_no_file_of_the_process(files: list[str]
     assert Path(files[0]).read_bytes() == before
 
 
+def test_a_standard_error_on_a_full_disk_costs_no_result(files: list[str], tiny_model: Path) -> None:
+    command = f"{sys.executable} -m astfast tag --device cpu --model {tiny_model} {files[0]} {files[2]} 2>/dev/full"
+    done = subprocess.run(["bash", "-c", command], check=False, capture_output=True, timeout=60)
+    assert (done.returncode, bool(done.stdout)) == (1, True)
+
+
 def test_an_empty_name(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--model", str(tiny_model), "") == 1
     assert capsys.readouterr().err == "astfast: error: '': there is no such file: check the path\n"

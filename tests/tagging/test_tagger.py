@@ -222,6 +222,11 @@ def test_bad_arguments_are_named(tagger: astfast.Tagger, tiny_model: Path) -> No
     for bad in ({"window": 0.0}, {"window": -1.0}, {"window": 1.0, "hop": 0.0}, {"hop": 1.0}):
         with pytest.raises(ValueError, match=r"window|hop"):
             tagger.classify(clip, sampling_rate=RATE, **bad)
+    for model in (5, {}, b"x", [None, 5]):
+        with pytest.raises(TypeError, match=r"it must be None .* a path, or a list"):
+            astfast.load(model)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'max', 'each', or the number"):
+        tagger.classify(clip, sampling_rate=RATE, channel="x")  # type: ignore[arg-type]
     for bad in ({"batch_size": 0}, {"batch_size": "big"}):
         with pytest.raises(ValueError, match="batch_size"):
             astfast.load(tiny_model, **bad)
