@@ -38,6 +38,8 @@ def lost_at(file: OpenFile, form: Format, end: int | None) -> str:
 
 def joined_at(file: OpenFile, end: int) -> str:
     """What is said of another audio file that begins at ``end``; empty if none does."""
+    if end >= file.size:
+        return ""
     other = file_at(file, end)
     frames = behind_id3(file, end)
     if other is None and begins_stream(file, frames, os.pread(file.fd, 4, frames)):

@@ -79,6 +79,7 @@ def _frames(
     import av
 
     passed = in_a_row = 0  # bad packets before a good one, and since
+    concealed = 0  # frames that FFmpeg marks as damaged
     done = 0.0
     reason = ""
     packets = container.demux(stream)
@@ -88,6 +89,7 @@ def _frames(
             if packet is None:
                 break
             for frame in packet.decode():
+                concealed += frame.is_corrupt
                 passed, in_a_row = passed + in_a_row, 0
                 done += frame.samples / frame.sample_rate
                 yield frame
@@ -103,6 +105,8 @@ def _frames(
         findings.lost(lost)
     elif passed or (in_a_row > 1 and seconds is None):  # one at the end: where a stream was cut
         findings.lost(f"{passed + in_a_row} packets in it are damaged ({reason}): {done:.1f} s decode")
+    elif concealed:
+        findings.lost(f"{concealed} packets in it are damaged or cut off: {done:.1f} s decode")
 
 
 def _blocks(

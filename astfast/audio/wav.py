@@ -99,6 +99,8 @@ def headers(file: OpenFile) -> Iterator[Header]:
                 return
             found = True
             yield Header(fmt, at + 8, size)
+            if size > file.size:
+                return
         elif name == b"fmt ":
             fmt = os.pread(file.fd, min(size, LONGEST_FMT), at + 8)
         elif name == b"ds64" and size >= 16:

@@ -114,3 +114,16 @@ def test_integers_of_64_bits_are_read() -> None:
     body = b"WAVE" + fmt + b"data" + struct.pack("<I", len(data)) + data
     clip = load_audio(b"RIFF" + struct.pack("<I", len(body)) + body, target_rate=RATE)
     np.testing.assert_allclose(clip.wave, X / 2, atol=1e-7)
+
+
+def test_a_joined_file_of_any_size_is_read_as_far_as_it_goes() -> None:
+    sizes = struct.pack("<4sIQQQI", b"ds64", 28, (1 << 64) - 1, (1 << 64) - 1, 1, 0)
+    long = wav(DATA, head=b"RF64", riff=0xFFFFFFFF, size=0xFFFFFFFF, before=sizes)
+    assert heard(WAV + long)[0] == 2 * len(X)
+
+
+def test_a_packet_whose_damage_is_concealed_is_told_of() -> None:
+    content = encoded("ac3", "ac3", rate=48_000)
+    assert not heard(content)[1]
+    _, (note,) = heard(content[: len(content) * 6 // 10])
+    assert note == "1 packets in it are damaged or cut off: 0.6 s decode"
