@@ -188,7 +188,7 @@ def tag_files(
     out: str | PathLike[str] | None = None,
     *,
     tagger: Tagger | None = None,
-    formats: Sequence[str] = ("jsonl",),
+    formats: str | Sequence[str] | None = None,
     top_k: int | None = 5,
     threshold: float | None = None,
     thresholds: Mapping[str, float] | None = None,
@@ -199,7 +199,7 @@ def tag_files(
     channel: Channels = "mean",
     on_damage: str = "warn",
     max_duration: float = 24 * 3600.0,
-    merge: tuple[float, float] | None = None,
+    merge: float | tuple[float, float] | None = None,
     scores: bool = False,
     embeddings: str | None = None,
     order: bool = False,
@@ -221,13 +221,15 @@ def tag_files(
       window, and ``{"id", "file", "error", "kind"}`` for an input that fails. With a folder, the run is finished when
       the call returns, with its counts. The same call on the same folder goes on where the last one stopped.
     - ``tagger``: the model; None is the built-in one.
-    - ``formats``: of the folder: "jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope".
+    - ``formats``: of the folder: "jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope"
+      (default: "jsonl").
     - ``top_k``, ``threshold``, ``activation``, ``window``, ``hop``, ``channel``, ``on_damage``, ``max_duration``: as in
       ``Tagger.classify``; windows are rows, and with ``channel="each"`` those of each channel, with its number as
       "channel".
     - ``thresholds``: label -> its own threshold; ``labels``: the only labels that may be tags.
-    - ``merge``: (gap, shortest) in seconds: tags of windows in a row become one detection if no more than ``gap`` lies
-      between them, and it stays if it is at least ``shortest`` long; its score is the mean of its best three.
+    - ``merge``: (gap, shortest) in seconds, or the gap alone: tags of windows in a row become one detection if no more
+      than ``gap`` lies between them, and it stays if it is at least ``shortest`` (0) long; its score is the mean of its
+      best three.
     - ``scores``: also write all scores, float16; ``embeddings``: also write them, as "parquet" or "npy".
     - ``order``: keep the order of the list; otherwise an input is through when it is done.
     - ``shard``: "I/N", one of N shares of the inputs (I from 0), in a folder of its own below ``out``.
@@ -246,6 +248,10 @@ def tag_files(
     from astfast.volume.tag_files import Run
     from astfast.volume.workers import ThisProcess
 
+    only_out = {"formats": formats, "scores": scores, "embeddings": embeddings, "overwrite": overwrite, "retry": retry}
+    for name, value in only_out.items():
+        if out is None and value:
+            raise ValueError(f"{name} is {value!r} without out: name an output folder")
     options = Options(
         top_k=top_k,
         threshold=threshold,
@@ -257,7 +263,7 @@ def tag_files(
         channel=channel,
         on_damage=on_damage,
         max_duration=max_duration,
-        merge=None if merge is None else Merge(*merge),
+        merge=None if merge is None else Merge.of(merge),
         scores=scores,
         embeddings=embeddings,
         order=order,
@@ -274,7 +280,10 @@ def tag_files(
         if on_file is not None:
             on_file(finished.item.id, None if finished.error is None else str(finished.error))
 
-    return run.rows(done) if out is None else run.into(out, formats, overwrite, retry, done)
+    if out is None:
+        return run.rows(done)
+    chosen = [formats] if isinstance(formats, str) else formats or ["jsonl"]
+    return run.into(out, chosen, overwrite, retry, done)
 
 
 def __getattr__(name: str) -> Any:

@@ -104,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         type=arguments.names,
+        action="extend",
         metavar="FORMAT",
         help=f"output: {', '.join(FORMATS)} (default: text); with --out one or more of {', '.join(OUT_FORMATS)}, "
         "with commas between (default: jsonl)",

@@ -66,7 +66,11 @@ def run(options: argparse.Namespace) -> bool:
         except ValueError as error:  # a label that the model doesn't have, a window that is too short
             raise astfast.AstfastError(str(error)) from error
         _run(planned, options)
-    return not planned.progress.failed and not planned.progress.failed_before
+    progress = planned.progress
+    if options.shard is None and not progress.done + progress.skipped + progress.repeated:
+        left_out = ", ".join(f"{count} {kind}" for kind, count in planned.sources.passed_over.items())
+        raise astfast.AstfastError(f"nothing to tag: the inputs name no audio{left_out and f' ({left_out})'}")
+    return not progress.failed and not progress.failed_before
 
 
 def _run(planned: Run, options: argparse.Namespace) -> None:
@@ -79,6 +83,9 @@ def _run(planned: Run, options: argparse.Namespace) -> None:
                 planned.into(options.out, options.format, options.overwrite, options.retry, told.finished)
         except TooManyFailures as error:
             print_error(str(error))
+        except astfast.AstfastError:
+            told.is_refused = not planned.progress.done
+            raise
         finally:
             told.summary()
 
@@ -159,6 +166,7 @@ class _Told:
         )
         self._options = options
         self._failures = 0
+        self.is_refused = False  # before anything was tagged
 
     def finished(self, done: Input) -> None:
         """An input that is done, or has failed."""
@@ -204,7 +212,7 @@ class _Told:
         print_cut(progress.cut)
         if self._json:
             print_event("run_finished", progress.report())
-        elif self._out is not None or self._line:
+        elif (self._out is not None or self._line) and not self.is_refused:
             print_counter(f"astfast: {progress.summary()}", end="\n")
 
 

@@ -6,11 +6,12 @@ import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.audio.windows import is_number
 from astfast.errors import AstfastError
 from astfast.scores import top_k
 from astfast.volume.records import Row
@@ -24,6 +25,14 @@ class Merge(NamedTuple):
 
     gap: float = 0.0  # between the end of one window and the start of the next, at most
     shortest: float = 0.0  # detections that are shorter are left out
+
+    @classmethod
+    def of(cls, value: float | tuple[float, float]) -> Merge:
+        """``(gap, shortest)``, or the gap alone; ValueError for anything else."""
+        seconds = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+        if not 1 <= len(seconds) <= 2 or not all(is_number(x) and x >= 0 for x in seconds):
+            raise ValueError(f"merge is {value!r}: it must be a gap in seconds, or (gap, shortest), both at least 0")
+        return cls(*map(float, seconds))
 
 
 class Selection:
@@ -93,15 +102,30 @@ def _detection(label: int, run: Sequence[Row]) -> Row:
 
 
 def read_thresholds(path: str | Path) -> dict[str, float]:
-    """Label -> threshold: a JSON object, or CSV lines ``label,threshold``. Raises AstfastError for anything else."""
+    """Label -> threshold, from 0 to 1: a JSON object, or CSV lines ``label,threshold``.
+
+    Raises AstfastError for anything else, and for a label that is there twice.
+    """
     try:
         text = Path(path).read_text("utf-8-sig")
-        pairs = json.loads(text) if text.lstrip().startswith("{") else dict(_csv_pairs(text))
-        return {str(label): float(limit) for label, limit in pairs.items()}
+        if text.lstrip().startswith("{"):
+            return json.loads(text, object_pairs_hook=_limits)  # type: ignore[no-any-return]
+        return _limits(_csv_pairs(text))
     except (OSError, ValueError, TypeError) as error:
         raise AstfastError(
             f"{path}: not thresholds ({error}): write a JSON object or lines of label,threshold"
         ) from error
+
+
+def _limits(pairs: Iterable[tuple[str, Any]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for label, limit in pairs:
+        if isinstance(limit, bool) or not 0.0 <= float(limit) <= 1.0:
+            raise ValueError(f"{label}: {limit} is not a number from 0 to 1")
+        if label in found:
+            raise ValueError(f"{label} is there twice")
+        found[label] = float(limit)
+    return found
 
 
 def _csv_pairs(text: str) -> Iterable[tuple[str, str]]:
@@ -116,6 +140,9 @@ def _csv_pairs(text: str) -> Iterable[tuple[str, str]]:
 def read_labels(path: str | Path) -> list[str]:
     """The labels that a file lists, one a line. Raises AstfastError for a file that can't be read."""
     try:
-        return [line for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
+        found = [line for line in Path(path).read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise AstfastError(f"{path}: no list of labels ({error}): write one a line") from error
+    if not found:
+        raise AstfastError(f"{path}: no list of labels (it is empty): write one a line")
+    return found

@@ -59,6 +59,17 @@ def _sortable(ids: NDArray[np.void]) -> NDArray[np.void]:
     return ids.view([("first", "<u8"), ("second", "<u8")])
 
 
+def failed(entries: Entries, newest: int) -> set[bytes]:
+    """The ids, as digests, of inputs whose newest entry says that they failed; only the ``newest`` last entries may
+    replace others."""
+    split = len(entries) - newest
+    before, after = entries[:split], entries[split:]
+    found = {row.tobytes() for row in before["id"][before["failed"] != 0]}
+    for row in after:
+        (found.add if row["failed"] else found.discard)(row["id"].tobytes())
+    return found
+
+
 def of_bytes(entries: bytes) -> Entries:
     """Entries that were written one after the other."""
     return np.frombuffer(entries, ENTRY)

@@ -12,33 +12,32 @@ journal last. So whatever moment a run stops at, the next one finds each input d
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
 from astfast.errors import OutputError
 from astfast.volume import done
-from astfast.volume.done import Done, Entries
+from astfast.volume.done import Done, Entries, failed
 from astfast.volume.durable import replacing, sweep, sync
 from astfast.volume.formats import PARTS, TABLES, PartFormat, check, json_lines
 from astfast.volume.items import Item
-from astfast.volume.records import About, Record, Records, parse
+from astfast.volume.records import About, Record, Records, damaged, parse
 
 PART_INPUTS = 10_000  # at most in a part
 PART_BYTES = 64 << 20  # after which a part is closed
 SYNC_SECONDS = 5.0  # of results that a loss of power may cost; a process that is killed loses none of them
 NOTICES = ("failures.jsonl", "warnings.jsonl")
-OWN_NAMES = (  # in an output folder, beside the journal
-    *("tags", "tags-long", "scores", "embeddings", "raven", "audacity"),
-    *("kaleidoscope.csv", *NOTICES, "run.json"),
+OWN_FILES = (  # in an output folder, beside the journal
+    *("tags/part-*", "tags-long/part-*", "scores/part-*", "embeddings/part-*"),
+    *("raven/selections.txt", "raven/files.txt", "audacity/**/*.txt", "kaleidoscope.csv", *NOTICES, "run.json"),
 )
+INDEX_HEAD = 16  # bytes before the entries of an index
 
 
 class Journal:
@@ -68,7 +67,7 @@ class Journal:
         if retry:
             entries = entries[entries["failed"] == 0]
         self._done = Done(entries)
-        self.failed_before = int(np.count_nonzero(entries["failed"]))  # and not to be tried again
+        self.failed_before = failed(entries, len(self._entries))  # digests of ids, not to be tried again
 
     def _opened(self, formats: Sequence[str], overwrite: bool) -> Entries:
         """Brings the folder into order, whatever moment the last run stopped at; what it is done with."""
@@ -104,11 +103,13 @@ class Journal:
 
     def _wipe(self) -> None:
         """Removes what a run has made, its journal last, and nothing else."""
-        for path in (self.folder / name for name in OWN_NAMES):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        for pattern in OWN_FILES:
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        for name in dict.fromkeys(pattern.split("/")[0] for pattern in OWN_FILES if "/" in pattern):
+            for path in (*sorted((self.folder / name).rglob("*"), reverse=True), self.folder / name):
+                with suppress(OSError):  # files of others, and folders with such
+                    path.rmdir()
         for path in self._own.iterdir():
             if path.name != "lock":
                 path.unlink()
@@ -117,14 +118,20 @@ class Journal:
         """Formats of this run and of those before, whose settings must be the same."""
         path = self._own / "settings.json"
         settings = json.loads(json.dumps(dict(self._about.settings)))
-        saved: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": settings, "formats": []}
-        differences = _differences(saved["settings"], settings)
+        saved, known = settings, []
+        if path.exists():
+            try:
+                read = json.loads(path.read_text())
+                saved, known = dict(read["settings"]), list(read["formats"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise damaged(str(path)) from error
+        differences = _differences(saved, settings)
         if differences:
             raise OutputError(
                 f"{self.folder}: belongs to a run with other settings ({differences}): name another folder, or begin "
                 "anew with overwrite=True"
             )
-        together = list(dict.fromkeys((*saved["formats"], *formats)))
+        together = list(dict.fromkeys((*known, *formats)))
         with replacing(path) as unfinished:
             unfinished.write_text(json.dumps({"settings": settings, "formats": together}, indent=1, sort_keys=True))
         return together
@@ -225,16 +232,17 @@ class Journal:
         self._start_part()
 
     def _write_index(self, part: int, size: int, entries: bytes) -> None:
-        """``size``: of the journal whose entries these are, by which an index is told from another's."""
+        """``size``: of the journal whose entries these are."""
         with replacing(self._index(part)) as path:
-            path.write_bytes(size.to_bytes(8, "little") + entries)
+            path.write_bytes(_index_head(size, entries) + entries)
 
     def _entries_of(self, part: int) -> Entries:
         journal, index = self._journal(part), self._index(part)
         content = index.read_bytes() if index.exists() else b""
-        if int.from_bytes(content[:8], "little") != journal.stat().st_size:
+        entries = content[INDEX_HEAD:]
+        if content[:INDEX_HEAD] != _index_head(journal.stat().st_size, entries):
             return done.of_bytes(b"".join(map(_entry, Records(journal))))
-        return done.of_bytes(content[8:])
+        return done.of_bytes(entries)
 
     def _make(self, name: str, part: int, records: Iterable[Record]) -> None:
         """A part in a format, if that has a file a part."""
@@ -288,6 +296,11 @@ class Journal:
                 f"{self.folder}: can't be written ({error.strerror or error}): make room or give the permission, and "
                 "run the same again: what is done stays done"
             ) from error
+
+
+def _index_head(size: int, entries: bytes) -> bytes:
+    """What tells an index from that of another journal, of ``size`` bytes, and from a damaged one."""
+    return size.to_bytes(8, "little") + hashlib.blake2b(entries, digest_size=INDEX_HEAD - 8).digest()
 
 
 def _entry(record: Record) -> bytes:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.errors import OutputError
+
 FloatArray = NDArray[Any]  # float16 scores or float32 embeddings
 ARRAYS = {"scores": "<f2", "embeddings": "<f4"}  # fields of a line that hold base64, and their types
 
@@ -59,10 +61,16 @@ class Record(NamedTuple):
 
 
 def parse(line: bytes) -> Record:
-    """The record of a line. Raises ValueError for one that is not whole."""
+    """The record of a line. Raises ValueError for one that is not whole, or none."""
     if not line.endswith(b"\n"):
         raise ValueError("the line does not end")
-    fields = json.loads(line)
+    try:
+        return _record_of(json.loads(line))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"no record ({error})") from error
+
+
+def _record_of(fields: Any) -> Record:
     if not isinstance(fields, dict) or "id" not in fields:
         raise ValueError("no record")
     rows = [
@@ -77,7 +85,7 @@ def parse(line: bytes) -> Record:
 
 
 class Records:
-    """The records of files of the journal, read anew each time they are walked."""
+    """The records of files of the journal, read anew each time they are walked; OutputError for a damaged one."""
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
@@ -85,7 +93,17 @@ class Records:
     def __iter__(self) -> Iterator[Record]:
         for path in self._paths:
             with path.open("rb") as file:
-                yield from map(parse, file)
+                for number, line in enumerate(file, 1):
+                    try:
+                        record = parse(line)
+                    except ValueError as error:
+                        raise damaged(f"{path} line {number}") from error
+                    yield record
+
+
+def damaged(place: str) -> OutputError:
+    """The error of a file of the journal that is not as it was written."""
+    return OutputError(f"{place}: is damaged: restore the file, or begin anew with overwrite=True")
 
 
 def printable(text: str, backslash: str = "\\") -> str:

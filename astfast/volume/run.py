@@ -81,6 +81,7 @@ def new(items: Iterable[Item], progress: Progress, journal: Journal | None) -> I
         if journal.holds(stamped):
             progress.skipped += 1
         else:
+            progress.failed_before -= name in journal.failed_before  # it has changed since
             yield stamped
 
 
@@ -125,7 +126,8 @@ def check_failures(allowed: int | None, progress: Progress, last: Input) -> None
     failed = sum(progress.failed.values())
     if allowed is not None and failed > allowed:
         raise TooManyFailures(
-            f"stopped: {failed} inputs failed, more than the {allowed} allowed; the last one: {last.error}"
+            f"stopped: {failed} input{'s' * (failed != 1)} failed, more than the {allowed} allowed; the last one: "
+            f"{last.error}"
         )
 
 

@@ -80,7 +80,7 @@ class Run:
         model = model_hash(self._arguments.sources, self._arguments.checkpoint_options)
         about = About(self._workers.labels, self._workers.sampling_rate, {**self._settings, "model": model})
         journal = Journal(folder, about, [*formats, *self._array_formats], overwrite, retry)
-        self.progress.failed_before = journal.failed_before
+        self.progress.failed_before = len(journal.failed_before)
         described = {
             "astfast": __version__,
             "backend": self._workers.backend,

@@ -131,7 +131,7 @@ def test_failures_can_end_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "list").write_text("".join(f"missing {i}.wav\n" for i in range(30)))
     assert run("--from", tmp_path / "list", "--fail-fast") == 1
     assert (
-        "astfast: error: stopped: 1 inputs failed, more than the 0 allowed; the last one: missing "
+        "astfast: error: stopped: 1 input failed, more than the 0 allowed; the last one: missing "
         in capsys.readouterr().err
     )
     assert run("--from", tmp_path / "list", "--out", tmp_path / "out") == 1
@@ -150,6 +150,24 @@ def test_events_are_json_lines(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert sorted(names[1:-1]) == ["file_failed", "file_finished", "file_finished", "file_finished"]
     assert all(isinstance(event["time"], float) for event in events)
     assert events[-1]["tagged"] == 3
+
+
+def test_runs_of_nothing_and_refused_ones_say_so_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "notes.txt").write_text("x")
+    assert run(empty, "--out", tmp_path / "none") == 2
+    assert "nothing to tag: the inputs name no audio (1 not audio)" in capsys.readouterr().err
+    assert run(folder, "--out", tmp_path / "out", "--format", "jsonl", "--format", "csv") == 0
+    assert {path.suffix for path in (tmp_path / "out" / "tags").iterdir()} == {".jsonl", ".csv"}
+    capsys.readouterr()
+    assert run(folder, "--out", tmp_path / "out", "--top-k", 1) == 2
+    assert "tagged" not in capsys.readouterr().err
+    (empty / "bad.wav").write_bytes(b"x")
+    assert run(empty, "--out", tmp_path / "bad", "--fail-fast") == 1
+    assert "1 input failed, more than the 0 allowed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

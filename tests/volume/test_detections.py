@@ -75,11 +75,24 @@ def test_thresholds_and_labels_are_read_from_files(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         assert read_thresholds(path) == {"dog": 0.5, "a, b": 0.25}
-    for text in ("dog;0.5", "dog,half", '{"dog": null}', "{"):
+    for text in (
+        "dog;0.5",
+        "dog,half",
+        '{"dog": null}',
+        "{",
+        "dog,nan",
+        '{"dog": true}',
+        "dog,2",
+        "dog,0.1\ndog,0.2",
+        '{"a": 1, "a": 0}',
+    ):
         path.write_text(text)
         with pytest.raises(AstfastError, match="not thresholds"):
             read_thresholds(path)
     path.write_text("dog\n\na, b\n")
     assert read_labels(path) == ["dog", "a, b"]
+    path.write_text("\n")
+    with pytest.raises(AstfastError, match="it is empty"):
+        read_labels(path)
     with pytest.raises(AstfastError, match="no list of labels"):
         read_labels(tmp_path / "missing")

@@ -14,7 +14,7 @@ import pytest
 
 from astfast.errors import OutputError
 from astfast.volume import journal
-from astfast.volume.items import Item
+from astfast.volume.items import Item, digest
 from astfast.volume.journal import Journal
 from astfast.volume.records import About, Record, Row, parse
 
@@ -242,6 +242,40 @@ def test_formats_may_change_between_runs_and_none_falls_behind(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("name", ["settings.json", "part-00000.jsonl", "part-00000.index"])
+def test_a_damaged_journal_is_refused_by_name_and_an_index_made_anew(tmp_path: Path, name: str) -> None:
+    run = Journal(tmp_path, ABOUT, ["jsonl"])
+    for number in range(4):
+        run.add(record(number, error="bad" if number == 1 else None))
+    run.close(True, {})
+    path = tmp_path / ".journal" / name
+    whole = path.read_bytes()
+    for content in (whole[:-34], whole[:40] + bytes(len(whole) - 40), b"", b"[]\n", b'{"id": "x", "odd": 1}\n'):
+        path.write_bytes(content)
+        if name.endswith(".index"):
+            again = Journal(tmp_path, ABOUT, ["jsonl"])
+            assert [again.holds(item(number)) for number in range(5)] == [True] * 4 + [False]
+            again.release()
+        elif content or name == "settings.json":  # an empty part is one with nothing in it
+            with pytest.raises(OutputError, match=f"{name}.*: is damaged: restore the file, or begin anew with overw"):
+                Journal(tmp_path, ABOUT, ["jsonl"])
+    Journal(tmp_path, ABOUT, ["jsonl"], overwrite=True).close(True, {})
+
+
+def test_beginning_anew_removes_only_what_a_run_has_made(tmp_path: Path) -> None:
+    run = Journal(tmp_path, ABOUT, ["jsonl", "parquet", "raven", "audacity", "kaleidoscope"])
+    run.add(record(0))
+    run.close(True, {})
+    mine = {tmp_path / name for name in ("tags/notes.txt", "raven/mine/x.csv", "audacity/mine.aup", "scores/mine")}
+    for path in mine:
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text("mine")
+    Journal(tmp_path, ABOUT, ["csv"], overwrite=True).release()
+    left = {path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != ".journal"}
+    assert left - {tmp_path / "failures.jsonl", tmp_path / "warnings.jsonl"} == mine
+
+
+@pytest.mark.usefixtures("small_parts")
 def test_failures_are_done_until_they_are_to_be_tried_again(tmp_path: Path) -> None:
     run = Journal(tmp_path, ABOUT, ["jsonl"])
     for number in range(4):
@@ -249,7 +283,7 @@ def test_failures_are_done_until_they_are_to_be_tried_again(tmp_path: Path) -> N
     run.close(True, {})
     assert failures(tmp_path) == ["clip 1", "clip 3"]
     again = Journal(tmp_path, ABOUT, ["jsonl"])
-    assert (again.holds(item(1)), again.failed_before) == (True, 2)
+    assert (again.holds(item(1)), again.failed_before) == (True, {digest("clip 1"), digest("clip 3")})
     again.release()
     retried = Journal(tmp_path, ABOUT, ["jsonl"], retry=True)
     assert [retried.holds(item(number)) for number in range(4)] == [True, False, True, False]

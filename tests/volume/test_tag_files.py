@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import astfast
 from tests.cases.recordings import RATE, clips
 from tests.fakes.instant_engine import InstantEngine
 
@@ -217,3 +218,28 @@ def test_processes_end_soon_after_their_rows_are_left(tmp_path: Path) -> None:
     begun = time.monotonic()
     assert finished(code, tmp_path / "a.wav") == {}
     assert time.monotonic() - begun < 20
+
+
+def test_a_failure_that_is_mended_is_none_any_more(tiny_model: Path, tmp_path: Path) -> None:
+    tagger = astfast.load(tiny_model, device="cpu")
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"no audio")
+    assert astfast.tag_files(path, tmp_path / "out", tagger=tagger)["failed"] == {"undecodable": 1}
+    soundfile.write(path, clips(1, 1.0)[0], RATE)
+    again = astfast.tag_files(path, tmp_path / "out", tagger=tagger)
+    assert (again["tagged"], again["failed"], again["failed_before"]) == (1, {}, 0)
+
+
+def test_options_of_folders_need_one_and_short_forms_are_understood(tiny_model: Path, tmp_path: Path) -> None:
+    tagger = astfast.load(tiny_model, device="cpu")
+    clip = tmp_path / "a.wav"
+    soundfile.write(clip, clips(1, 1.0)[0], RATE)
+    options: dict[str, Any]
+    for options in ({"formats": "csv"}, {"scores": True}, {"overwrite": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} is .* without out"):
+            astfast.tag_files(clip, tagger=tagger, **options)
+    for merge in ("1", -1, (1, 2, 3), (), True):
+        with pytest.raises(ValueError, match=r"it must be a gap in seconds, or \(gap, shortest\)"):
+            astfast.tag_files(clip, tagger=tagger, window=1, merge=merge)  # type: ignore[arg-type]
+    astfast.tag_files(clip, tmp_path / "out", tagger=tagger, formats="csv", window=0.5, merge=1)
+    assert [path.name for path in (tmp_path / "out" / "tags").iterdir()] == ["part-00000.csv"]
