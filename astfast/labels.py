@@ -67,7 +67,7 @@ def from_id2label(id2label: Any, source: str) -> tuple[str, ...]:
     missing = [index for index in range(len(by_index)) if index not in by_index]
     if missing:
         raise CheckpointError(f"{where} has {len(by_index)} labels but none of index {missing[0]}. Pass labels=.")
-    return _encodable(tuple(by_index[index] for index in range(len(by_index))), where)
+    return _encodable(by_index[index] for index in range(len(by_index)))
 
 
 def read(labels: Iterable[str] | str | os.PathLike[str]) -> tuple[str, ...]:
@@ -83,20 +83,12 @@ def read(labels: Iterable[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     for index, name in enumerate(names):
         if not isinstance(name, str):
             raise CheckpointError(f"labels= has {brief(name)} at index {index}: every label must be a string.")
-    return _encodable(names, "labels=")
+    return _encodable(names)
 
 
-def _encodable(names: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """``names``. Raises CheckpointError for one that no file can hold."""
-    for index, name in enumerate(names):
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise CheckpointError(
-                f"{where} has {brief(name)} at index {index}, which is no Unicode text (a lone surrogate). Pass labels="
-                " without it."
-            ) from None
-    return names
+def _encodable(names: Iterable[str]) -> tuple[str, ...]:
+    """The names; a lone surrogate, which no file of results can hold, is escaped: ``\\ud800``."""
+    return tuple(name.encode("utf-8", "backslashreplace").decode() for name in names)
 
 
 def _read_file(path: Path) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 from astfast.audio.descriptors import OpenFile
+from astfast.audio.endings import joined_at
 from astfast.audio.parts import Ended, Findings, Part, Parts
 
 READ_AHEAD = 1 << 16  # bytes, at most, that the decoder may have read behind the frame that it stopped at
@@ -16,6 +17,9 @@ SMALLEST_FRAME = 9  # bytes
 LONGEST_GAP = 60.0  # seconds of silence that stand for lost frames
 MOST_HOLES = 100
 STREAM = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # and STREAMINFO, always the first block
+OTHER = re.compile(
+    rb"ID3[\x02-\x04]|RIFF(?=....WAVE)|OggS\0\x02|\0\0\0[\x10-\x40]ftyp", re.DOTALL
+)  # files of other formats
 FRAME = re.compile(rb"\xff[\xf8\xf9]")
 
 
@@ -50,7 +54,17 @@ def flac_parts(file: OpenFile, start: int, findings: Findings) -> Parts:
         if following is not None:
             findings.mended("several FLAC files are joined in it: all of them are read")
         yield from _rest_of_stream(file, info, ended, near, following, findings)
+        if following is None and not ended.error and ended.samples >= info.total and ended.position < file.size:
+            _say_joined(file, near, findings)
         at = following
+
+
+def _say_joined(file: OpenFile, at: int, findings: Findings) -> None:
+    """Tells of a file of another format behind the stream, whose end is some way behind ``at``."""
+    for found in OTHER.finditer(os.pread(file.fd, 2 * READ_AHEAD, at)):
+        if said := joined_at(file, at + found.start()):
+            findings.lost(said)
+            return
 
 
 def _rest_of_stream(
