@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast.audio.arrays import blocks_of, checked_rate, clip_samples, to_numpy
-from astfast.audio.inputs import resampled
 from astfast.audio.mono import to_mono
 from astfast.audio.parts import Findings
 from astfast.notes import Note
 from astfast.pcm import LIVE, RAW
+from astfast.resampling import resampled
 
 
 def live_blocks(

@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio.inputs import at_rate
 from astfast.engines.base import Batch, DeviceBatch, Engine, FloatArray, Waves
 from astfast.errors import AstfastError
 from astfast.front_end import FrontEnd
 from astfast.models.base import ModelConfig
+from astfast.resampling import at_rate
 from astfast.scores import top_k
 
 

@@ -28,11 +28,12 @@ MAY_IMPORT = {
     "centred_log_mel": "front_end",
     "ops": "front_end",
     "scores": "",
+    "resampling": "errors",
     "catalogue": "",
     # what it is made of
     "kernels": "",
     "_native": "",
-    "audio": "errors pcm spans notes",
+    "audio": "errors pcm spans notes resampling",
     "checkpoints": "errors notes small_files catalogue",
     "models": "errors file_identity labels front_end centred_log_mel ops checkpoints",
     "backends.no_images": "errors",
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "backends.reference": "front_end centred_log_mel ops",
     "backends": "environment errors notes ops",
     # what it does
-    "engines": "version errors pcm spans notes cache front_end ops scores audio models backends backends.cpu "
+    "engines": "version errors pcm spans notes cache front_end ops scores resampling models backends backends.cpu "
     "backends.cuda",
     "tagging": "errors spans notes scores audio models engines",
     "volume": "version errors notes spans file_identity cache scores audio models engines tagging",

@@ -11,9 +11,9 @@ import soundfile
 import torch
 
 import astfast
-from astfast.audio.inputs import at_rate
 from astfast.engines import ensemble
 from astfast.front_end import FrontEnd
+from astfast.resampling import at_rate
 from tests.cases import checkpoints, dass, timm_vit
 
 LABELS = tuple(f"sound {i}" for i in range(7))
