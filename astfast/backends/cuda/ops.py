@@ -6,6 +6,7 @@ same code runs on CPU or "meta" tensors.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -306,9 +307,7 @@ def persistent_kernels(arch: tuning.Arch) -> ModuleType | None:
     major, minor = (int(part) for part in triton.__version__.split(".")[:2])
     if arch != 90 or (major, minor) < (3, 6):
         return None
-    from astfast.kernels import persistent
-
-    return persistent
+    return importlib.import_module("astfast.kernels.persistent")
 
 
 def _linear_weights(w: PackedLinear) -> dict[str, torch.Tensor]:
