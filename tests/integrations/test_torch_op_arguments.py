@@ -78,7 +78,7 @@ WRONG = [(name, i) for name, (_, good) in GOOD.items() for i, x in enumerate(goo
 def test_shapes_are_checked_before_any_device_sees_them(name, index, monkeypatch):
     op, good = GOOD[name]
     op(*good)
-    monkeypatch.setattr(torch_ops, "impl_for", lambda device: pytest.fail("an implementation was asked"))
+    monkeypatch.setattr(torch_ops, "implementation", lambda device: pytest.fail("an implementation was asked"))
     x = good[index]
     others = [f(*x.shape, 1)]  # one dimension more
     if (name, index) not in {("patch_embed", 0), ("attention", 1), ("pool", 0)}:
