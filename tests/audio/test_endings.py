@@ -49,15 +49,20 @@ def test_wav_of_another_rate_behind_is_said_not_to_be_read() -> None:
     assert heard(WAV + other) == (len(X), ["from 1.5 s on it has 1 channels at 16000 Hz: that is not read"])
 
 
-@pytest.mark.parametrize("first", ["AIFF", "CAF", "AU", "W64", "MP3", "WAV", "FLAC"])
-@pytest.mark.parametrize("second", ["MP3", "WAV", "FLAC"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (first, second)
+        for first in ("AIFF", "CAF", "AU", "W64", "MP3", "WAV", "FLAC")
+        for second in ("MP3", "WAV", "FLAC")
+        if first != second  # those are read part by part
+    ],
+)
 def test_another_file_behind_the_end_is_told_of(first: str, second: str) -> None:
     begin, behind = ("MPEG_LAYER_III" if form == "MP3" else "PCM_16" for form in (first, second))
     content, other = written(first, begin), written(second, behind)
     if (first, second) == ("FLAC", "MP3"):
         other = b"ID3\4\0\0\0\0\0\1\0" + 12 * other  # more than the decoder reads ahead
-    if first == second:
-        pytest.skip("read part by part")
     alone, notes = heard(content)
     assert not notes
     count, (note,) = heard(content + other)
