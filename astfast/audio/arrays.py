@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from astfast.audio.files import VALUES_PER_BLOCK
+from astfast.audio.parts import samples_per_block
 from astfast.errors import AudioError
 from astfast.notes import Note
 from astfast.pcm import INT16_FULL_SCALE
@@ -74,10 +74,13 @@ def of_longer_axis(samples: NDArray[Any], name: str) -> NDArray[Any]:
     )
 
 
-def blocks_of(samples: NDArray[Any]) -> Iterator[FloatArray]:
-    """[samples] or [channels, samples] of a PCM type -> blocks [samples, channels] in [-1, 1]; none is a view."""
+def blocks_of(samples: NDArray[Any], rate: int) -> Iterator[FloatArray]:
+    """[samples] or [channels, samples] of a PCM type at ``rate`` Hz -> blocks [samples, channels] in [-1, 1].
+
+    None is a view.
+    """
     frames = np.atleast_2d(samples).T  # [samples, channels]
-    size = max(1, VALUES_PER_BLOCK // frames.shape[1])
+    size = samples_per_block(rate, frames.shape[1])
     return (_scaled(frames[start : start + size]) for start in range(0, len(frames), size))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from astfast.audio.descriptors import OpenFile
 from astfast.audio.endings import end_of, lost_at
 from astfast.audio.formats import Format
-from astfast.audio.parts import Findings, Refused
+from astfast.audio.parts import Findings, Refused, samples_per_block
 
 # Containers of sound. No playlists and no network formats: those make FFmpeg open other files.
 CONTAINERS = (
@@ -30,10 +30,8 @@ FULL_SCALE = {"i2": 32768.0, "i4": 2147483648.0, "i8": 9223372036854775808.0}
 Opened = tuple[int, "float | None", Iterator[NDArray[np.float32]]]  # rate in Hz, seconds if known, blocks
 
 
-def open_with_ffmpeg(
-    file: OpenFile, form: Format, findings: Findings, values: int, counted: float | None = None
-) -> Opened:
-    """The first audio stream of a file, in blocks [samples, channels] of about ``values`` values.
+def open_with_ffmpeg(file: OpenFile, form: Format, findings: Findings, counted: float | None = None) -> Opened:
+    """The first audio stream of a file, in blocks [samples, channels].
 
     ``counted``: seconds that another decoder found in its header.
 
@@ -65,7 +63,7 @@ def open_with_ffmpeg(
     if first is None:
         container.close()
         raise Refused("nothing in it decodes")
-    return first.sample_rate, seconds, _blocks(file, container, first, frames, findings, values)
+    return first.sample_rate, seconds, _blocks(file, container, first, frames, findings)
 
 
 def _lost_at_end(file: OpenFile, form: Format) -> str:
@@ -110,9 +108,10 @@ def _frames(
 
 
 def _blocks(
-    file: OpenFile, container: Any, first: Any, frames: Iterator[Any], findings: Findings, values: int
+    file: OpenFile, container: Any, first: Any, frames: Iterator[Any], findings: Findings
 ) -> Iterator[NDArray[np.float32]]:
     kind = _kind(first)
+    size = samples_per_block(*kind)
     held: list[NDArray[np.float32]] = []
     count = done = 0
     with contextlib.closing(file), contextlib.closing(container):
@@ -125,8 +124,8 @@ def _blocks(
             samples = _samples(frame)
             done += len(samples)
             held.append(samples)
-            count += samples.size
-            if count >= values:
+            count += len(samples)
+            if count >= size:
                 yield np.concatenate(held)
                 held, count = [], 0
             frame = next(frames, None)

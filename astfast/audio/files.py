@@ -22,7 +22,6 @@ from astfast.audio.parts import Findings, Refused
 from astfast.errors import AudioError
 
 SECONDS_PER_PIECE = 10.0  # of an AudioDecoder
-VALUES_PER_BLOCK = 1 << 17  # samples times channels that are decoded at a time: 512 KiB of float32
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,13 @@ def open_file(source: str | os.PathLike[str] | bytes | Any, findings: Findings) 
     refusal, counted = "", None
     if form.kind != "ffmpeg":
         try:
-            return DecodedAudio(*open_with_libsndfile(file, form, findings, VALUES_PER_BLOCK))
+            return DecodedAudio(*open_with_libsndfile(file, form, findings))
         except Refused as reason:
             refusal, counted = f"libsndfile: {reason}", reason.seconds
             if str(reason) == NO_SAMPLES:
                 raise AudioError(f"{name}: {NO_SAMPLES}", kind="empty") from None
     try:
-        return DecodedAudio(*open_with_ffmpeg(file, form, findings, VALUES_PER_BLOCK, counted))
+        return DecodedAudio(*open_with_ffmpeg(file, form, findings, counted))
     except ImportError:
         raise _refused(name, form, refusal) from None
     except Refused as reason:

@@ -19,7 +19,7 @@ from astfast.audio.arrays import checked_rate
 from astfast.audio.files import DecodedAudio
 from astfast.audio.kinds import Source, not_readable, recognised
 from astfast.audio.mono import Channel, checked_channel, to_mono, too_long
-from astfast.audio.parts import Findings
+from astfast.audio.parts import SECONDS_PER_BLOCK, Findings
 from astfast.audio.windows import is_number
 from astfast.errors import AstfastError, AudioError
 from astfast.notes import Note
@@ -92,7 +92,7 @@ def load_audio(
             if max_samples is not None and length > max_samples + ignored_tail(target_rate):
                 truncated = True
                 break
-    wave = np.concatenate(parts)[:max_samples]
+    wave = (parts[0] if len(parts) == 1 else np.concatenate(parts))[:max_samples]
     duration = stream.duration if truncated else length / target_rate
     return Clip(wave, truncated, duration, stream.name, tuple(stream.notes))
 
@@ -173,7 +173,9 @@ def _stream(
 ) -> AudioStream:
     rate, name = checked_rate(decoded.rate, findings.name), findings.name
     mono = to_mono(decoded.blocks, rate, channel, max_duration, findings, keep)
-    return AudioStream(name, target_rate, decoded.duration, resampled(mono, rate, target_rate, name), findings.notes)
+    is_short = decoded.duration is not None and decoded.duration <= SECONDS_PER_BLOCK
+    waves = resampled(mono, rate, target_rate, name, may_be_one=is_short)
+    return AudioStream(name, target_rate, decoded.duration, waves, findings.notes)
 
 
 def checked_duration(max_duration: float) -> float:

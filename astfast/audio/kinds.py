@@ -75,7 +75,7 @@ class Source(NamedTuple):
         """The source with its native rate and channels; ``findings`` gets what is odd about a file, also while blocks
         are walked. Raises AudioError for what is no audio file."""
         if self.rate is not None:
-            return DecodedAudio(self.rate, self.duration, blocks_of(self.data))
+            return DecodedAudio(self.rate, self.duration, blocks_of(self.data, self.rate))
         if hasattr(self.data, "get_all_samples"):
             return open_decoder(self.data, self.name)
         return open_file(self.data, findings)

@@ -16,7 +16,7 @@ from astfast.audio.flac import flac_parts
 from astfast.audio.formats import Format
 from astfast.audio.mp3 import find_frames, mp3_parts
 from astfast.audio.ogg import ogg_parts
-from astfast.audio.parts import Ended, Findings, Part, Parts, Refused, Source
+from astfast.audio.parts import Ended, Findings, Part, Parts, Refused, Source, samples_per_block
 from astfast.audio.wav import wav_parts
 
 FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "FLAC", "OGG", "MP3", "CAF", "AU", "NIST"}  # libsndfile has 17 more
@@ -26,14 +26,12 @@ NO_SAMPLES = "no samples in it"
 Block = NDArray[np.float32]  # [samples, channels]
 
 
-def open_with_libsndfile(
-    file: OpenFile, form: Format, findings: Findings, values: int
-) -> tuple[int, float | None, Iterator[Block]]:
-    """(rate in Hz, seconds if they are known, blocks of ``values`` values) of a file whose format was recognised.
+def open_with_libsndfile(file: OpenFile, form: Format, findings: Findings) -> tuple[int, float | None, Iterator[Block]]:
+    """(rate in Hz, seconds if they are known, blocks) of a file whose format was recognised.
 
     The first block is decoded at once. Raises Refused if there is none.
     """
-    reading = _Reading(file, form, findings, values)
+    reading = _Reading(file, form, findings)
     blocks = reading.blocks()
     first = next(blocks, None)
     if first is None:
@@ -44,12 +42,12 @@ def open_with_libsndfile(
 class _Reading:
     """A file that is being decoded. Its rate and duration are known once there is a block."""
 
-    def __init__(self, file: OpenFile, form: Format, findings: Findings, values: int) -> None:
+    def __init__(self, file: OpenFile, form: Format, findings: Findings) -> None:
         self.rate = 0  # Hz
         self.duration: float | None = None  # seconds
         self.reason = ""  # why the last part can't be opened, or not be read on
         self._channels = self._done = 0
-        self._file, self._form, self._findings, self._values = file, form, findings, values
+        self._file, self._form, self._findings = file, form, findings
 
     def blocks(self) -> Generator[Block, None, None]:
         """All blocks of all parts, and silence in the place of what is lost between them."""
@@ -101,7 +99,7 @@ class _Reading:
         import soundfile
 
         sound._info.seekable = 0  # else soundfile seeks after each block, and fails where libsndfile can't seek
-        size = max(1, self._values // self._channels)
+        size = samples_per_block(self.rate, self._channels)
         done, why = 0, ""
         while not why and (counted is None or done < counted):
             block = np.empty((size if counted is None else min(size, counted - done), self._channels), np.float32)
@@ -123,7 +121,7 @@ class _Reading:
         return done, why
 
     def _silence(self, samples: int) -> Iterator[Block]:
-        size = max(1, self._values // self._channels)
+        size = samples_per_block(self.rate, self._channels)
         for start in range(0, samples, size):
             count = min(size, samples - start)
             self._done += count

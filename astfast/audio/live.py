@@ -26,7 +26,10 @@ def live_blocks(
     """
     rate = checked_rate(sampling_rate, LIVE)
     blocks = (
-        block for chunk in chunks if len(chunk) for block in blocks_of(clip_samples(to_numpy(chunk, LIVE).T, LIVE))
+        block
+        for chunk in chunks
+        if len(chunk)
+        for block in blocks_of(clip_samples(to_numpy(chunk, LIVE).T, LIVE), rate)
     )
     mono = to_mono(blocks, rate, "mean", math.inf, Findings(LIVE, notes, strict=False), keep=False)
     return resampled(mono, rate, target_rate, LIVE)

@@ -11,6 +11,8 @@ from astfast.audio.descriptors import BYTES_PER_READ, OpenFile, memory_file, wri
 from astfast.errors import AudioError
 from astfast.notes import Note
 
+VALUES_PER_BLOCK = 1 << 20  # samples times channels that are decoded at a time: 4 MiB of float32
+SECONDS_PER_BLOCK = 12.0  # at most; a model's input is one block, each of which waits for the interpreter's lock
 LARGEST_COPY = 1 << 25  # bytes of a part that go to memory, where the decoder calls no Python to read them
 
 
@@ -38,6 +40,11 @@ class Ended(NamedTuple):
 
 
 Parts: TypeAlias = Generator[Part, Ended, None]
+
+
+def samples_per_block(rate: int, channels: int) -> int:
+    """Samples of each channel that are decoded at a time."""
+    return max(1, min(VALUES_PER_BLOCK // channels, int(SECONDS_PER_BLOCK * rate)))
 
 
 class Refused(Exception):

@@ -15,11 +15,11 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astfast.audio import files as decoding
 from astfast.audio.arrays import HIGHEST_RATE, LOWEST_RATE
 from astfast.audio.inputs import load_audio, open_audio
 from astfast.audio.kinds import expand_batch
 from astfast.audio.mono import SUSPICIOUS_PEAK
+from astfast.audio.parts import SECONDS_PER_BLOCK
 from astfast.errors import AudioError
 from tests.cases.recordings import RATE, at_16k, file_bytes
 
@@ -133,7 +133,7 @@ def test_only_what_is_needed_of_a_long_file_is_decoded(tmp_path: Path, monkeypat
     clip = load_audio(path, max_samples=10 * RATE)
     assert clip.truncated
     assert (len(clip.wave), clip.duration) == (10 * RATE, 3600.0)
-    assert decoded <= 10 * RATE + decoding.VALUES_PER_BLOCK
+    assert decoded <= SECONDS_PER_BLOCK * RATE
 
 
 def test_a_long_stream_is_never_held_whole(tmp_path: Path) -> None:
@@ -325,3 +325,16 @@ def test_many_threads_read_what_one_reads(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         for expected, found in zip(alone, pool.map(read, range(8)), strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG"])
+def test_ten_seconds_are_one_block(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a thread that runs Python every call of a decoder or resampler waits for the interpreter's lock."""
+    calls = []
+    read, resample = soundfile.SoundFile.buffer_read_into, soxr.resample
+    monkeypatch.setattr(soundfile.SoundFile, "buffer_read_into", lambda *args: calls.append("read") or read(*args))
+    monkeypatch.setattr(soxr, "resample", lambda *args, **kw: calls.append("resample") or resample(*args, **kw))
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, (441_000, 2))
+    clip = load_audio(file_bytes(sound, 44_100, format=form), max_samples=10 * RATE)
+    assert (len(clip.wave), clip.truncated) == (10 * RATE, False)
+    assert calls == ["read", "resample"]

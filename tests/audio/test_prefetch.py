@@ -16,6 +16,7 @@ import torch
 
 from astfast.audio import prefetch
 from astfast.audio.inputs import load_audio
+from astfast.audio.parts import samples_per_block
 from astfast.audio.prefetch import ReadOptions, iter_windows
 from astfast.audio.windows import Window
 from astfast.errors import AudioError
@@ -185,13 +186,14 @@ def test_the_last_window_of_an_input_is_marked() -> None:
     one, three = wave_of(0), np.concatenate([wave_of(1), wave_of(2), wave_of(3)])
     late = three.copy()
     late[-1] = np.nan
-    large = np.concatenate([np.zeros(1 << 18, np.float32), late])  # the block before the bad one is good
+    block = samples_per_block(RATE, 1)
+    large = np.concatenate([np.zeros(2 * block, np.float32), late])  # the blocks before the bad one are good
     parts = [(part.input, part.is_last) for part in iter_windows([one, three, "no such file", one], WINDOWS)]
     assert parts == [(0, True), (1, False), (1, False), (1, True), (2, True), (3, True)]
     *good, bad = iter_windows([large], WINDOWS)
     assert isinstance(bad.window, AudioError)
     assert bad.is_last
-    assert len(good) == (1 << 18) // SAMPLES
+    assert len(good) == 2 * block // SAMPLES
     assert not any(part.is_last for part in good)
 
 
