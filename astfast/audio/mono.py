@@ -132,8 +132,8 @@ def _means(blocks: Iterator[FloatArray], findings: Findings) -> Iterator[FloatAr
 def _cancels(block: FloatArray, wave: FloatArray) -> bool:
     """Whether the mean of channels has far less energy than the quietest of them."""
     with np.errstate(all="ignore"):
-        quietest = float(np.einsum("sc,sc->c", block, block).min())
-        mean = float(np.einsum("s,s->", wave, wave))
+        quietest = min(float(column @ column) for column in block.T)
+        mean = float(wave @ wave)
     return quietest > AUDIBLE * len(wave) and mean < CANCELLED / block.shape[1] * quietest
 
 
