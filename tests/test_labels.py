@@ -1,6 +1,7 @@
 """Label tables, id2label and the labels= override."""
 
 import hashlib
+import re
 
 import pytest
 
@@ -9,10 +10,20 @@ from astfast.errors import CheckpointError
 
 # SHA-256 of AudioSet's class_labels_indices.csv as Google published it; four independent copies were compared.
 AUDIOSET_SHA256 = "cdd1049833c4b86127c2773ac0d14a2754b6a6d0d1798002ed5c66e699708429"
+# SHA-256 of the lines "mid, tab, name", sorted by mid, of the 527 classes of ontology.json that have an index
+# (https://github.com/audioset/ontology at d417d32): a second source, in which no index can be mistaken.
+ONTOLOGY_SHA256 = "483b0059e0d47f7c4c4183e64700f17c214017e38da3ca439b3a8efc10468cbb"
 
 
 def test_audioset_table_is_the_published_file():
     assert hashlib.sha256((labels.DATA / "audioset.csv").read_bytes()).hexdigest() == AUDIOSET_SHA256
+
+
+def test_audioset_names_are_those_of_the_ontology_by_machine_id():
+    table = labels.table("audioset")
+    assert all(re.fullmatch(r"/[mgt]/[0-9a-z_]+", label.mid) for label in table)
+    lines = sorted(f"{label.mid}\t{label.display_name}\n" for label in table)
+    assert hashlib.sha256("".join(lines).encode()).hexdigest() == ONTOLOGY_SHA256
 
 
 def test_audioset_rows():

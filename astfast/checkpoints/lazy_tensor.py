@@ -121,9 +121,9 @@ class TensorFile:
             rest, offset = rest[got:], offset + got
         return values[: count - -(-len(rest) // values.itemsize)]
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at exit, os may be gone before the file
         if self._fd >= 0:
-            os.close(self._fd)
+            close(self._fd)
 
 
 def stored(
