@@ -63,6 +63,8 @@ def from_id2label(id2label: Any, source: str) -> tuple[str, ...]:
             raise CheckpointError(f"{where} has the key {brief(key)}, which is no index. Pass labels=.") from None
         if index in by_index:
             raise CheckpointError(f"{where} has two labels of index {index}. Pass labels=.")
+        if name is None:
+            raise CheckpointError(f"{where} has no name for index {index}: it is null. Pass labels=.")
         by_index[index] = str(name)
     missing = [index for index in range(len(by_index)) if index not in by_index]
     if missing:

@@ -44,6 +44,7 @@ def test_speech_commands_and_esc50():
     assert len(set(words)) == 35
     sounds = labels.packaged(50)
     assert (sounds[0], sounds[37], sounds[49]) == ("dog", "clock_alarm", "hand_saw")
+    assert sounds[30] == "door_wood_knock"
     assert len(set(sounds)) == 50
     assert labels.table("esc50")[0].mid is None
 
@@ -74,6 +75,7 @@ def test_id2label_keys_may_be_ints_or_strings_in_any_order(key):
         ({"0": "a", 0: "b"}, "two labels of index 0"),
         ({"zero": "a"}, "'zero', which is no index"),
         (["a", "b"], "list, not a mapping"),
+        ({"0": "a", "1": None}, "no name for index 1: it is null"),
     ],
 )
 def test_id2label_refused(id2label, message):

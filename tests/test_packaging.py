@@ -143,3 +143,14 @@ def test_a_source_folder_without_the_engine_says_where_to_go(tmp_path: Path) -> 
     message = done.stderr.splitlines()[-1]
     assert f"this is astfast's source folder, {tmp_path}, where Python finds it before one" in message
     assert "start Python in another folder, or build it in this one with pip install -e ." in message
+
+
+def test_extras_that_messages_and_documents_name_are_there() -> None:
+    """And none is installed by a name that may be somebody else's: only from a checkout, or as astfast[extra]."""
+    there = set(
+        re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text().split("optional-dependencies]")[1], re.M)
+    )
+    sources = [*(ROOT / "astfast").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    named = {name for path in sources for name in re.findall(r"(?:astfast|\.)\[([a-z0-9]+)\]", path.read_text())}
+    assert "ffmpeg" in named
+    assert named <= there, named - there

@@ -7,7 +7,7 @@ from typing import Any
 
 from astfast.engines import locks
 from astfast.engines.base import Engine
-from astfast.engines.load import LoadArguments, load_engine
+from astfast.engines.load import LoadArguments, anywhere, load_engine
 from astfast.errors import AstfastError
 
 
@@ -57,7 +57,7 @@ class LazyEngine:
         return f"{names}{' (closed)' if self._closed else ''}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"arguments": self.arguments, "_closed": self._closed}
+        return {"arguments": anywhere(self.arguments), "_closed": self._closed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["arguments"])  # type: ignore[misc]

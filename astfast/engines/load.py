@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ class LoadArguments:
     batch_size: int | None = None
     deterministic: bool = False
     checkpoint_options: Mapping[str, Any] = field(default_factory=dict)  # revision, cache_dir, labels, config overrides
+
+
+def anywhere(arguments: LoadArguments) -> LoadArguments:
+    """The arguments for a process in another folder: relative paths of files that are here become absolute."""
+    options = dict(arguments.checkpoint_options)
+    paths = {name: _absolute(options[name]) for name in ("labels", "cache_dir") if name in options}
+    sources = tuple(_absolute(source) for source in arguments.sources)
+    return replace(arguments, sources=sources, checkpoint_options=options | paths)
+
+
+def _absolute(source: Any) -> Any:
+    return Path(source).absolute() if isinstance(source, str | os.PathLike) and Path(source).exists() else source
 
 
 def load_engine(arguments: LoadArguments) -> Engine:

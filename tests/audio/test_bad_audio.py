@@ -210,3 +210,13 @@ def test_missing_packages_are_named(package: str, x: bytes, monkeypatch: pytest.
     with pytest.raises(AudioError, match=f"pip install {package}"):
         load_audio(x)
     assert len(load_audio(at_16k(np.zeros(10, np.float32))).wave) == 10  # which needs neither
+
+
+@pytest.mark.parametrize(
+    "content", [b"NIST_1A\n   1024\n", b"\xf0\x7e\0\1\0\0\x10" + b"\x7b" * 4000, b".sd\0", b"ajkg"]
+)
+def test_formats_that_are_no_documented_ones(content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    """TIMIT's "shorten", and sample dumps, whose reader in libsndfile prints on standard output."""
+    with pytest.raises(AudioError):
+        load_audio(content + bytes(2000))
+    assert capfd.readouterr().out == ""

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import struct
+import time
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +129,23 @@ def test_shapes_of_big_numbers(tmp_path, shape):
     with pytest.raises(CheckpointError, match="tensor w has a shape or offsets that are no counts") as error:
         read_safetensors(header(tmp_path / "x.safetensors", json.dumps({"w": record}).encode()))
     assert len(str(error.value)) < 1000
+
+
+def test_a_header_of_many_tensors_is_read_or_refused_in_time(tmp_path):
+    """A megabyte of it, of records that are none and of good ones."""
+    good = b'{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    for record, message in ((b"{}", "has no dtype, shape and two"), (good, "fit none of the layouts")):
+        for size in (1_000_000, 100_000):
+            count = size // (len(record) + 9)
+            text = b"{" + b",".join(b'"%d":' % i + record for i in range(count)) + b"}"
+            if size == 100_000:  # where memory is traced, all takes several times as long
+                tracemalloc.start()
+            started = time.process_time()
+            with pytest.raises(CheckpointError, match=message):
+                load(header(tmp_path / "x.safetensors", text))
+            assert time.process_time() - started < 2
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(text)
+        tracemalloc.stop()
 
 
 # config.json and other small files ------------------------------------------------------------------------------------

@@ -245,10 +245,13 @@ def test_a_full_disk_has_its_own_exit_status(
     assert error.startswith("astfast: error: standard output can't be written to (No space left on device)")
 
 
-def test_a_closed_standard_output(files: list[str], tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_closed_standard_output(
+    form: str, files: list[str], tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", None)
-        assert run("--model", str(tiny_model), files[0]) == 74
+        assert run("--model", str(tiny_model), "--format", form, files[0]) == 74
     assert "standard output can't be written to (it is closed)" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import astfast
 from astfast.audio.kinds import expand_batch
 from tests.audio.test_prefetch import ODD
-from tests.cases.recordings import RATE, clips
+from tests.cases.recordings import RATE, clips, file_bytes
 
 HOW: dict[str, Any] = {"sampling_rate": RATE, "on_error": "return", "top_k": 1}
 
@@ -74,3 +74,49 @@ def test_logits_that_are_not_finite_are_an_error(tagger: astfast.Tagger, tiny_mo
             with pytest.raises(astfast.AstfastError, match="not finite for clip 0"):
                 call(clips(1), sampling_rate=RATE)
         assert np.isnan(broken.features(clips(1), sampling_rate=RATE)).all()  # made of checked samples: not looked at
+
+
+@pytest.mark.parametrize("samples", [1, 2, 159, 399, 400, 401, 559, 560])
+def test_clips_shorter_than_a_frame_or_two_are_tagged(tagger: astfast.Tagger, samples: int) -> None:
+    clip = clips(1)[0][:samples]
+    assert len(tagger.classify(clip, sampling_rate=RATE)) == 5
+    assert np.isfinite(tagger.scores(clip, sampling_rate=RATE)).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 0.9])
+def test_silence_and_a_constant_have_finite_scores(tagger: astfast.Tagger, level: float) -> None:
+    (scores,) = tagger.scores(np.full(RATE // 2, level, np.float32), sampling_rate=RATE)
+    assert np.isfinite(scores).all()
+    assert scores.max() < 1
+
+
+@pytest.mark.parametrize("rate", [4000, 8000, 11_025, 44_056, 192_000, 250_000, 384_000, 500_000])
+def test_rates_of_all_recorders(tagger: astfast.Tagger, rate: int) -> None:
+    tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(rate // 2) / rate)).astype(np.float32)
+    at_16k = (0.3 * np.sin(2 * np.pi * 440 * np.arange(RATE // 2) / RATE)).astype(np.float32)
+    scores, same = tagger.scores([tone], sampling_rate=rate), tagger.scores([at_16k], sampling_rate=RATE)
+    np.testing.assert_allclose(scores, same, atol=0.05)
+
+
+def test_more_labels_than_there_are_is_all_of_them(tagger: astfast.Tagger) -> None:
+    for top_k in (len(tagger.labels), len(tagger.labels) + 1, 10**9, None):
+        assert len(tagger.classify(clips(1)[0], sampling_rate=RATE, top_k=top_k)) == len(tagger.labels)
+
+
+def test_empty_files_end_no_stream(tagger: astfast.Tagger, tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").write_bytes(b"")
+    header = file_bytes(np.zeros(0), format="WAV")
+    good = file_bytes(clips(1)[0], format="WAV")
+    first, second, third = tagger.stream([tmp_path / "empty.wav", header, good], on_error="return")
+    assert "empty.wav: the file is empty" in first["error"]
+    assert "no samples" in second["error"]
+    assert third == tagger.classify(good)
+
+
+def test_embeddings_are_the_same_alone_and_in_any_batch(tagger: astfast.Tagger) -> None:
+    batch = clips(8)
+    expected = tagger.embed(batch, sampling_rate=RATE)
+    for size in (1, 3, 8):
+        for _ in range(2):
+            parts = [tagger.embed(batch[at : at + size], sampling_rate=RATE) for at in range(0, 8, size)]
+            np.testing.assert_array_equal(np.concatenate(parts), expected)
