@@ -16,6 +16,8 @@ from astfast.errors import AudioError
 
 T = TypeVar("T")
 
+COUNTED_IN = 0.1  # seconds of a file that are decoded to count its channels
+
 
 def channels_of(x: Any, sampling_rate: float | None, rate: int) -> list[Source]:
     """One input of any kind -> a source for each of its channels, which share no state with the caller.
@@ -33,7 +35,7 @@ def count_channels(source: Source) -> int:
     if source.rate is not None:
         return len(source.data) if source.data.ndim == 2 else 1
     with only_audio_errors(source.name):
-        block = next(source.open(Findings(source.name, [], strict=False)).blocks, None)
+        block = next(source.open(Findings(source.name, [], strict=False), COUNTED_IN).blocks, None)
     if block is None:
         raise AudioError(f"{source.name}: no samples in it", kind="empty")
     return int(block.shape[1])

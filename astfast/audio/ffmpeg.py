@@ -30,8 +30,10 @@ FULL_SCALE = {"i2": 32768.0, "i4": 2147483648.0, "i8": 9223372036854775808.0}
 Opened = tuple[int, "float | None", Iterator[NDArray[np.float32]]]  # rate in Hz, seconds if known, blocks
 
 
-def open_with_ffmpeg(file: OpenFile, form: Format, findings: Findings, counted: float | None = None) -> Opened:
-    """The first audio stream of a file, in blocks [samples, channels].
+def open_with_ffmpeg(
+    file: OpenFile, form: Format, findings: Findings, per_block: float, counted: float | None = None
+) -> Opened:
+    """The first audio stream of a file, in blocks [samples, channels] of about ``per_block`` seconds.
 
     ``counted``: seconds that another decoder found in its header.
 
@@ -63,7 +65,7 @@ def open_with_ffmpeg(file: OpenFile, form: Format, findings: Findings, counted: 
     if first is None:
         container.close()
         raise Refused("nothing in it decodes")
-    return first.sample_rate, seconds, _blocks(file, container, first, frames, findings)
+    return first.sample_rate, seconds, _blocks(file, container, first, frames, findings, per_block)
 
 
 def _lost_at_end(file: OpenFile, form: Format) -> str:
@@ -108,10 +110,10 @@ def _frames(
 
 
 def _blocks(
-    file: OpenFile, container: Any, first: Any, frames: Iterator[Any], findings: Findings
+    file: OpenFile, container: Any, first: Any, frames: Iterator[Any], findings: Findings, seconds: float
 ) -> Iterator[NDArray[np.float32]]:
     kind = _kind(first)
-    size = samples_per_block(*kind)
+    size = samples_per_block(*kind, seconds)
     held: list[NDArray[np.float32]] = []
     count = done = 0
     with contextlib.closing(file), contextlib.closing(container):

@@ -33,7 +33,7 @@ class DecodedAudio:
     blocks: Iterator[NDArray[np.float32]]  # [samples, channels] each, in [-1, 1]
 
 
-def open_file(source: str | os.PathLike[str] | bytes | Any, findings: Findings) -> DecodedAudio:
+def open_file(source: str | os.PathLike[str] | bytes | Any, findings: Findings, seconds: float) -> DecodedAudio:
     """Opens a path, the bytes of a file, a binary file object (read from its beginning; never closed), or what
     ``descriptors.taken`` made of one. The format is told from the content.
 
@@ -47,13 +47,13 @@ def open_file(source: str | os.PathLike[str] | bytes | Any, findings: Findings) 
     refusal, counted = "", None
     if form.kind != "ffmpeg":
         try:
-            return DecodedAudio(*open_with_libsndfile(file, form, findings))
+            return DecodedAudio(*open_with_libsndfile(file, form, findings, seconds))
         except Refused as reason:
             refusal, counted = f"libsndfile: {reason}", reason.seconds
             if str(reason) == NO_SAMPLES:
                 raise AudioError(f"{name}: {NO_SAMPLES}", kind="empty") from None
     try:
-        return DecodedAudio(*open_with_ffmpeg(file, form, findings, counted))
+        return DecodedAudio(*open_with_ffmpeg(file, form, findings, seconds, counted))
     except ImportError:
         raise _refused(name, form, refusal) from None
     except Refused as reason:

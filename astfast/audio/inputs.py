@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from astfast.audio.arrays import checked_rate
 from astfast.audio.files import DecodedAudio
-from astfast.audio.kinds import Source, not_readable, recognised
+from astfast.audio.kinds import Source, not_readable, recognised, seconds_read
 from astfast.audio.mono import Channel, checked_channel, to_mono, too_long
 from astfast.audio.parts import SECONDS_PER_BLOCK, Findings
 from astfast.audio.windows import is_number
@@ -81,7 +81,7 @@ def load_audio(
             wave = source.data[:max_samples].copy()
             truncated = round(source.duration * target_rate) - len(wave) > ignored_tail(target_rate)
             return Clip(wave, truncated, source.duration, source.name, source.notes)
-    stream = open_audio(source, None, target_rate, max_duration, max_samples is None, channel, on_damage)
+    stream = open_audio(source, None, target_rate, max_duration, max_samples, channel, on_damage)
     parts: list[FloatArray] = []
     length = 0
     truncated = False
@@ -102,11 +102,13 @@ def open_audio(
     sampling_rate: float | None = None,
     target_rate: int = DEFAULT_RATE,
     max_duration: float = MAX_DURATION,
-    decode_all: bool = True,
+    max_samples: int | None = None,
     channel: Channel = "mean",
     on_damage: str = "warn",
 ) -> AudioStream:
     """One input -> a stream of mono float32 blocks at ``target_rate``, resampled by soxr (HQ) where need be.
+
+    ``max_samples``: how many of them the caller will read, if not all; no more of a file is decoded at a time.
 
     ``x`` is a path, the bytes of a file, a binary file object, a 1-D array or tensor of samples, a dict
     ``{"array" or "raw", "sampling_rate"}`` whose array may be (channels, samples) or ``{"bytes", "path"}`` as datasets
@@ -120,15 +122,16 @@ def open_audio(
     what is behind samples of a file that are not finite, is lost with a note; with ``on_damage="error"`` it raises.
 
     Raises ValueError for another ``channel`` or ``on_damage``, AudioError for anything that is no audio or has no
-    such channel, and for more than ``max_duration`` seconds of it: at once when
-    ``decode_all`` says that everything will be decoded and the header tells the length, else on reaching them.
+    such channel, and for more than ``max_duration`` seconds of it: at once where all
+    will be read and the header tells the length, else on reaching them.
     """
     checked_channel(channel)
     source = as_source(x, sampling_rate, target_rate)
     if source.channel is not None:
         channel = source.channel
-    decoded, findings = _decoded(source, max_duration, decode_all, on_damage)
-    return _stream(decoded, findings, channel, target_rate, max_duration, keep=source.rate is None)
+    read = SECONDS_PER_BLOCK if max_samples is None else seconds_read(max_samples, target_rate)
+    decoded, findings = _decoded(source, max_duration, read, max_samples is None, on_damage)
+    return _stream(decoded, findings, channel, target_rate, max_duration, read, keep=source.rate is None)
 
 
 def open_channels(
@@ -136,7 +139,7 @@ def open_channels(
     sampling_rate: float | None = None,
     target_rate: int = DEFAULT_RATE,
     max_duration: float = MAX_DURATION,
-    decode_all: bool = True,
+    max_samples: int | None = None,
     on_damage: str = "warn",
 ) -> list[AudioStream]:
     """One input -> a stream for each of its channels, as ``open_audio`` gives it for one.
@@ -145,7 +148,8 @@ def open_channels(
     ``notes``.
     """
     source = as_source(x, sampling_rate, target_rate)
-    decoded, findings = _decoded(source, max_duration, decode_all, on_damage)
+    read = SECONDS_PER_BLOCK if max_samples is None else seconds_read(max_samples, target_rate)
+    decoded, findings = _decoded(source, max_duration, read, max_samples is None, on_damage)
     with only_audio_errors(source.name):
         first = next(decoded.blocks, None)
     if first is None:
@@ -153,15 +157,17 @@ def open_channels(
     shared = itertools.tee(itertools.chain([first], decoded.blocks), first.shape[1])
     keep = source.rate is None
     return [
-        _stream(replace(decoded, blocks=blocks), findings, channel, target_rate, max_duration, keep)
+        _stream(replace(decoded, blocks=blocks), findings, channel, target_rate, max_duration, read, keep)
         for channel, blocks in enumerate(shared)
     ]
 
 
-def _decoded(source: Source, max_duration: float, decode_all: bool, on_damage: str) -> tuple[DecodedAudio, Findings]:
+def _decoded(
+    source: Source, max_duration: float, seconds_per_block: float, decode_all: bool, on_damage: str
+) -> tuple[DecodedAudio, Findings]:
     findings = Findings(source.name, list(source.notes), strict=checked_damage(on_damage) == "error")
     with only_audio_errors(source.name):
-        decoded = source.open(findings)
+        decoded = source.open(findings, seconds_per_block)
     checked_rate(decoded.rate, source.name)
     if decode_all and decoded.duration is not None and decoded.duration > max_duration:
         raise too_long(source.name, decoded.duration, max_duration, known=True)
@@ -169,11 +175,18 @@ def _decoded(source: Source, max_duration: float, decode_all: bool, on_damage: s
 
 
 def _stream(
-    decoded: DecodedAudio, findings: Findings, channel: Channel, target_rate: int, max_duration: float, keep: bool
+    decoded: DecodedAudio,
+    findings: Findings,
+    channel: Channel,
+    target_rate: int,
+    max_duration: float,
+    read: float,
+    keep: bool,
 ) -> AudioStream:
+    """``read``: seconds that are decoded at a time; shorter audio is resampled as a whole."""
     rate, name = checked_rate(decoded.rate, findings.name), findings.name
     mono = to_mono(decoded.blocks, rate, channel, max_duration, findings, keep)
-    is_short = decoded.duration is not None and decoded.duration <= SECONDS_PER_BLOCK
+    is_short = decoded.duration is not None and decoded.duration <= read
     waves = resampled(mono, rate, target_rate, name, may_be_one=is_short)
     return AudioStream(name, target_rate, decoded.duration, waves, findings.notes)
 

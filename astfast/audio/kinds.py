@@ -46,7 +46,7 @@ Many: TypeAlias = (  # an array or tensor may be one or many
     "list[Any] | tuple[Any, ...] | Iterator[Any] | AbstractSet[Any] | deque[Any] | ValuesView[Any]"
 )
 
-MARGIN = 0.25  # seconds of an array beyond those that are read: more than the resampler looks ahead
+MARGIN = 0.25  # seconds beyond those that are read: more than the resampler looks ahead
 ALIKE = 0.5  # correlation of two rows that are channels of one recording, not two recordings
 COMPARED_LEAST, COMPARED = 1000, 1 << 17  # samples of two rows that are compared
 
@@ -71,21 +71,26 @@ class Source(NamedTuple):
         """The source with its own copy of an array."""
         return self if self.rate is None else self._replace(data=self.data.copy())
 
-    def open(self, findings: Findings) -> DecodedAudio:
-        """The source with its native rate and channels; ``findings`` gets what is odd about a file, also while blocks
-        are walked. Raises AudioError for what is no audio file."""
+    def open(self, findings: Findings, seconds: float) -> DecodedAudio:
+        """The source with its native rate and channels, files in blocks of ``seconds`` at most; ``findings``
+        gets what is odd about a file, also while blocks are walked. Raises AudioError for what is no audio file."""
         if self.rate is not None:
             return DecodedAudio(self.rate, self.duration, blocks_of(self.data, self.rate))
         if hasattr(self.data, "get_all_samples"):
             return open_decoder(self.data, self.name)
-        return open_file(self.data, findings)
+        return open_file(self.data, findings, seconds)
 
 
 def samples_read(samples: int, rate: int, native_rate: int) -> int:
     """Samples of an array at ``native_rate`` that its first ``samples`` at ``rate``, and what tells whether more
     follow, are made of."""
     read = samples + ignored_tail(rate) + 1
-    return read if native_rate == rate else int((read / rate + MARGIN) * native_rate)
+    return read if native_rate == rate else int(seconds_read(samples, rate) * native_rate)
+
+
+def seconds_read(samples: int, rate: int) -> float:
+    """Seconds of any input that its first ``samples`` at ``rate``, and what tells whether more follow, are made of."""
+    return (samples + ignored_tail(rate) + 1) / rate + MARGIN
 
 
 def recognised(x: Any, sampling_rate: float | None, assumed_rate: int) -> Source:

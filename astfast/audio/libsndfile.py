@@ -26,12 +26,14 @@ NO_SAMPLES = "no samples in it"
 Block = NDArray[np.float32]  # [samples, channels]
 
 
-def open_with_libsndfile(file: OpenFile, form: Format, findings: Findings) -> tuple[int, float | None, Iterator[Block]]:
-    """(rate in Hz, seconds if they are known, blocks) of a file whose format was recognised.
+def open_with_libsndfile(
+    file: OpenFile, form: Format, findings: Findings, seconds: float
+) -> tuple[int, float | None, Iterator[Block]]:
+    """(rate in Hz, seconds if they are known, blocks of ``seconds`` at most) of a file whose format was recognised.
 
     The first block is decoded at once. Raises Refused if there is none.
     """
-    reading = _Reading(file, form, findings)
+    reading = _Reading(file, form, findings, seconds)
     blocks = reading.blocks()
     first = next(blocks, None)
     if first is None:
@@ -42,12 +44,12 @@ def open_with_libsndfile(file: OpenFile, form: Format, findings: Findings) -> tu
 class _Reading:
     """A file that is being decoded. Its rate and duration are known once there is a block."""
 
-    def __init__(self, file: OpenFile, form: Format, findings: Findings) -> None:
+    def __init__(self, file: OpenFile, form: Format, findings: Findings, seconds: float) -> None:
         self.rate = 0  # Hz
         self.duration: float | None = None  # seconds
         self.reason = ""  # why the last part can't be opened, or not be read on
         self._channels = self._done = 0
-        self._file, self._form, self._findings = file, form, findings
+        self._file, self._form, self._findings, self._seconds = file, form, findings, seconds
 
     def blocks(self) -> Generator[Block, None, None]:
         """All blocks of all parts, and silence in the place of what is lost between them."""
@@ -99,7 +101,7 @@ class _Reading:
         import soundfile
 
         sound._info.seekable = 0  # else soundfile seeks after each block, and fails where libsndfile can't seek
-        size = samples_per_block(self.rate, self._channels)
+        size = samples_per_block(self.rate, self._channels, self._seconds)
         done, why = 0, ""
         while not why and (counted is None or done < counted):
             block = np.empty((size if counted is None else min(size, counted - done), self._channels), np.float32)
@@ -121,7 +123,7 @@ class _Reading:
         return done, why
 
     def _silence(self, samples: int) -> Iterator[Block]:
-        size = samples_per_block(self.rate, self._channels)
+        size = samples_per_block(self.rate, self._channels, self._seconds)
         for start in range(0, samples, size):
             count = min(size, samples - start)
             self._done += count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Generator
 from typing import NamedTuple, TypeAlias
@@ -42,9 +43,9 @@ class Ended(NamedTuple):
 Parts: TypeAlias = Generator[Part, Ended, None]
 
 
-def samples_per_block(rate: int, channels: int) -> int:
-    """Samples of each channel that are decoded at a time."""
-    return max(1, min(VALUES_PER_BLOCK // channels, int(SECONDS_PER_BLOCK * rate)))
+def samples_per_block(rate: int, channels: int, seconds: float = SECONDS_PER_BLOCK) -> int:
+    """Samples of each channel that are decoded at a time, ``seconds`` at most."""
+    return max(1, min(VALUES_PER_BLOCK // channels, math.ceil(min(seconds, SECONDS_PER_BLOCK) * rate)))
 
 
 class Refused(Exception):

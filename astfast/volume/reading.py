@@ -57,7 +57,8 @@ class Input:
             raise audio
         if isinstance(audio, Remote):
             audio = audio.fetch()
-        shared = audio, options.sampling_rate, options.rate, options.max_duration, options.window is not None
+        wanted = options.samples if options.window is None else None
+        shared = audio, options.sampling_rate, options.rate, options.max_duration, wanted
         with contextlib.ExitStack() as opened:
             if options.channel == "each":
                 streams = open_channels(*shared, options.on_damage)
