@@ -7,7 +7,7 @@ take turns, since one call uses all of the hardware that the engine was given.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast.engines import packed_weights
-from astfast.engines.parts import scores_in_parts
+from astfast.engines.parts import scores_in_parts, scores_in_pieces
 from astfast.errors import AstfastError, AudioError
 from astfast.models.base import Model, ModelConfig
 from astfast.ops import Ops
@@ -198,17 +198,22 @@ class ModelEngine(ABC):
         return activate(self.logits(batch), self._activation(activation))
 
     def window_scores(self, waves: Batch, activation: str = "auto", aggregate: str = "mean") -> FloatArray:
-        return scores_in_parts(
-            lambda parts: self.scores(parts, activation), waves, self.input_samples, self.sampling_rate, aggregate
-        )
+        return self._in_parts(lambda parts: self.scores(parts, activation), waves, aggregate)
 
     def scores_and_embeddings(self, waves: Batch, activation: str = "auto") -> tuple[FloatArray, FloatArray]:
         def both(parts: Any) -> FloatArray:
             logits, embeddings = self._logits_and_embeddings(parts)
             return np.concatenate([activate(logits, self._activation(activation)), embeddings], axis=1)  # [P, L + D]
 
-        found = scores_in_parts(both, waves, self.input_samples, self.sampling_rate, "mean")
+        found = self._in_parts(both, waves, "mean")
         return found[:, : self.config.num_labels], found[:, self.config.num_labels :]
+
+    def _in_parts(self, score: Callable[[Any], FloatArray], waves: Any, aggregate: str) -> FloatArray:
+        """``score`` of waveforms of any length, by the rule of the model's family for those that are too long."""
+        if self.config.cuts_spectrogram:
+            front_end: Any = self.config.front_end  # a CentredLogMel
+            return scores_in_pieces(score, self.features, waves, front_end, aggregate)
+        return scores_in_parts(score, waves, self.input_samples, self.sampling_rate, aggregate)
 
     def _logits_and_embeddings(self, waves: Waves) -> tuple[FloatArray, FloatArray]:
         """By two forward passes; an engine whose ops can be called one by one needs one."""

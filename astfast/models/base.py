@@ -33,6 +33,7 @@ class ModelConfig(ABC):
     labels: tuple[str, ...] = ()  # display names by index; empty for a model without a classifier
     problem_type: str | None = None  # "single_label_classification", "multi_label_classification" or unknown
     front_end: FrontEnd
+    cuts_spectrogram: bool = False  # of longer clips, and not their waveforms: see ``engines.parts``
 
     @property
     def num_labels(self) -> int:

@@ -1,8 +1,10 @@
 """The CED family (https://arxiv.org/abs/2308.11957): its checkpoints as the authors and the hub publish them.
 
 A vision transformer over 64 mel bins in patches of 16 x 16 without overlap, no prefix token, whose embedding is the
-mean of all tokens. A clip shorter than the model's 10.1 s has fewer tokens, of the first positions along time. Longer
-audio is scored in windows, whose mean is taken, as the authors' own script does.
+mean of all tokens. A clip shorter than the model's 10.1 s has fewer tokens, of the first positions along time. A window
+that is longer is scored by the rule of the authors' model: its spectrogram is cut, the last piece continued with zeros,
+and the pieces' probabilities are averaged. (Theirs forgets the last piece if it is full.) A window of 10 s gives what
+their script prints.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ class CedFamily(VitFamily):
             config=VitConfig(
                 labels=timm_layout.label_names(found, files, labels, notes := [*files.notes]),
                 problem_type="multi_label_classification",
+                cuts_spectrogram=True,
                 front_end=_front_end(found, key_layouts.BATCH_NORM[layout.name], max_length, source),
                 hidden_size=sizes["D"],
                 num_hidden_layers=found.num_layers,

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import astfast
+from astfast.engines.parts import whole_spectrogram
 from astfast.errors import AudioError, CheckpointError
 from astfast.models.recognise import load
 from tests.cases import centred_float64, timm_vit
@@ -113,6 +114,49 @@ def test_windows_are_the_pieces_of_the_authors_script(authors: Path, state: Stat
     by_label = {tag["label"]: tag["score"] for tag in tags}
     scores = np.array([by_label[name] for name in tagger.labels])
     np.testing.assert_allclose(scores, np.mean(pieces, 0), atol=1e-4)
+
+
+def scores_of_pieces(state: State, wave: np.ndarray, aggregate: str = "mean") -> np.ndarray:
+    """By the rule of the authors' model: the normalised spectrogram of the clip in pieces of 1012 frames, the last one
+    continued with zeros."""
+    w = {name: x.double() for name, x in state.items()}
+    x = torch.from_numpy(centred_float64.ced(wave, frames=10**6))
+    x = (x - w["init_bn.1.running_mean"]) / (w["init_bn.1.running_var"] + 1e-5).sqrt()
+    x = x * w["init_bn.1.weight"] + w["init_bn.1.bias"]
+    pieces = torch.nn.functional.pad(x, (0, 0, 0, -len(x) % 1012)).view(-1, 1012, 64)
+    scores = timm_vit.ced_logits_of_normalised(w, pieces, HEADS).sigmoid().numpy()
+    return scores.mean(0) if aggregate == "mean" else scores.max(0)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_window_longer_than_the_model_is_scored_in_pieces_of_its_spectrogram(
+    authors: Path, state: State, backend: str
+) -> None:
+    """With clips of one piece among them, at the first length of two, and of two full ones with silence."""
+    tagger = astfast.load(authors, device="cpu", backend=backend, precision="float32")
+    silent = clip(323_840)
+    silent[:170_000] = 0
+    waves = [clip(16_000), clip(162_177), clip(162_016), silent]
+    tags = tagger.classify(waves, sampling_rate=RATE, window=60, top_k=None)
+    for wave, of_wave in zip(waves, tags, strict=True):
+        by_label = {tag["label"]: tag["score"] for tag in of_wave}
+        ours = np.array([by_label[name] for name in tagger.labels])
+        one = len(wave) <= 162_176
+        exact = 1 / (1 + np.exp(-expected(state, wave))) if one else scores_of_pieces(state, wave)
+        np.testing.assert_allclose(ours, exact, atol=3e-4)
+    best = tagger.classify(silent, sampling_rate=RATE, window=60, top_k=1, aggregate="max")[0]
+    assert best["score"] == pytest.approx(scores_of_pieces(state, silent, "max").max(), abs=3e-4)
+
+
+def test_the_spectrogram_of_a_long_clip_is_whole_at_the_cuts(authors: Path) -> None:
+    engine = astfast.load(authors, device="cpu", precision="float32")._lazy.get()
+    front_end = engine.config.front_end
+    for samples in (162_177, 163_000, 323_000, 600_123):
+        wave = clip(samples)
+        decibel = centred_float64.ced(wave, frames=10**6)
+        exact = decibel * np.array(front_end.scale) + np.array(front_end.offset)
+        found = whole_spectrogram(engine.features, wave, front_end)
+        np.testing.assert_allclose(found, exact, atol=2e-4 * max(front_end.scale))
 
 
 def test_without_a_window_the_first_ten_seconds_count(authors: Path) -> None:
