@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import ASTForAudioClassification, BatchFeature, pipeline
+from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
 import astfast
 from astfast.errors import CheckpointError
@@ -222,3 +225,32 @@ def test_damage_of_a_folder_is_named(hub: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         load(tmp_path)
+
+
+class HubExtractor(SequenceFeatureExtractor):
+    """What the hub's own code is to transformers: a class that it doesn't know, with the features of MAEST."""
+
+    model_input_names: ClassVar[list[str]] = ["input_values"]
+
+    def __call__(self, raw_speech: np.ndarray, **_: object) -> BatchFeature:
+        features = hub_features(np.asarray(raw_speech)).astype(np.float32)
+        return BatchFeature({"input_values": torch.from_numpy(features)[None]})
+
+
+def test_an_accelerated_model_of_such_a_folder_takes_its_own_extractors_features(hub: Path) -> None:
+    """The features come from the caller: those of MAEST give transformers' logits, alone and in its pipeline."""
+    wave = clip(60_000)
+    own, fast = (ASTForAudioClassification.from_pretrained(hub).eval() for _ in range(2))
+    assert astfast.accelerate(fast, precision="float32") is fast
+    features = torch.from_numpy(hub_features(wave)).float()[None]
+    with torch.inference_mode():
+        assert relative(fast(features).logits.numpy(), own(features).logits.numpy()) <= 1e-4
+    extractor = HubExtractor(feature_size=1, sampling_rate=RATE, padding_value=0.0)
+    tags = [
+        pipeline("audio-classification", model=model, feature_extractor=extractor, device="cpu", top_k=3)(wave)
+        for model in (own, fast)
+    ]
+    assert [tag["label"] for tag in tags[0]] == [tag["label"] for tag in tags[1]]
+    assert [tag["score"] for tag in tags[1]] == pytest.approx([tag["score"] for tag in tags[0]], rel=1e-4)
+    with pytest.raises(ValueError, match=r"[Uu]nrecognized feature extractor"):  # by transformers, without remote code
+        pipeline("audio-classification", model=str(hub), device="cpu")
