@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from astfast.audio.mono import Channel, Channels
     from astfast.tagging.tagger import Tagger
-    from astfast.volume.reading import Input
+    from astfast.volume.inputs import Input
 
 __all__ = [
     "AstfastError",
@@ -210,6 +210,7 @@ def tag_files(
     overwrite: bool = False,
     retry: bool = False,
     decoders: int | None = None,
+    decoding: str = "auto",
     on_file: Callable[[str, str | None], object] | None = None,
 ) -> Any:
     """Tags any number of inputs, in bounded memory, with listing, decoding, model and writing side by side.
@@ -237,7 +238,9 @@ def tag_files(
     - ``urls``: fetch URLs with fsspec, each up to this many MB; None refuses them.
     - ``max_failures``: stop with AstfastError once more inputs have failed; None never does.
     - ``overwrite``: begin anew in a folder; ``retry``: try again what failed in earlier runs.
-    - ``decoders``: threads that decode; default: 2 on a CPU, all cores (up to 32) beside a GPU.
+    - ``decoders``: threads or processes that decode; default: 2 on a CPU, all cores (up to 32) beside a GPU.
+    - ``decoding``: "threads"; "processes", which share no interpreter's lock with the model and may crash without
+      ending the run; "auto": processes beside a GPU.
     - ``on_file``: called with the id of each input that is done and its error, or None.
 
     Raises ValueError for an impossible option, OutputError for a folder of another run or one that can't be written.
@@ -272,6 +275,7 @@ def tag_files(
         urls=urls,
         max_failures=max_failures,
         decoders=decoders,
+        decoding=decoding,
     )
     engine, arguments = opened(load() if tagger is None else tagger)
     run = Run(source, ThisProcess(engine, options), arguments, options)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 STANDARD_INPUT = "-"
 # Of which each makes a run, also of a single file.
 VOLUME_OPTIONS = (
-    *("out", "list", "labels", "thresholds", "merge", "shortest", "shard", "urls", "decoders", "scores", "embeddings"),
-    *("retry", "overwrite", "max_failures", "fail_fast", "order", "ray", "workers", "worker_cpus", "worker_gpus"),
+    *("out", "list", "labels", "thresholds", "merge", "shortest", "shard", "urls", "scores", "embeddings", "decoders"),
+    *("decoding", "retry", "overwrite", "max_failures", "fail_fast", "order"),
+    *("ray", "workers", "worker_cpus", "worker_gpus"),
 )
 OUT_FORMATS = ("jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope")
 
@@ -133,7 +134,8 @@ def _add_volume_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="begin anew in DIR")
     add("--max-failures", type=arguments.whole, metavar="N", help="stop once more than N files have failed")
     add("--fail-fast", action="store_true", help="stop at the first file that fails")
-    add("--decoders", type=arguments.count, metavar="N", help="threads that decode")
+    add("--decoders", type=arguments.count, metavar="N", help="threads or processes that decode")
+    add("--decoding", choices=("auto", "threads", "processes"), help="by %(choices)s (default: processes with a GPU)")
     add("--ray", metavar="ADDRESS", help="tag on a Ray cluster; local is one on this machine; needs astfast[ray]")
     add("--workers", type=arguments.count, metavar="N", help="of --ray (default: one a GPU, or else one a node)")
     add("--worker-cpus", type=arguments.count, metavar="N", help="of each (default: its part of the node)")

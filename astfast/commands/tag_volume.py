@@ -25,9 +25,9 @@ from astfast.commands.terminal import (
 from astfast.engines.load import LoadArguments
 from astfast.tagging.tagger import opened
 from astfast.volume import detections, manifests
+from astfast.volume.inputs import Input
 from astfast.volume.items import Shard
 from astfast.volume.options import Options
-from astfast.volume.reading import Input
 from astfast.volume.run import TooManyFailures
 from astfast.volume.tag_files import Run
 from astfast.volume.workers import ThisProcess, Workers
@@ -58,6 +58,7 @@ def run(options: argparse.Namespace) -> bool:
         urls=options.urls,
         max_failures=0 if options.fail_fast else options.max_failures,
         decoders=options.decoders,
+        decoding=options.decoding or "auto",
     )
     with contextlib.ExitStack() as stack:
         try:

@@ -10,9 +10,9 @@ from astfast.engines.load import LoadArguments
 from astfast.errors import AudioError, BackendError
 from astfast.integrations import ray_models
 from astfast.integrations.ray_worker import Share, Worker, shares
+from astfast.volume.inputs import Input
 from astfast.volume.items import Item, of_row
 from astfast.volume.options import Options
-from astfast.volume.reading import Input
 from astfast.volume.records import Row
 from astfast.volume.sources import Sources
 
@@ -24,7 +24,7 @@ BATCH = 64  # rows
 AT_A_TIME = 2  # batches of a worker, of which one is decoded while the model is the other's
 OPTIONS = (
     *("top_k", "threshold", "thresholds", "labels", "activation", "window", "hop", "channel", "on_damage"),
-    *("max_duration", "root", "urls", "decoders"),
+    *("max_duration", "root", "urls", "decoders", "decoding"),
 )
 
 
@@ -54,7 +54,7 @@ def tag(
     - ``memory``: bytes that each asks Ray for; default: 1 GB and twice the size of the model.
     - ``batch_size``: rows that a worker takes at a time.
     - ``options``: as in ``astfast.tag_files``: top_k, threshold, thresholds, labels, activation, window, hop, channel,
-      on_damage, max_duration, root, urls, decoders.
+      on_damage, max_duration, root, urls, decoders, decoding.
 
     The columns stay, but for those with the bytes of audio, and "file", "labels" (list of strings, best first),
     "scores" (list of float32), "error", "kind" and "warnings" are added. With ``window``, or channel="each", a list

@@ -22,11 +22,12 @@ from astfast.integrations import ray_models
 from astfast.integrations.ray_models import Sent
 from astfast.integrations.ray_worker import About, Share, Tagged, Worker, shares
 from astfast.volume import run
+from astfast.volume.inputs import Input
 from astfast.volume.items import Item
 from astfast.volume.journal import Journal
 from astfast.volume.options import Options
 from astfast.volume.progress import Progress
-from astfast.volume.reading import AHEAD_IN_ORDER, ITEM_BYTES, LISTED_BYTES, Input
+from astfast.volume.reading import AHEAD_IN_ORDER, ITEM_BYTES, LISTED_BYTES
 from astfast.volume.run import Events
 
 CHUNK = 64  # inputs that a worker gets at a time, fewer towards the end

@@ -14,10 +14,10 @@ from astfast.engines.load import load_engine
 from astfast.errors import BackendError
 from astfast.integrations.ray_models import Sent
 from astfast.volume import run
+from astfast.volume.inputs import Input
 from astfast.volume.items import Item
 from astfast.volume.options import Options
 from astfast.volume.progress import Progress
-from astfast.volume.reading import Input
 from astfast.volume.scoring import Values
 from astfast.volume.workers import ThisProcess
 

@@ -13,6 +13,7 @@ from astfast.volume.detections import Merge
 from astfast.volume.items import Roots
 
 EMBEDDINGS = {"parquet": ("embeddings",), "npy": ("embeddings-npy", "embeddings-places")}
+DECODING = ("auto", "threads", "processes")
 
 
 class Options(NamedTuple):
@@ -37,6 +38,7 @@ class Options(NamedTuple):
     urls: float | None = None
     max_failures: int | None = None
     decoders: int | None = None
+    decoding: str = "auto"
 
     @property
     def roots(self) -> Roots:
@@ -49,6 +51,8 @@ class Options(NamedTuple):
             checked_channel(self.channel, each=True)
         if self.embeddings not in (None, *EMBEDDINGS):
             raise ValueError(f"embeddings is {self.embeddings!r}: it must be 'parquet', 'npy' or None")
+        if self.decoding not in DECODING:
+            raise ValueError(f"decoding is {self.decoding!r}: it must be 'auto', 'threads' or 'processes'")
         if self.merge is not None and self.window is None:
             raise ValueError("merge joins windows: pass window= too, in seconds")
         for name, value, least in (("max_failures", self.max_failures, 0), ("decoders", self.decoders, 1)):

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Any, Protocol
 
-from astfast.volume.reading import Input
+from astfast.volume.inputs import Input
 
 
 class Reading(Protocol):

@@ -16,10 +16,11 @@ from astfast.engines.base import Batch
 from astfast.errors import AstfastError, AudioError
 from astfast.tagging.pipeline import Failed, run_batches
 from astfast.volume.detections import Merge, merged
+from astfast.volume.inputs import Input
 from astfast.volume.items import Item, digest
 from astfast.volume.journal import Journal
 from astfast.volume.progress import Progress
-from astfast.volume.reading import Input, Reader
+from astfast.volume.reading import Reader
 from astfast.volume.records import Record, Row
 from astfast.volume.scoring import Values
 
@@ -44,6 +45,7 @@ class Plan(NamedTuple):
     merge: Merge | None = None
     in_order: bool = False
     max_failures: int | None = None
+    processes: bool = False  # that decode, not threads
     keep_rows: bool = True  # until an input is done; a caller that takes them one by one needs no second time
 
 
@@ -53,7 +55,8 @@ def events(items: Iterable[Item], plan: Plan, progress: Progress, journal: Journ
     Inputs that the journal holds are left out, and those whose id was listed before. Raises TooManyFailures once more
     inputs than the plan allows have failed, and what listing raises.
     """
-    reader = Reader(new(items, progress, journal), plan.read, plan.decoders, plan.batch_size, plan.in_order)
+    listed = new(items, progress, journal)
+    reader = Reader(listed, plan.read, plan.decoders, plan.batch_size, plan.in_order, plan.processes)
     progress.reader = reader
     found = _events(plan, reader, progress)
     try:

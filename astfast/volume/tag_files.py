@@ -12,11 +12,11 @@ from astfast.engines.load import LoadArguments
 from astfast.version import __version__
 from astfast.volume import run
 from astfast.volume.formats import json_lines
+from astfast.volume.inputs import Input
 from astfast.volume.items import Shard
 from astfast.volume.journal import Journal
 from astfast.volume.options import EMBEDDINGS, Options
 from astfast.volume.progress import Progress
-from astfast.volume.reading import Input
 from astfast.volume.records import About, Record
 from astfast.volume.settings import RESULTS_VERSION, model_hash
 from astfast.volume.sources import Sources

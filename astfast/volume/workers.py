@@ -63,6 +63,7 @@ class ThisProcess:
             ),
             batch_size=windows_in_a_batch(engine, options.window),
             decoders=options.decoders or default_decoders(engine),
+            processes=options.decoding == "processes" or (options.decoding == "auto" and not is_on_cpu(engine)),
             merge=options.merge,
             in_order=options.order,
             max_failures=options.max_failures,
@@ -79,5 +80,10 @@ def windows_in_a_batch(engine: Engine, window: float | None) -> int:
 
 
 def default_decoders(engine: Engine) -> int:
-    """Threads that decode: two beside a CPU engine, which has all cores, and a core each beside a GPU."""
-    return DECODE_THREADS if engine.backend.startswith("cpu") else max(DECODE_THREADS, min(32, os.cpu_count() or 1))
+    """Threads or processes that decode: two beside a CPU engine, which has all cores, and a core each beside a GPU."""
+    return DECODE_THREADS if is_on_cpu(engine) else max(DECODE_THREADS, min(32, os.cpu_count() or 1))
+
+
+def is_on_cpu(engine: Engine) -> bool:
+    """Whether the model runs on processors, at a rate for which Python on threads is fast enough."""
+    return engine.backend.startswith("cpu")
