@@ -22,6 +22,7 @@ from astfast.scores import activate, activation_of
 TOLERANCE = 0.01  # of a score
 CHECKED_TOKENS = 64  # of a clip, those of all prefixes among them
 LONGEST_PREFIX = 8  # tokens
+CHECKED_FRAMES = 1_024  # of a model without tokens: the length of the published ones
 FILE = "precision.json"
 MAX_SAMPLES = 1 << 20  # of a clip of the check
 
@@ -82,7 +83,10 @@ def check_scores(model: Model, ops: Any, weights: Any) -> NDArray[np.float32]:
         ops: the CPU backend's, or ``PackedWhenUsed`` of them.
         weights: as ``ops`` packed them.
     """
-    config, clips = model.config, check_clips(model.config)
+    config = model.config
+    if "tokens" not in model.family.workspace(config):  # a model of images, which runs at any length
+        config = config.at_length(min(config.max_length, CHECKED_FRAMES))
+    clips = check_clips(config)
     buffers, tokens = model.family.workspace(config), config.num_tokens
     if "tokens" in buffers and tokens > CHECKED_TOKENS:
         spread = np.linspace(LONGEST_PREFIX, tokens - 1, CHECKED_TOKENS - LONGEST_PREFIX).astype(np.intp)

@@ -34,6 +34,7 @@ NUMBERS = {
 FLAGS = ("qkv_bias", "do_normalize")
 STRINGS = ("hidden_act", "problem_type")
 MAX_TOKENS = 32_768  # of a clip: attention takes their square
+MAX_SPECTROGRAM = 4_000_000  # frames x mel bins of a clip: 16 MB; 10,000 frames of 128 bins are a third
 
 
 def typed(values: Mapping[str, Any], fields: Iterable[str], where: str) -> dict[str, Any]:
@@ -51,6 +52,15 @@ def typed(values: Mapping[str, Any], fields: Iterable[str], where: str) -> dict[
             raise CheckpointError(f"{name} in {where} is {brief(value)}: it must be {words}.")
         found[name] = converted
     return found
+
+
+def check_spectrogram(frames: int, mel_bins: int) -> None:
+    """Raises CheckpointError for a spectrogram that is larger than any model reads."""
+    if frames * mel_bins > MAX_SPECTROGRAM:
+        raise CheckpointError(
+            f"a spectrogram of {frames} frames x {mel_bins} mel bins has more than {MAX_SPECTROGRAM:,} values. Check "
+            "max_length and num_mel_bins."
+        )
 
 
 def _converted(name: str, value: Any) -> tuple[Any, str]:
