@@ -148,6 +148,26 @@ def test_a_header_of_many_tensors_is_read_or_refused_in_time(tmp_path):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda i: f"layers.{i % 1000}.blocks.{i % 1000}.norm.weight",  # as of a DASS of a million blocks
+        lambda i: f"audio_spectrogram_transformer.encoder.layer.{i}.layernorm_before.bias",
+        lambda i: f"v.blocks.{i * 1_000_003}.norm1.bias",
+        lambda i: "model." * 8 + f"layers.{'9' * 80}{i}",
+        lambda i: f"v.{i}" + "x" * 90_000 * (i < 4),
+    ],
+)
+def test_names_of_any_model_are_recognised_or_refused_in_time(tmp_path, name):
+    records = {name(i): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(3000)}
+    path = header(tmp_path / "x.safetensors", json.dumps(records).encode())
+    started = time.process_time()
+    with pytest.raises(CheckpointError) as error:
+        load(path)
+    assert time.process_time() - started < 2
+    assert len(str(error.value)) < 2000
+
+
 # config.json and other small files ------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Sizes of models that are read, and those that are refused: a small file takes neither minutes nor gigabytes a clip."""
+"""Sizes that are read, and those that are refused: a small file takes neither minutes nor gigabytes a clip."""
 
 import time
 from typing import Any

@@ -39,9 +39,9 @@ class DassConfig(ModelConfig):
         parameters = sum(depth * 2 * dim * (dim + mlp) for depth, dim, mlp in sizes)
         if visits > max(FREE_VISITS, MAX_VISITS_PER_PARAMETER * parameters):
             raise CheckpointError(
-                f"a spectrogram of {self.max_length} frames x {self.num_mel_bins} mel bins makes {visits:,} positions in "
-                f"blocks, more than {MAX_VISITS_PER_PARAMETER} for each of the model's {parameters:,} parameters. Check "
-                "max_length, num_mel_bins and depths."
+                f"a spectrogram of {self.max_length} frames x {self.num_mel_bins} mel bins makes {visits:,} positions "
+                f"in blocks, more than {MAX_VISITS_PER_PARAMETER} for each of the model's {parameters:,} parameters. "
+                "Check max_length, num_mel_bins and depths."
             )
 
     @property

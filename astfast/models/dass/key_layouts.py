@@ -127,11 +127,17 @@ def _best_layout(names: set[str]) -> Layout:
 
 
 def _depths(names: set[str], layout: Layout) -> tuple[int, ...]:
-    """Number of blocks of each stage, from the highest indices in the names; at least one stage of one block."""
+    """Number of blocks of each stage, from the highest indices in the names; at least one stage of one block.
+
+    A block has 14 tensors: indices that would make more than a block for four names are no DASS's.
+    """
     block = re.compile(re.escape(layout.encoder) + r"layers\.(\d{1,3})\.blocks\.(\d{1,3})\.")
     found = {(int(match[1]), int(match[2])) for match in map(block.match, names) if match} or {(0, 0)}
     stages = 1 + max(stage for stage, _ in found)
-    return tuple(1 + max([index for stage, index in found if stage == i], default=0) for i in range(stages))
+    depths = [1] * stages
+    for stage, index in found:
+        depths[stage] = max(depths[stage], 1 + index)
+    return tuple(depths) if 4 * sum(depths) <= max(len(names), 4) else (1,)
 
 
 def _names(layout: Layout, depths: Sequence[int], head: bool) -> dict[str, str]:
