@@ -2,7 +2,8 @@
 
     .journal/settings.json   what changes results, and the formats asked for so far
     .journal/open-N.jsonl    the part that is being written: a record a line, appended, never rewritten
-    .journal/part-N.jsonl    a part that is closed, and part-N.index, the digests of the ids in it
+    .journal/part-N.jsonl    a part that is closed, and part-N.index, digests of it and of the ids in it
+    .journal/damaged-N.jsonl a part that was not as it was written, whose inputs were tagged again
     tags/part-N.*  …         the same part in each format
 
 A record counts as soon as its line is whole. A part is closed by renaming files that are on the disk already, its
@@ -21,6 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from astfast import notes
 from astfast.errors import OutputError
 from astfast.volume import done
 from astfast.volume.done import Done, Entries, failed
@@ -37,7 +39,7 @@ OWN_FILES = (  # in an output folder, beside the journal
     *("tags/part-*", "tags-long/part-*", "scores/part-*", "embeddings/part-*"),
     *("raven/selections.txt", "raven/files.txt", "audacity/**/*.txt", "kaleidoscope.csv", *NOTICES, "run.json"),
 )
-INDEX_HEAD = 16  # bytes before the entries of an index
+DIGEST = 16  # bytes; an index is the digest of its journal, that of its entries, and the entries
 
 
 class Journal:
@@ -76,6 +78,7 @@ class Journal:
         self._formats = self._agreed(formats)
         sweep(self.folder)
         self._parts = sorted(int(path.stem[5:]) for path in self._own.glob("part-*.jsonl"))
+        self._parts = [part for part in self._parts if self._is_whole(part) or self._drop(part)]
         self._compact()
         self._make_missing_formats()
         open_entries = self._recover()
@@ -138,7 +141,8 @@ class Journal:
 
     def _recover(self) -> Entries:
         """Goes on with the part that was open: its whole lines stay, and their entries are returned."""
-        self._number = self._parts[-1] + 1 if self._parts else 0
+        opened = [int(path.stem[5:]) for path in self._own.glob("open-*.jsonl")]
+        self._number = max(opened, default=self._parts[-1] + 1 if self._parts else 0)
         self._start_part()
         with self._open_path.open("rb") as file:
             for line in file:
@@ -146,8 +150,7 @@ class Journal:
                     record = parse(line)
                 except ValueError:  # cut off, or never on the disk: neither it nor what follows counts
                     break
-                self._bytes += len(line)
-                self._entries.append(_entry(record))
+                self._count(record, line)
         self._file.truncate(self._bytes)
         return done.of_bytes(b"".join(self._entries))
 
@@ -164,8 +167,7 @@ class Journal:
             written = 0
             while written < len(line):
                 written += self._file.write(line[written:]) or 0
-            self._bytes += len(line)
-            self._entries.append(_entry(record))
+            self._count(record, line)
             for name, lines in _notices(record).items():
                 with (self.folder / name).open("a", encoding="utf-8") as file:
                     file.write(lines)
@@ -216,14 +218,20 @@ class Journal:
     def _start_part(self) -> None:
         self._file = self._open_path.open("ab", buffering=0)
         self._entries: list[bytes] = []
-        self._bytes = 0
+        self._bytes, self._digest = 0, hashlib.blake2b(digest_size=DIGEST)
         self._synced = time.monotonic()
+
+    def _count(self, record: Record, line: bytes) -> None:
+        """A record that is in the open part, as this line."""
+        self._entries.append(_entry(record))
+        self._bytes += len(line)
+        self._digest.update(line)
 
     def _close_part(self) -> None:
         os.fsync(self._file.fileno())
         for name in self._formats:
             self._make(name, self._number, Records(self._open_path))
-        self._write_index(self._number, self._bytes, b"".join(self._entries))
+        self._write_index(self._number, self._digest.digest(), b"".join(self._entries))
         self._open_path.replace(self._journal(self._number))
         sync(self._own)
         self._file.close()
@@ -231,18 +239,37 @@ class Journal:
         self._number += 1
         self._start_part()
 
-    def _write_index(self, part: int, size: int, entries: bytes) -> None:
-        """``size``: of the journal whose entries these are."""
+    def _write_index(self, part: int, journal: bytes, entries: bytes) -> None:
+        """``journal``: the digest of the one whose entries these are."""
         with replacing(self._index(part)) as path:
-            path.write_bytes(_index_head(size, entries) + entries)
+            path.write_bytes(journal + _digest(entries) + entries)
 
     def _entries_of(self, part: int) -> Entries:
+        return done.of_bytes(self._index(part).read_bytes()[2 * DIGEST :])
+
+    def _is_whole(self, part: int) -> bool:
+        """Whether a part is as it was written. An index that is missing or damaged is made anew, if the part parses."""
         journal, index = self._journal(part), self._index(part)
         content = index.read_bytes() if index.exists() else b""
-        entries = content[INDEX_HEAD:]
-        if content[:INDEX_HEAD] != _index_head(journal.stat().st_size, entries):
-            return done.of_bytes(b"".join(map(_entry, Records(journal))))
-        return done.of_bytes(entries)
+        digest = _digest(journal)
+        if content[DIGEST : 2 * DIGEST] == _digest(content[2 * DIGEST :]):
+            return content[:DIGEST] == digest
+        try:
+            entries = b"".join(map(_entry, Records(journal)))
+        except OutputError:
+            return False
+        self._write_index(part, digest, entries)
+        return bool(entries)
+
+    def _drop(self, part: int) -> bool:
+        """Takes a damaged part out of the run, so that its inputs are tagged again: outputs first, then its journal."""
+        kept = self._own / f"damaged-{part:05d}.jsonl"
+        for made in PARTS.values():
+            _path(self.folder, made, part).unlink(missing_ok=True)
+        self._journal(part).replace(kept)
+        self._index(part).unlink(missing_ok=True)
+        notes.show(notes.Note(f"{kept}: was damaged after it had been written: the inputs in it are tagged again"))
+        return False
 
     def _make(self, name: str, part: int, records: Iterable[Record]) -> None:
         """A part in a format, if that has a file a part."""
@@ -269,9 +296,10 @@ class Journal:
                 kept = [record for record, is_old in zip(Records(self._journal(part)), old, strict=True) if not is_old]
                 for name in self._formats:
                     self._make(name, part, kept)
+                self._index(part).unlink()  # no index may stand beside the journal of another
                 with replacing(self._journal(part)) as path, path.open("wb") as file:
                     file.writelines(record.line() for record in kept)
-                self._write_index(part, self._journal(part).stat().st_size, entries[~old].tobytes())
+                self._write_index(part, _digest(self._journal(part)), entries[~old].tobytes())
         return found
 
     def _write_notices(self) -> None:
@@ -298,9 +326,16 @@ class Journal:
             ) from error
 
 
-def _index_head(size: int, entries: bytes) -> bytes:
-    """What tells an index from that of another journal, of ``size`` bytes, and from a damaged one."""
-    return size.to_bytes(8, "little") + hashlib.blake2b(entries, digest_size=INDEX_HEAD - 8).digest()
+def _digest(content: bytes | Path) -> bytes:
+    """The digest of some bytes, or of a file."""
+    found = hashlib.blake2b(digest_size=DIGEST)
+    if isinstance(content, bytes):
+        found.update(content)
+    else:
+        with content.open("rb") as file:
+            while block := file.read(1 << 20):
+                found.update(block)
+    return found.digest()
 
 
 def _entry(record: Record) -> bytes:

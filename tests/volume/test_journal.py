@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,24 +242,79 @@ def test_formats_may_change_between_runs_and_none_falls_behind(tmp_path: Path) -
     assert len(rows(tmp_path)) == 8
 
 
+def damages(whole: bytes) -> Iterator[bytes]:
+    """What a disk or a hand may do to a file: cut it, blank it, change a letter, add to it, replace it."""
+    yield from (whole[:-34], whole[: len(whole) // 2], whole[:40] + bytes(len(whole) - 40), b"", b"[]\n", whole * 2)
+    yield b'{"id": "x", "odd": 1}\n'
+    for at in range(0, len(whole), max(1, len(whole) // 12)):
+        yield whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+
+
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("name", ["settings.json", "part-00000.jsonl", "part-00000.index"])
-def test_a_damaged_journal_is_refused_by_name_and_an_index_made_anew(tmp_path: Path, name: str) -> None:
-    run = Journal(tmp_path, ABOUT, ["jsonl"])
-    for number in range(4):
+@pytest.mark.parametrize("name", ["part-00000.jsonl", "part-00001.jsonl"])
+def test_a_damaged_part_is_dropped_and_its_inputs_are_tagged_again(tmp_path: Path, name: str) -> None:
+    run = Journal(tmp_path, ABOUT, ["jsonl", "csv"])
+    for number in range(6):
         run.add(record(number, error="bad" if number == 1 else None))
     run.close(True, {})
     path = tmp_path / ".journal" / name
-    whole = path.read_bytes()
-    for content in (whole[:-34], whole[:40] + bytes(len(whole) - 40), b"", b"[]\n", b'{"id": "x", "odd": 1}\n'):
+    expected, lost = rows(tmp_path), {0, 1, 2} if "0000." in name else {3, 4, 5}
+    for content in damages(path.read_bytes()):
         path.write_bytes(content)
-        if name.endswith(".index"):
+        with pytest.warns(UserWarning, match=r"damaged-0000\d.jsonl: was damaged after.*are tagged again") as told:
+            again = Journal(tmp_path, ABOUT, ["jsonl", "csv"])
+        assert len(told) == 1
+        assert {number for number in range(6) if not again.holds(item(number))} == lost
+        for number in sorted(lost):
+            again.add(record(number, error="bad" if number == 1 else None))
+        again.close(True, {})
+        assert (rows(tmp_path), failures(tmp_path)) == (expected, ["clip 1"])
+        assert len(list((tmp_path / "tags").iterdir())) == 4
+        [path] = (each for each in path.parent.glob("part-*.jsonl") if b'"clip %d"' % min(lost) in each.read_bytes())
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_damaged_part_before_an_open_one_loses_nothing_of_that(tmp_path: Path) -> None:
+    run = Journal(tmp_path, ABOUT, ["jsonl"])
+    for number in range(4):
+        run.add(record(number))
+    run._lock.close()  # as a kill does
+    (tmp_path / ".journal" / "part-00000.jsonl").write_bytes(b"?")
+    for _ in range(2):  # the second time without a part before it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             again = Journal(tmp_path, ABOUT, ["jsonl"])
-            assert [again.holds(item(number)) for number in range(5)] == [True] * 4 + [False]
-            again.release()
-        elif content or name == "settings.json":  # an empty part is one with nothing in it
-            with pytest.raises(OutputError, match=f"{name}.*: is damaged: restore the file, or begin anew with overw"):
-                Journal(tmp_path, ABOUT, ["jsonl"])
+        assert [again.holds(item(number)) for number in range(4)] == [False, False, False, True]
+        again._lock.close()
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
+    run = Journal(tmp_path, ABOUT, ["jsonl"])
+    for number in range(4):
+        run.add(record(number))
+    run.close(True, {})
+    path = tmp_path / ".journal" / "part-00000.index"
+    for content in damages(whole := path.read_bytes()):
+        if content[16:] == whole[16:]:
+            continue  # then it is the index of another journal, and the part is not as it was written
+        path.write_bytes(content)
+        again = Journal(tmp_path, ABOUT, ["jsonl"])
+        assert [again.holds(item(number)) for number in range(5)] == [True] * 4 + [False]
+        again.release()
+        assert path.read_bytes() == whole
+
+
+def test_damaged_settings_are_refused_by_name(tmp_path: Path) -> None:
+    Journal(tmp_path, ABOUT, ["jsonl"]).release()
+    path = tmp_path / ".journal" / "settings.json"
+    whole = path.read_bytes()
+    for content in (whole[:-34], b"", b"[]\n", b'{"id": "x", "odd": 1}\n'):
+        path.write_bytes(content)
+        with pytest.raises(
+            OutputError, match=r"settings\.json.*: is damaged: restore the file, or begin anew with overw"
+        ):
+            Journal(tmp_path, ABOUT, ["jsonl"])
     Journal(tmp_path, ABOUT, ["jsonl"], overwrite=True).close(True, {})
 
 
