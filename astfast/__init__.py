@@ -259,7 +259,7 @@ def tag_files(
         top_k=top_k,
         threshold=threshold,
         thresholds=thresholds,
-        labels=None if labels is None else sorted(set(labels)),
+        labels=labels if labels is None or isinstance(labels, str) else list(labels),
         activation=activation,
         window=window,
         hop=hop,
@@ -276,7 +276,7 @@ def tag_files(
         max_failures=max_failures,
         decoders=decoders,
         decoding=decoding,
-    )
+    ).checked()
     engine, arguments = opened(load() if tagger is None else tagger)
     run = Run(source, ThisProcess(engine, options), arguments, options)
 

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> bool:
     )
     with contextlib.ExitStack() as stack:
         try:
-            workers, loaded = stack.enter_context(_workers(options, asked))
+            workers, loaded = stack.enter_context(_workers(options, asked.checked()))
             planned = Run(_source(options, asked), workers, loaded, asked)
         except ValueError as error:  # a label that the model doesn't have, a window that is too short
             raise astfast.AstfastError(str(error)) from error

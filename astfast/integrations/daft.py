@@ -65,7 +65,7 @@ def tag(
             return self.of(values.to_pylist())
 
     workers = daft.cls(Tagging, gpus=gpus, max_concurrency=max_concurrency)
-    return workers(arguments, Options(**options)).tag(column)
+    return workers(arguments, Options(**options).checked()).tag(column)
 
 
 class Tags:

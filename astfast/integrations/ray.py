@@ -67,8 +67,7 @@ def tag(
     for name in options:
         if name not in OPTIONS:
             raise TypeError(f"unknown option {name}=: those of tag are {', '.join(OPTIONS)}")
-    asked = Options(**options)
-    asked.check()
+    asked = Options(**options).checked()
     try:
         import ray.data
     except ImportError as error:

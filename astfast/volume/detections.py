@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -69,10 +70,11 @@ class Selection:
         return list(zip(indices[:count].tolist(), best[:count].tolist(), strict=True))
 
 
-def _index(number: Mapping[str, int], label: str, option: str) -> int:
-    if label not in number:
-        near = next((known for known in number if known.lower() == label.strip().lower()), None)
-        cure = f"write {near!r}" if near else "see the labels of the model"
+def _index(number: Mapping[str, int], label: object, option: str) -> int:
+    if not isinstance(label, str) or label not in number:
+        lower = {known.lower(): known for known in number}
+        near = difflib.get_close_matches(str(label).strip().lower(), lower, 1)
+        cure = f"write {lower[near[0]]!r}" if near else "see the labels of the model"
         raise ValueError(f"{option}: the model has no label {label!r}: {cure}")
     return number[label]
 

@@ -30,7 +30,6 @@ class Run:
     """
 
     def __init__(self, source: Any, workers: Workers, arguments: LoadArguments, options: Options) -> None:
-        options.check()
         shard = None if options.shard is None else Shard.parse(options.shard)
         self.sources = Sources(source, options.roots)
         self.progress = Progress()

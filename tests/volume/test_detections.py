@@ -44,6 +44,10 @@ def test_labels_that_the_model_does_not_have_are_named() -> None:
         Selection(LABELS, allowed=["Dog"])
     with pytest.raises(ValueError, match="thresholds: the model has no label 'horse': see the labels"):
         Selection(LABELS, thresholds={"horse": 0.5})
+    with pytest.raises(ValueError, match="labels: the model has no label 'dgo': write 'dog'"):
+        Selection(LABELS, allowed=["dgo"])
+    with pytest.raises(ValueError, match="labels: the model has no label 5: see the labels"):
+        Selection(LABELS, allowed=[5])  # type: ignore[list-item]
 
 
 def rows(*scores: float | None, length: float = 2.0, hop: float = 1.0) -> list[Row]:

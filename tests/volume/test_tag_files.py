@@ -243,3 +243,19 @@ def test_options_of_folders_need_one_and_short_forms_are_understood(tiny_model: 
             astfast.tag_files(clip, tagger=tagger, window=1, merge=merge)  # type: ignore[arg-type]
     astfast.tag_files(clip, tmp_path / "out", tagger=tagger, formats="csv", window=0.5, merge=1)
     assert [path.name for path in (tmp_path / "out" / "tags").iterdir()] == ["part-00000.csv"]
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ({"thresholds": ["dog"]}, "thresholds is .'dog'.: it must be a mapping from labels to numbers"),
+        ({"thresholds": {"dog": "0.5"}}, "thresholds.'dog'. is '0.5': it must be a finite number"),
+        ({"thresholds": {"dog": float("nan")}}, "thresholds.'dog'. is nan: it must be a finite number"),
+        ({"thresholds": {"dog": True}}, "thresholds.'dog'. is True: it must be a finite number"),
+        ({"labels": "dog"}, "labels is 'dog': it must be a list of the labels that may be tags"),
+        ({"labels": []}, "labels is ..: it must be a list of the labels that may be tags"),
+    ],
+)
+def test_impossible_options_are_errors_at_the_call(option: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        astfast.tag_files(["a.wav"], **option)
