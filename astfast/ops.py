@@ -166,8 +166,10 @@ class Ops(Protocol):
         """``value_columns``: how many of the last outputs are attention's values, for backends that scale them."""
         ...
 
-    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> Any:
-        """``input_layer``: the layer whose last outputs, averaged by attention or through the GELU, are the input."""
+    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None, into: str = "stream") -> Any:
+        """``input_layer``: the layer whose last outputs, averaged by attention or through the GELU, are the input.
+        ``into``: kind of the buffer that gets the outputs, see ``empty``: "output" for ``linear``, else "stream" or
+        "image" for ``linear_residual``."""
         ...
 
     def pack_norm(self, w: LayerNorm) -> Any: ...
@@ -181,7 +183,7 @@ class Ops(Protocol):
     def pack_scan(self, w: Scan) -> Any: ...
 
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:
-        """A workspace buffer of a kind of ``models.base.Family.workspace``: stream, activation, operand or output."""
+        """A workspace buffer of a kind of ``models.base.Family.workspace``, such as "stream" or "output"."""
         ...
 
     def micro_batch(self, num_tokens: int) -> int:

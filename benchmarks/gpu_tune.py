@@ -16,7 +16,7 @@ import torch
 from astfast.backends.cuda.packing import DTYPES
 from astfast.backends.cuda.target import Target, has_float8
 from astfast.benchmarking.timing import spread
-from astfast.kernels import attention, linear, tuning
+from astfast.kernels import attention, linear, statistics, tuning
 from astfast.kernels.launch import Launch
 from astfast.kernels.tuning import Tile
 from benchmarks import models
@@ -93,7 +93,7 @@ def problem(geometry: str, name: str, precision: str, batch: int, device: str) -
     n, k = {"qkv": (3 * d, d), "fc1": (m, d), "proj": (d, d), "fc2": (d, m)}[name]
     weight, bias = random(n, k, type_=operand), random(n, type_=torch.float32)
     scale = {"weight_scale": torch.rand(n, device=device)} if precision == "float8" else {}
-    parts = linear.statistics_parts(d)
+    parts = statistics.statistics_parts(d)
     sumsq = torch.full((batch, tokens, parts), d / parts, dtype=torch.float32, device=device)
     if name in ("qkv", "fc1"):
         x, out = random(batch, tokens, k), random(batch, tokens, n, type_=operand if name == "fc1" else dtype)

@@ -21,9 +21,15 @@ import triton
 import triton.language as tl
 
 from astfast.kernels.launch import Launch, Work
+from astfast.kernels.statistics import (
+    STATISTICS_TILE,
+    are_centred,
+    row_rstd,
+    statistics_parts,
+    store_stream,
+)
 from astfast.kernels.tuning import Tile
 
-STATISTICS_TILE = 64  # columns of the stream in one partial sum of squares
 GROUP = 8  # row tiles whose weights are shared through the L2 cache
 FLOAT8_MAX = 448.0  # largest finite number of e4m3
 
@@ -61,15 +67,6 @@ def power_of_two_below(x):
 
 
 @triton.jit
-def row_rstd(sumsq_rows, eps, K: tl.constexpr, STATISTICS: tl.constexpr, PADDED_PARTS: tl.constexpr):
-    """1 / sqrt(sum of squares / K + eps) of rows, from pointers to their partial sums of squares, [BLOCK_M]."""
-    part = tl.arange(0, PADDED_PARTS)
-    parts: tl.constexpr = (K + STATISTICS - 1) // STATISTICS
-    sums = tl.load(sumsq_rows[:, None] + part[None, :], mask=(part < parts)[None, :], other=0.0)
-    return 1.0 / tl.sqrt(tl.sum(sums, axis=1) / K + eps)
-
-
-@triton.jit
 def tile_product(
     x_rows,  # pointers to the first element of each row of x, [BLOCK_M]
     x_scale,  # of x where it is quantised to the type of w, [BLOCK_M]; unused where they are of one type
@@ -99,31 +96,6 @@ def tile_product(
         x_tile += BLOCK_K
         w_tile += BLOCK_K
     return acc
-
-
-@triton.jit
-def store_stream(
-    y,  # new values of the stream, float32 [BLOCK_M, BLOCK_N]
-    stream_rows,  # pointers to the rows of the stream, [BLOCK_M]
-    sumsq_rows,  # pointers to the rows of the sums of squares, [BLOCK_M]
-    row_valid,  # [BLOCK_M]
-    tile_n,
-    N: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    STATISTICS: tl.constexpr,
-):
-    """Epilogue: stores a tile of the residual stream, and partial sums of squares of the rounded values."""
-    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    valid = row_valid[:, None] & (n < N)[None, :]
-    stored = y.to(stream_rows.dtype.element_ty)
-    tl.store(stream_rows[:, None] + n[None, :], stored, mask=valid)
-    square = stored.to(tl.float32)
-    square = tl.where((n < N)[None, :], square * square, 0.0)
-    sums = tl.sum(tl.reshape(square, (BLOCK_M, BLOCK_N // STATISTICS, STATISTICS)), axis=2)
-    part = tile_n * (BLOCK_N // STATISTICS) + tl.arange(0, BLOCK_N // STATISTICS)
-    parts: tl.constexpr = (N + STATISTICS - 1) // STATISTICS
-    tl.store(sumsq_rows[:, None] + part[None, :], sums, mask=row_valid[:, None] & (part < parts)[None, :])
 
 
 @triton.jit
@@ -158,8 +130,8 @@ def gelu(x, TYPE: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "rows_per_clip", "k_tiles"])
 def norm_linear_kernel(
-    x_ptr,  # [clips, rows_per_clip, K], zero-mean rows
-    sumsq_ptr,  # [clips, rows_per_clip, PARTS] float32
+    x_ptr,  # [clips, rows_per_clip, K]
+    sumsq_ptr,  # [clips, rows_per_clip, PARTS] float32, of x; None for a product of x as it is
     w_ptr,  # [N, K], gamma folded in
     w_scale_ptr,  # [N] float32 of float8 weights, else None
     bias_ptr,  # [N] float32, beta folded in
@@ -177,6 +149,7 @@ def norm_linear_kernel(
     out_row_stride,
     N: tl.constexpr,
     K: tl.constexpr,
+    CENTRED: tl.constexpr,  # whether rows of x are zero-mean
     GELU: tl.constexpr,
     PRECISION: tl.constexpr,
     STATISTICS: tl.constexpr,
@@ -193,7 +166,8 @@ def norm_linear_kernel(
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.minimum(m, rows - 1)  # rows past the end read the last one; their results are not stored
 
-    sumsq_rows = sumsq_ptr + row_offset(row, rows_per_clip, sumsq_clip_stride, sumsq_row_stride)
+    if sumsq_ptr is not None:
+        sumsq_rows = sumsq_ptr + row_offset(row, rows_per_clip, sumsq_clip_stride, sumsq_row_stride)
     column = n if N % BLOCK_N == 0 else tl.minimum(n, N - 1)
     x_rows = x_ptr + row_offset(row, rows_per_clip, x_clip_stride, x_row_stride)
     w_rows = w_ptr + column * K
@@ -204,8 +178,9 @@ def norm_linear_kernel(
         y = acc * (rstd / x_scale)[:, None] * tl.load(w_scale_ptr + column)[None, :]
     else:
         acc = tile_product(x_rows, None, w_rows, k_tiles, K, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
-        # Behind the loop: before it, all of it would wait for the statistics.
-        y = acc * row_rstd(sumsq_rows, eps, K, STATISTICS, PADDED_PARTS)[:, None]
+        y = acc
+        if sumsq_ptr is not None:  # behind the loop: before it, all of it would wait for the statistics
+            y *= row_rstd(sumsq_rows, eps, K, STATISTICS, PADDED_PARTS, CENTRED)[:, None]
     y += tl.load(bias_ptr + column)[None, :]
     if GELU:
         y = gelu(y, out_ptr.dtype.element_ty)
@@ -221,22 +196,28 @@ def linear_residual_kernel(
     w_ptr,  # [N, K], centred over N
     w_scale_ptr,  # [N] float32 of float8 weights and x, else None
     bias_ptr,  # [N] float32, centred and scaled
+    x_sumsq_ptr,  # [clips, rows_per_clip, parts of K] float32 of an x that is normalised, else None
     stream_ptr,  # [clips, rows_per_clip, N], read and written
     sumsq_ptr,  # [clips, rows_per_clip, PARTS] float32
     scale,  # of the stream
+    eps,  # of the normalisation of x
     rows,  # clips * rows_per_clip
     rows_per_clip,
     k_tiles,
     x_clip_stride,
     x_row_stride,
+    x_sumsq_clip_stride,
+    x_sumsq_row_stride,
     stream_clip_stride,
     stream_row_stride,
     sumsq_clip_stride,
     sumsq_row_stride,
     N: tl.constexpr,
     K: tl.constexpr,
+    CENTRED: tl.constexpr,  # whether rows of the stream are zero-mean, and those of an x that is normalised
     PRECISION: tl.constexpr,
     STATISTICS: tl.constexpr,
+    PADDED_PARTS: tl.constexpr,  # K / STATISTICS, rounded up to a power of two
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -260,8 +241,11 @@ def linear_residual_kernel(
         residual = tl.load(stream_rows[:, None] + n[None, :], mask=valid, other=0.0)
     if w_scale_ptr is not None:
         acc *= tl.load(w_scale_ptr + column)[None, :]
+    if x_sumsq_ptr is not None:
+        x_sumsq_rows = x_sumsq_ptr + row_offset(row, rows_per_clip, x_sumsq_clip_stride, x_sumsq_row_stride)
+        acc *= row_rstd(x_sumsq_rows, eps, K, STATISTICS, PADDED_PARTS, CENTRED)[:, None]
     y = residual.to(tl.float32) + (acc * scale + tl.load(bias_ptr + column)[None, :])
-    store_stream(y, stream_rows, sumsq_rows, m < rows, tile_n, N, BLOCK_M, BLOCK_N, STATISTICS)
+    store_stream(y, stream_rows, sumsq_rows, m < rows, tile_n, N, BLOCK_M, BLOCK_N, STATISTICS, CENTRED)
 
 
 def norm_linear(
@@ -280,6 +264,7 @@ def norm_linear(
 ) -> Launch:
     """x [B, R, K] and its partial sums of squares [B, R, K / 64] -> out [B, R, N] = act(rstd(x) x weight^T + bias).
 
+    Without sums of squares there is no rstd; twice as many are those of rows that are not zero-mean (statistics.py).
     A float8 weight has ``weight_scale`` [N]; a float8 output is multiplied by ``gain``.
     """
     clips, rows_per_clip, k = x.shape
@@ -301,6 +286,7 @@ def norm_linear(
         **row_strides("out", out),
         "N": n,
         "K": k,
+        "CENTRED": are_centred(k, sumsq),
         "GELU": activation == "gelu",
         "PRECISION": precision,
         "STATISTICS": STATISTICS_TILE,
@@ -309,6 +295,11 @@ def norm_linear(
         **_blocks(tile),
     }
     return _launch(norm_linear_kernel, clips * rows_per_clip, n, k, args, tile, ("out_ptr",), x, weight, out)
+
+
+def linear(x: Any, weight: Any, bias: Any, out: Any, *, precision: str, tile: Tile) -> Launch:
+    """x [B, R, K] -> out [B, R, N] = x weight^T + bias."""
+    return norm_linear(x, None, weight, bias, 0.0, out, activation=None, precision=precision, tile=tile)
 
 
 def linear_residual(
@@ -322,9 +313,12 @@ def linear_residual(
     precision: str,
     tile: Tile,
     weight_scale: Any = None,
+    x_sumsq: Any = None,
+    eps: float = 0.0,
 ) -> Launch:
     """stream [B, R, N] += scale * (x [B, R, K] weight^T) + bias; sumsq [B, R, N / 64] of the result.
 
+    With ``x_sumsq`` [B, R, K / 64], partial sums of squares of x, the product is multiplied by rstd(x).
     Where x and weight are float8, ``weight_scale`` [N] multiplies the product.
     """
     clips, rows_per_clip, k = x.shape
@@ -334,19 +328,24 @@ def linear_residual(
         "w_ptr": weight,
         "w_scale_ptr": weight_scale,
         "bias_ptr": bias,
+        "x_sumsq_ptr": x_sumsq,
         "stream_ptr": stream,
         "sumsq_ptr": sumsq,
         "scale": scale,
+        "eps": eps,
         "rows": clips * rows_per_clip,
         "rows_per_clip": rows_per_clip,
         "k_tiles": triton.cdiv(k, tile.k),
         **row_strides("x", x),
+        **row_strides("x_sumsq", x_sumsq),
         **row_strides("stream", stream),
         **row_strides("sumsq", sumsq),
         "N": n,
         "K": k,
+        "CENTRED": are_centred(n, sumsq),
         "PRECISION": precision,
         "STATISTICS": STATISTICS_TILE,
+        "PADDED_PARTS": triton.next_power_of_2(statistics_parts(k)),
         **_blocks(tile),
         "EARLY_RESIDUAL": tile.early,
     }
@@ -360,13 +359,11 @@ def float8_room(k: int) -> float:
     return 2.0 ** math.floor(math.log2(FLOAT8_MAX / math.sqrt(k)))
 
 
-def statistics_parts(columns: int) -> int:
-    """Number of partial sums of squares of a row of the stream with so many columns."""
-    return triton.cdiv(columns, STATISTICS_TILE)
-
-
 def row_strides(name: str, view: Any) -> dict[str, int]:
-    """Strides of a [clips, rows, columns] view as arguments of a kernel. Raises ValueError if columns are strided."""
+    """Strides of a [clips, rows, columns] view as arguments of a kernel, 0 for None. Raises ValueError if columns are
+    strided."""
+    if view is None:
+        return {f"{name}_clip_stride": 0, f"{name}_row_stride": 0}
     if view.stride(2) != 1:
         raise ValueError(f"{name} has column stride {view.stride(2)}: its columns must be contiguous")
     return {f"{name}_clip_stride": view.stride(0), f"{name}_row_stride": view.stride(1)}

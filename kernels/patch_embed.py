@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 
 from astfast.kernels.launch import Launch, Work
-from astfast.kernels.linear import GROUP, STATISTICS_TILE, row_offset, row_strides, store_stream, tile_position
+from astfast.kernels.linear import GROUP, row_offset, row_strides, tile_position
+from astfast.kernels.statistics import STATISTICS_TILE, store_stream
 from astfast.kernels.tuning import Tile
 
 

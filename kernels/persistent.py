@@ -27,7 +27,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from astfast.kernels import linear
+from astfast.kernels import linear, statistics
 from astfast.kernels.launch import Launch, Work
 from astfast.kernels.tuning import Tile
 
@@ -366,8 +366,8 @@ def _launch(
         "N": n,
         "K": k,
         "RESIDUAL": residual,
-        "STATISTICS": linear.STATISTICS_TILE,
-        "PADDED_PARTS": triton.next_power_of_2(linear.statistics_parts(k)),
+        "STATISTICS": statistics.STATISTICS_TILE,
+        "PADDED_PARTS": triton.next_power_of_2(statistics.statistics_parts(k)),
         "BLOCK_M": tile.m,
         "BLOCK_N": tile.n,
         "BLOCK_K": tile.k,

@@ -40,6 +40,9 @@ class Tiles:
     patch_embed: Tile
     log_mel: Tile = Tile(32, 32, 16, 4, 2)
     head: Tile = Tile(16, 64, 64, 4, 2)
+    convolution: tuple[Tile, ...] = (Tile(128, 64, 32, 4, 3), Tile(64, 64, 32, 4, 3))
+    depthwise: Tile = Tile(32, 64, 0, 4, 1)  # positions, channels
+    scan: Tile = Tile(4, 8, 64, 8, 1)  # rows and columns of an image, and its channels, as many as a partial sum has
     persistent_norm_linear: Tile | None = None
     persistent_residual: Tile | None = None
 
@@ -50,6 +53,7 @@ FLOAT32 = Tiles(
     attention=Tile(64, 16, 0, 4, 2),
     few_queries=Tile(16, 32, 0, 4, 2),
     patch_embed=Tile(64, 64, 32, 8, 2),
+    convolution=(Tile(64, 64, 32, 4, 3),),
 )
 
 # A frame is folded once for 64 bins instead of 32. Compute capability 8.0 would spill registers.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import triton
 from triton.runtime.jit import JITFunction, mangle_type
 
@@ -45,11 +46,24 @@ def interpreted(kernel: JITFunction[Any]) -> Any:
     return InterpretedFunction(copy)
 
 
+def scan_slices(self: Any, inputs: tuple[Any, ...]) -> list[Any]:
+    """tl.associative_scan in the interpreter, a slice at a time: Triton's own combines number after number."""
+    arrays = [np.moveaxis(x.handle.data, self.axis, 0) for x in inputs]
+    rows = [[array[0] for array in arrays]]
+    for i in range(1, len(arrays[0])):
+        operands = [*rows[-1], *(array[i] for array in arrays)]
+        tensors = [self.to_tensor(x, inputs[j % len(inputs)].dtype) for j, x in enumerate(operands)]
+        rows.append([x.handle.data for x in self.combine_fn.fn(*tensors)])
+    found = (np.stack(column, axis=self.axis) for column in zip(*rows, strict=True))
+    return [self.to_tensor(x, each.dtype) for x, each in zip(found, inputs, strict=True)]
+
+
 @contextlib.contextmanager
 def interpreted_language() -> Iterator[None]:
     """Triton's own library (tl.sum, tl.cdiv, ..) interpreted, as if TRITON_INTERPRET had been set before the import."""
-    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.interpreter import InterpretedFunction, ScanOps
 
+    ScanOps.generic_scan = scan_slices
     triton.runtime.jit.mangle_type(0)  # imports more of Triton on its first call, which must see the original functions
     modules = [module for name, module in sys.modules.items() if name.startswith("triton.language")]
     before = [(module, dict(vars(module))) for module in modules]

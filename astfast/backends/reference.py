@@ -62,7 +62,7 @@ class ReferenceOps:
     def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> NormLinear:
         return self._pack(w)
 
-    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> Linear:
+    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None, into: str = "stream") -> Linear:
         return self._pack(w)
 
     def pack_norm(self, w: LayerNorm) -> LayerNorm:

@@ -79,7 +79,7 @@ class TorchOps:
     def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> NormLinear:
         return NormLinear(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
-    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> Linear:
+    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None, into: str = "stream") -> Linear:
         packed = map_arrays(_tensor, w)
         return replace(packed, weight=packed.weight.to(self.dtype))
 

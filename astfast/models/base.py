@@ -127,8 +127,8 @@ class Family(Protocol):
         """Every buffer of the forward pass: name -> (shape after the batch dimension, kind).
 
         "spectrogram", "embedding" and "logits" are always among them. Kinds: "stream" (the residual stream),
-        "activation" (the backend's compute type), "operand" (an activation that only linear_residual reads), "output"
-        (float32).
+        "image" (one that not only LayerNorms read, so that its rows' means count), "activation" (the backend's compute
+        type), "operand" (an activation that only linear_residual reads), "output" (float32).
         """
         ...
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from astfast.backends.cuda import fallback_ops as cuda_torch_ops
 from astfast.backends.cuda import packing as cuda_packing
-from astfast.kernels import attention, linear
+from astfast.kernels import attention, linear, statistics
 from astfast.kernels.tuning import Tile
 from tests.cases import gpu_cases
 from tests.cases.gpu_cases import Case, any_order, normal, of_squares, stream, sums_of_squares, unwritten
@@ -83,7 +83,7 @@ def linear_residual(
         peer = residual[:, :rows] + (scale * coarse + bias).to(dtype)
     summation = any_order(x.double(), weight.double() * weight_scale[:, None], scale)
     new = residual.to(device).clone()
-    sumsq = unwritten((clips, tokens, linear.statistics_parts(n)), torch.float32, device)
+    sumsq = unwritten((clips, tokens, statistics.statistics_parts(n)), torch.float32, device)
     launch = linear.linear_residual(
         x.to(device),
         weight.to(device),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from astfast.backends.cuda import folding
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, mel_filters
-from astfast.kernels import attention, head, linear, log_mel, patch_embed, persistent
+from astfast.kernels import attention, head, linear, log_mel, patch_embed, persistent, statistics
 from astfast.kernels.launch import Launch
 from astfast.kernels.tuning import Tile
 from astfast.ops import patch_grid
@@ -77,9 +77,9 @@ def stream(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tenso
 
 def sums_of_squares(x: torch.Tensor) -> torch.Tensor:
     """[.., D] -> [.., ceil(D / 64)] float64."""
-    parts = linear.statistics_parts(x.shape[-1])
-    padded = F.pad(x.double(), (0, parts * linear.STATISTICS_TILE - x.shape[-1]))
-    return padded.unflatten(-1, (parts, linear.STATISTICS_TILE)).square().sum(-1)
+    parts = statistics.statistics_parts(x.shape[-1])
+    padded = F.pad(x.double(), (0, parts * statistics.STATISTICS_TILE - x.shape[-1]))
+    return padded.unflatten(-1, (parts, statistics.STATISTICS_TILE)).square().sum(-1)
 
 
 def norm_linear(
@@ -135,7 +135,7 @@ def linear_residual(
         peer = residual[:, :rows] + F.linear(x, scale * weight, bias.to(dtype))
     summation = any_order(x, weight, scale)
     new = residual.to(device).clone()
-    sumsq = unwritten((clips, tokens, linear.statistics_parts(n)), torch.float32, device)
+    sumsq = unwritten((clips, tokens, statistics.statistics_parts(n)), torch.float32, device)
     operands = (x.to(device), weight.to(device), bias.to(device), scale, new[:, :rows], sumsq[:, :rows])
     if programs:
         launch = persistent.linear_residual(*operands, tile=tile, programs=programs)
@@ -212,7 +212,7 @@ def patch_embed_(
     unfolded = F.unfold(spectrogram.to(dtype).transpose(1, 2).unsqueeze(1).double(), patch, stride=strides)
     summation = F.pad(any_order(unfolded.transpose(1, 2), kernel, scale), (0, 0, prefix, 0))  # none of prefix tokens
     out = unwritten(exact.shape, dtype, device)
-    sumsq = unwritten((*exact.shape[:2], linear.statistics_parts(n)), torch.float32, device)
+    sumsq = unwritten((*exact.shape[:2], statistics.statistics_parts(n)), torch.float32, device)
     launch = patch_embed.patch_embed(
         spectrogram.to(device),
         weight.to(device),

@@ -134,7 +134,9 @@ def cases(g: ImageGeometry, precision: str, seed: int = 0) -> list[OpCase]:
         floor = c**0.5 * FLOAT32_ROUNDING * (np.abs(x) @ np.abs(w.weight).T + np.abs(w.bias))
 
         def call(ops: Any, put: Any) -> Any:
-            return ops.linear(put(x, "activation"), ops.pack_linear(w), ops.empty((b, tokens, n), "output"))
+            return ops.linear(
+                put(x, "activation"), ops.pack_linear(w, into="output"), ops.empty((b, tokens, n), "output")
+            )
 
         return OpCase("x_proj", call, floor, 2.0 * b * tokens * c * n)
 

@@ -66,12 +66,19 @@ def layer_norm(
 
 
 def conv2d(
-    image: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None = None, stride: tuple[int, int] = (1, 1)
+    image: torch.Tensor,
+    kernel: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int = 0,
+    groups: int = 1,
 ) -> torch.Tensor:
-    size = kernel.shape[2:]
-    rows, columns = ((image.shape[2 + i] - size[i]) // stride[i] + 1 for i in range(2))
-    patches = F.unfold(image, size, stride=stride).transpose(1, 2)  # [B, patches, K]
-    return linear(patches, kernel.flatten(1), bias).transpose(1, 2).unflatten(2, (rows, columns))
+    size, steps = kernel.shape[2:], (stride, stride) if isinstance(stride, int) else stride
+    rows, columns = ((image.shape[2 + i] + 2 * padding - size[i]) // steps[i] + 1 for i in range(2))
+    patches = F.unfold(image, size, stride=stride, padding=padding).mT  # [B, patches, K]
+    parts = zip(patches.chunk(groups, -1), kernel.flatten(1).chunk(groups), strict=True)
+    y = torch.cat([linear(of_group, weight) for of_group, weight in parts], -1)
+    return (y if bias is None else y + bias).mT.unflatten(2, (rows, columns))
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -100,7 +100,9 @@ class CpuOps:
             w = spread_outliers(read)
         return NormLinearPack(self.pack_norm(w.norm), self.pack_linear(w.linear))
 
-    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> _native.PackedLinear:
+    def pack_linear(
+        self, w: Linear, input_layer: NormLinear | None = None, into: str = "stream"
+    ) -> _native.PackedLinear:
         factors = None
         if self.precision == "int8" and input_layer is not None:
             packed_before, magnitudes = self._output_magnitudes

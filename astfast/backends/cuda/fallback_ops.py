@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from astfast.kernels.linear import STATISTICS_TILE, float8_room, statistics_parts
+from astfast.kernels.linear import float8_room
+from astfast.kernels.statistics import STATISTICS_TILE, are_centred, statistics_parts
 
 
 def log_mel(
@@ -86,7 +87,9 @@ def norm_linear(
         out.copy_(gain * (F.gelu(y) if activation == "gelu" else y))
         return out
     rstd = row_rstd(x, sumsq, eps)
-    normed = torch.mul(x, rstd, out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
+    if not are_centred(x.shape[-1], sumsq):
+        x = x - x.to(rstd.dtype).mean(-1, keepdim=True)
+    normed = torch.mul(x, rstd, out=torch.empty(x.shape, dtype=weight.dtype, device=x.device))
     torch.addmm(bias, normed.flatten(0, 1), weight.T, out=out.view(-1, len(weight)))
     return torch.ops.aten.gelu_(out) if activation == "gelu" else out
 
@@ -98,6 +101,16 @@ def attention(q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int) 
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).to(dtype)
 
 
+def linear(
+    x: torch.Tensor,  # [B, R, K]
+    weight: torch.Tensor,  # [N, K]
+    bias: torch.Tensor,  # [N]
+    out: torch.Tensor,  # [B, R, N] float32
+) -> torch.Tensor:
+    """out = x weight^T + bias."""
+    return torch.add(F.linear(x, weight), bias, out=out)
+
+
 def linear_residual(
     x: torch.Tensor,  # [B, R, K]
     weight: torch.Tensor,  # [N, K]
@@ -106,8 +119,12 @@ def linear_residual(
     stream: torch.Tensor,  # [B, R, N]
     sumsq: torch.Tensor,  # [B, R, ceil(N / 64)]
     weight_scale: torch.Tensor | None = None,  # [N] of a float8 weight
+    x_sumsq: torch.Tensor | None = None,  # [B, R, 2 * ceil(K / 64)] of an x that is normalised
+    eps: float = 0.0,
 ) -> torch.Tensor:
-    """stream += scale * weight_scale * (x weight^T) + bias, and the new rows' sums of squares."""
+    """stream += scale * weight_scale * (LN(x) weight^T) + bias, and the new rows' sums of squares."""
+    if x_sumsq is not None:
+        x = ((x - x.to(x_sumsq.dtype).mean(-1, keepdim=True)) * row_rstd(x, x_sumsq, eps)).to(weight.dtype)
     if weight_scale is not None:
         product = x.to(stream.dtype) @ weight.to(stream.dtype).T
         stream += (scale * weight_scale * product + bias).to(stream.dtype)
@@ -142,6 +159,11 @@ def head(
 
 def row_rstd(x: torch.Tensor, sumsq: torch.Tensor, eps: float) -> torch.Tensor:
     """1 / sqrt(sum of squares / K + eps) of each row of x [B, R, K], [B, R, 1]."""
+    if not are_centred(x.shape[-1], sumsq):
+        sumsq, means = sumsq.chunk(2, -1)
+        widths = _part_widths(x, means)
+        apart = means - (widths * means).sum(-1, keepdim=True) / x.shape[-1]
+        sumsq = sumsq + widths * apart.square()
     return torch.rsqrt(sumsq.sum(-1, keepdim=True) / x.shape[-1] + eps)
 
 
@@ -154,7 +176,19 @@ def quantised_rows(x: torch.Tensor, sumsq: torch.Tensor, eps: float) -> tuple[to
 
 
 def sums_of_squares(x: torch.Tensor, out: torch.Tensor) -> None:
-    """Partial sums of squares of x [B, R, D], one per 64 columns and one of the rest, into out [B, R, ceil(D / 64)]."""
+    """Partial sums of squares of x [B, R, D], one per 64 columns and one of the rest, into out [B, R, ceil(D / 64)].
+    Into an out of twice the size: each about its part's own mean, then those means."""
+    if not are_centred(x.shape[-1], out):
+        squares, means = out.chunk(2, -1)
+        widths = _part_widths(x, means)
+        padding = (0, squares.shape[-1] * STATISTICS_TILE - x.shape[-1])
+        parts, inside = (
+            F.pad(each, padding).view(*x.shape[:2], -1, STATISTICS_TILE)
+            for each in (x.to(out.dtype), torch.ones_like(x))
+        )
+        means.copy_(parts.sum(-1) / widths)
+        squares.copy_(((parts - means[..., None]) * inside).square().sum(-1))
+        return
     full = x.shape[-1] // STATISTICS_TILE * STATISTICS_TILE
     if full:
         parts = x[..., :full].view(*x.shape[:2], -1, STATISTICS_TILE)
@@ -162,6 +196,12 @@ def sums_of_squares(x: torch.Tensor, out: torch.Tensor) -> None:
     if full < x.shape[-1]:
         torch.linalg.vector_norm(x[..., full:], dim=-1, dtype=out.dtype, out=out[..., -1])
     out.square_()
+
+
+def _part_widths(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    """Columns of each part of the rows of x that has a mean, [ceil(D / 64)]."""
+    first = STATISTICS_TILE * torch.arange(means.shape[-1], device=x.device)
+    return (x.shape[-1] - first).clamp(max=STATISTICS_TILE).to(means.dtype)
 
 
 def centred_sums_of_squares(x: torch.Tensor) -> torch.Tensor:

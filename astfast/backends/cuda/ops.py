@@ -18,26 +18,25 @@ import torch
 import triton
 from numpy.typing import NDArray
 
-from astfast.backends.cuda import centred_log_mel, fallback_ops
+from astfast.backends.cuda import centred_log_mel, fallback_ops, image_ops
 from astfast.backends.cuda.autotune import Autotuner
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, PackedLinear, Packing, Stream
 from astfast.backends.cuda.runtime import Runtime, inference, runtime_for
 from astfast.backends.cuda.target import Target, has_float8, target_of
-from astfast.backends.no_images import NoImages
 from astfast.centred_log_mel import CentredLogMel
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, KaldiFbank, unknown
-from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, tuning
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, statistics, tuning
+from astfast.ops import ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan
 from astfast.pcm import INT16_FULL_SCALE
 
 TOKENS_AT_ONCE = 40_000  # 32 clips of AST-base: enough tiles to fill any GPU
 DETERMINISTIC_CLIPS = 8  # for which tiles are chosen, whatever the batch, where bits must not depend on it
 
 
-class CudaOps(NoImages):
+class CudaOps:
     """The Ops protocol on one GPU. Raises BackendError for a precision that the GPU backend or this GPU doesn't have.
 
     - ``heads``: attention heads of the model.
@@ -94,19 +93,32 @@ class CudaOps(NoImages):
     def pack_norm_linear(self, w: NormLinear, value_columns: int = 0) -> PackedLinear:
         return self._packing.norm_linear(w, value_columns)
 
-    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None) -> PackedLinear:
-        return self._packing.linear(w, input_layer)
+    def pack_linear(self, w: Linear, input_layer: NormLinear | None = None, into: str = "stream") -> PackedLinear:
+        if into == "output":
+            return self._packing.output_linear(w)
+        return self._packing.linear(w, input_layer, centred=into == "stream")
 
     def pack_norm(self, w: LayerNorm) -> PackedLinear:
         return self._packing.norm(w)
 
     def pack_head(self, w: Head | Linear) -> PackedLinear:
-        assert isinstance(w, Head)
         return self._packing.head(w)
 
+    def pack_norm_linear_residual(self, w: NormLinear) -> PackedLinear:
+        return image_ops.pack_norm_linear_residual(self._packing, w)
+
+    def pack_conv_norm(self, w: ConvNorm) -> image_ops.PackedConvNorm:
+        return image_ops.pack_conv_norm(self._packing, w)
+
+    def pack_depthwise(self, w: Depthwise) -> torch.Tensor:
+        return image_ops.pack_depthwise(self._packing, w)
+
+    def pack_scan(self, w: Scan) -> image_ops.PackedScan:
+        return image_ops.pack_scan(self._packing, w)
+
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:
-        if kind == "stream":
-            parts = linear.statistics_parts(shape[-1])
+        if kind in ("stream", "image"):
+            parts = statistics.statistics_parts(shape[-1]) * (2 if kind == "image" else 1)
             return Stream(self._empty(shape, self._packing.dtype), self._empty((*shape[:-1], parts), torch.float32))
         types = {"activation": self._packing.dtype, "operand": self._packing.operand_dtype}
         return self._empty(shape, types.get(kind, torch.float32))
@@ -227,8 +239,9 @@ class CudaOps(NoImages):
     def norm_linear(
         self, x: Stream, w: PackedLinear, out: torch.Tensor, activation: Literal["gelu"] | None = None
     ) -> torch.Tensor:
+        centred = statistics.are_centred(x.shape[-1], x.sumsq)
         call = OpCall(
-            "norm_linear",
+            "norm_linear" if centred else "norm_linear of an image",
             linear.norm_linear,
             fallback_ops.norm_linear,
             clips={"x": x.x, "sumsq": x.sumsq, "out": out},
@@ -239,7 +252,9 @@ class CudaOps(NoImages):
             tuning={"precision": self._products, "tile": self._tile(self._tiles.norm_linear, x, w)},
             rounded={"bias": w.rounded_bias},
         )
-        return self._run(self._with_persistent(call, "norm_linear", self._tiles.persistent_norm_linear, x.x, out))
+        if centred:
+            call = self._with_persistent(call, "norm_linear", self._tiles.persistent_norm_linear, x.x, out)
+        return self._run(call)
 
     def attention(self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         few = q.shape[1] <= self._tiles.few_queries.m
@@ -258,21 +273,64 @@ class CudaOps(NoImages):
         return self._run(call)
 
     def linear_residual(self, x: torch.Tensor, w: PackedLinear, residual: Stream) -> Stream:
+        return self._add_linear(x, None, w, residual)
+
+    def norm_linear_residual(self, x: Stream, w: PackedLinear, residual: Stream) -> Stream:
+        return self._add_linear(x.x, x.sumsq, w, residual)
+
+    def _add_linear(self, x: torch.Tensor, x_sumsq: torch.Tensor | None, w: PackedLinear, residual: Stream) -> Stream:
+        """The sum of the residual and a layer of x, or of LN(x) where there are statistics of its rows."""
+        centred = statistics.are_centred(residual.shape[-1], residual.sumsq)
+        normalised = x_sumsq is not None
         call = OpCall(
-            "linear_residual",
+            f"{'norm_' * normalised}linear_residual{'' if centred else ' of an image'}",
             linear.linear_residual,
             fallback_ops.linear_residual,
-            clips={"x": x, "stream": residual.x, "sumsq": residual.sumsq},
+            clips={"x": x, "stream": residual.x, "sumsq": residual.sumsq}
+            | ({} if x_sumsq is None else {"x_sumsq": x_sumsq}),
             weights=_linear_weights(w),
-            settings={"scale": self._packing.scale},
+            settings={"scale": self._packing.scale} | ({"eps": w.eps} if normalised else {}),
             result="stream",
             written=("sumsq",),
             updated=("stream",),
             tuning={"precision": self._products, "tile": self._tile(self._tiles.residual, x, w)},
             rounded={"bias": w.rounded_bias},
         )
-        self._run(self._with_persistent(call, "linear_residual", self._tiles.persistent_residual, x, residual.x))
+        if centred:
+            call = self._with_persistent(call, "linear_residual", self._tiles.persistent_residual, x, residual.x)
+        self._run(call)
         return residual
+
+    def linear(self, x: torch.Tensor, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
+        tile = self._tile(self._tiles.norm_linear, x, w)
+        return self._run(image_ops.linear_call(x, w, out, self._products, tile))
+
+    def conv_norm(
+        self,
+        x: Any,
+        w: image_ops.PackedConvNorm,
+        grid: tuple[int, int],
+        out: Stream,
+        activation: Literal["gelu"] | None = None,
+    ) -> Stream:
+        if isinstance(x, np.ndarray):
+            x = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(self.device)
+        tile = self._tile(self._tiles.convolution, out, w.conv)
+        for call in image_ops.conv_norm_calls(x, w, grid, out, activation, self._packing.scale, self._products, tile):
+            self._run(call)
+        return out
+
+    def depthwise_silu(
+        self, x: torch.Tensor, w: torch.Tensor, grid: tuple[int, int], out: torch.Tensor
+    ) -> torch.Tensor:
+        return self._run(image_ops.depthwise_silu_call(x, w, grid, out, self._tiles.depthwise))
+
+    def selective_scan(
+        self, x: torch.Tensor, projected: torch.Tensor, w: image_ops.PackedScan, grid: tuple[int, int], out: Stream
+    ) -> Stream:
+        for call in image_ops.scan_calls(x, projected, w, grid, out, self._packing.scale, self._tiles.scan):
+            self._run(call)
+        return out
 
     def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
         call = OpCall(
@@ -288,6 +346,8 @@ class CudaOps(NoImages):
         return self._run(call)
 
     def head(self, x: torch.Tensor, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
+        if w.eps is None:
+            return self._run(image_ops.linear_call(x[:, None], w, out[:, None], "ieee", self._tiles.head))[:, 0]
         call = OpCall(
             "head",
             head.head,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class PackedLinear:
     weight: torch.Tensor  # [N, K] in the compute type
     bias: torch.Tensor  # [N] float32
     rounded_bias: torch.Tensor  # [N] in the type of the activations, which torch's own product demands
-    eps: float = 0.0  # of the LayerNorm
+    eps: float | None = 0.0  # of the LayerNorm; None of a head without one
     weight_scale: torch.Tensor | None = None  # [N] float32 of a float8 weight
     gain: float = 1.0  # of its output where that is float8
 
@@ -95,43 +95,49 @@ class Packing:
 
     def embed(self, w: Embed) -> PackedEmbed:
         weight, table = folding.embedding(w, self.scale, self.centred)
-        return PackedEmbed(self._constant(weight, self.dtype), self._constant(table), w.prefix.shape[0], *w.geometry)
+        return PackedEmbed(self.constant(weight, self.dtype), self.constant(table), w.prefix.shape[0], *w.geometry)
 
     def norm_linear(self, w: NormLinear, value_columns: int = 0) -> PackedLinear:
         """``value_columns``: how many of the last outputs are attention's values, whose average float8 quantises."""
         weight, bias = folding.rms_linear(w)
         eps = w.norm.eps * self.scale**2
         if not self.float8:
-            return self._linear(weight, bias, self.dtype, eps)
+            return self.packed(weight, bias, self.dtype, eps)
         if value_columns:
             gain = float8_gain(weight[-value_columns:], bias[-value_columns:])
             weight[-value_columns:] *= gain
             bias[-value_columns:] *= gain
         return self._float8_linear(weight, bias, 1.0, eps, float8_gain(weight, bias))
 
-    def linear(self, w: Linear, input_layer: NormLinear | None = None) -> PackedLinear:
+    def linear(self, w: Linear, input_layer: NormLinear | None = None, centred: bool = True) -> PackedLinear:
         """``input_layer``: layer whose last outputs, through attention or the GELU, are the input; float8 needs it."""
-        weight, bias = folding.residual_linear(w, self.scale, self.centred)
+        weight, bias = folding.residual_linear(w, self.scale, self.centred and centred)
         if not self.float8:
-            return self._linear(weight, bias, self.dtype)
+            return self.packed(weight, bias, self.dtype)
         assert input_layer is not None, "a float8 layer needs the layer in front of it for the range of its input"
         width = weight.shape[1]
         writer, writers_bias = folding.rms_linear(input_layer)
         return self._float8_linear(weight, bias, float8_gain(writer[-width:], writers_bias[-width:]))
 
+    def output_linear(self, w: Linear, scale: float = 1.0) -> PackedLinear:
+        """A layer whose outputs are added to nothing; ``scale`` multiplies its bias."""
+        return self.packed(folding.float64(w.weight), scale * folding.float64(w.bias), self.dtype)
+
     def norm(self, w: LayerNorm) -> PackedLinear:
         """The final LayerNorm, which no product follows: gamma as weight, beta as bias."""
         weight, bias = folding.float64(w.weight), folding.float64(w.bias)
-        return self._linear(weight, bias, torch.float32, w.eps * self.scale**2)
+        return self.packed(weight, bias, torch.float32, w.eps * self.scale**2)
 
-    def head(self, w: Head) -> PackedLinear:
-        return self._linear(*folding.normalised_linear(NormLinear(w.norm, w.linear)), torch.float32, w.norm.eps)
+    def head(self, w: Head | Linear) -> PackedLinear:
+        if isinstance(w, Linear):
+            return replace(self.packed(folding.float64(w.weight), folding.float64(w.bias), torch.float32), eps=None)
+        return self.packed(*folding.normalised_linear(NormLinear(w.norm, w.linear)), torch.float32, w.norm.eps)
 
     def front_end(self, front_end: KaldiFbank) -> PackedFrontEnd:
         filters = mel_filters(front_end)[:, :-1].T  # [bins, mels], without the unused Nyquist bin
         padded = 1 << (front_end.num_mel_bins - 1).bit_length()
         filters = np.pad(filters, ((0, 0), (0, padded - front_end.num_mel_bins)))
-        return PackedFrontEnd(self._constant(folding.spectral_matrix(front_end)), self._constant(filters))
+        return PackedFrontEnd(self.constant(folding.spectral_matrix(front_end)), self.constant(filters))
 
     def _float8_linear(
         self,
@@ -144,19 +150,19 @@ class Packing:
         quantised, scale = float8_weight(torch.from_numpy(weight))
         return PackedLinear(
             quantised.to(self.device),
-            self._constant(bias),
-            self._constant(bias, self.dtype),
+            self.constant(bias),
+            self.constant(bias, self.dtype),
             eps,
             (scale / input_gain).to(self.device),
             gain,
         )
 
-    def _linear(
+    def packed(
         self, weight: folding.Matrix, bias: folding.Matrix, dtype: torch.dtype, eps: float = 0.0
     ) -> PackedLinear:
-        return PackedLinear(self._constant(weight, dtype), self._constant(bias), self._constant(bias, dtype), eps)
+        return PackedLinear(self.constant(weight, dtype), self.constant(bias), self.constant(bias, dtype), eps)
 
-    def _constant(self, x: folding.Matrix, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def constant(self, x: folding.Matrix, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(x)).to(dtype).to(self.device)
 
 

@@ -54,11 +54,11 @@ def pack(ops: Ops, w: DassWeights) -> DassWeights:
         return Block(
             in_proj=ops.pack_norm_linear(b.in_proj),
             conv=ops.pack_depthwise(b.conv),
-            x_proj=ops.pack_linear(b.x_proj),
+            x_proj=ops.pack_linear(b.x_proj, into="output"),
             scan=ops.pack_scan(b.scan),
             out_proj=ops.pack_norm_linear_residual(b.out_proj),
             fc1=ops.pack_norm_linear(b.fc1),
-            fc2=ops.pack_linear(b.fc2, input_layer=b.fc1),
+            fc2=ops.pack_linear(b.fc2, input_layer=b.fc1, into="image"),
         )
 
     stem = ops.pack_conv_norm(w.stem)
@@ -95,18 +95,18 @@ def workspace(config: DassConfig) -> dict[str, tuple[tuple[int, ...], str]]:
     first, *grids = config.grids
     buffers: dict[str, tuple[tuple[int, ...], str]] = {
         "spectrogram": ((config.max_length, config.num_mel_bins), "output"),
-        "stem": ((prod(first), config.stem_dim), "stream"),
+        "stem": ((prod(first), config.stem_dim), "image"),
         "embedding": ((config.embedding_size,), "output"),
         "logits": ((config.num_labels,), "output"),
     }
     for i, (grid, dim, rank, mlp) in enumerate(zip(grids, config.dims, config.ranks, config.mlp_dims, strict=True)):
         tokens = prod(grid)
         buffers |= {
-            f"{i}.image": ((tokens, dim), "stream"),
+            f"{i}.image": ((tokens, dim), "image"),
             f"{i}.inner": ((tokens, dim), "activation"),
             f"{i}.u": ((tokens, dim), "activation"),
             f"{i}.projected": ((tokens, 4 * (rank + 2)), "output"),
-            f"{i}.y": ((tokens, dim), "stream"),
+            f"{i}.y": ((tokens, dim), "image"),
             f"{i}.hidden": ((tokens, mlp), "operand"),
         }
     return buffers

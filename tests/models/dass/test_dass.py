@@ -15,11 +15,13 @@ from astfast.backends.cuda.ops import CudaOps
 from astfast.backends.cuda.target import Target
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.eager import EagerEngine
-from astfast.errors import BackendError, CheckpointError
+from astfast.errors import CheckpointError
 from astfast.models.dass import forward
 from astfast.models.export import convert
 from astfast.models.recognise import load
 from tests.cases import checkpoints, dass
+from tests.fakes.recording_runtime import RecordingRuntime, gpu_engine
+from tests.launchers import interpret
 
 FRAMES, MELS = 66, 37
 FRONT_END = {"max_length": FRAMES, "num_mel_bins": MELS, "mean": dass.MEAN, "std": dass.STD}
@@ -285,10 +287,35 @@ def test_native_logits_alone_and_in_any_company(folder, precision, tier):
         np.testing.assert_array_equal(engine.logits(x[::-1]), np.stack(alone)[::-1])
 
 
-def test_the_gpu_backend_says_that_it_has_no_images(folder):
-    ops = CudaOps(1, "float32", "cpu", target=Target(90, 132, "a GPU"))
-    with pytest.raises(BackendError, match="the cuda backend doesn't run DASS models: pass device='cpu'"):
-        EagerEngine(ops, load(folder))
+@pytest.mark.slow
+@pytest.mark.parametrize(("frames", "mels"), [SIZES[0], SIZES[2]])
+def test_interpreted_gpu_logits(state, folder, frames, mels):
+    """float32 by the formulas; float16 no further from them than twice what PyTorch's own is."""
+    checkpoint = load(folder, max_length=frames, num_mel_bins=mels)
+    x = dass.spectrograms(frames, mels)
+    expected = exact(state, x)
+    target = Target("gfx942", 4, "a GPU that is not here")  # whose float32 products are no TF32
+    whole, half = (
+        EagerEngine(CudaOps(1, precision, "cpu", launcher=interpret, target=target), checkpoint)
+        for precision in ("float32", "float16")
+    )
+    assert_close(whole.logits(x), expected)
+    with torch.no_grad():
+        rounded = {name: tensor.half() for name, tensor in state.items()}
+        by_torch = dass.logits(rounded, torch.from_numpy(x).half()).float().numpy()
+    assert np.abs(half.logits(x) - expected).max() <= 2 * np.abs(by_torch - expected).max()
+
+
+@pytest.mark.parametrize(("frames", "mels"), SIZES)
+def test_gpu_graphs_of_pytorchs_ops(state, folder, frames, mels):
+    """The engine with graphs, and what runs where no kernel does, at any length."""
+    checkpoint = load(folder, max_length=frames, num_mel_bins=mels)
+    runtime = RecordingRuntime()
+    engine = gpu_engine(checkpoint, runtime)
+    x = dass.spectrograms(frames, mels, clips=5)
+    assert_close(engine.logits(x), exact(state, x))
+    assert_close(engine.embed(x), exact(state, x, dass.embedding))
+    assert runtime.captures
 
 
 def test_an_ensemble_with_an_ast(state, tmp_path):
