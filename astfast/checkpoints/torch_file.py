@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from astfast.checkpoints.lazy_tensor import ITEMSIZE, MAX_ELEMENTS, LazyTensor, TensorFile, is_shape, span, stored
 from astfast.checkpoints.torch_pickle import MAX_BYTES, Other, PickleError, Strided, interpret
+from astfast.checkpoints.wrappers import AVERAGES
 from astfast.errors import CheckpointError, brief, brief_name
 
 STORAGES = {
@@ -188,7 +189,29 @@ def _data_offset(file: BinaryIO, size: int, member: zipfile.ZipInfo) -> int:
 
 
 def _state_dict(path: Path, content: Any) -> Mapping[str, Strided]:
-    """The innermost mapping of names to tensors."""
+    """The innermost mapping of names to tensors; where a copy averaged in training is beside it, with the copy's too,
+    under the key that it has."""
+    averaged = _averaged(content)
+    alone = averaged and not any(isinstance(x, Strided) or key in NESTED_UNDER for key, x in content.items())
+    if alone:
+        return averaged
+    return {**_trained(path, content), **averaged}
+
+
+def _averaged(content: Any) -> dict[str, Strided]:
+    """Tensors of copies of the weights that are kept beside them, their names under the key of the copy."""
+    found: dict[str, Strided] = {}
+    for prefix in AVERAGES:
+        copy = content.get(prefix[:-1]) if isinstance(content, dict) else None
+        for key in (*NESTED_UNDER, "module"):
+            if isinstance(copy, dict) and isinstance(copy.get(key), dict):
+                copy = copy[key]
+        if isinstance(copy, dict):
+            found |= {prefix + name: x for name, x in copy.items() if isinstance(name, str) and isinstance(x, Strided)}
+    return found
+
+
+def _trained(path: Path, content: Any) -> dict[str, Strided]:
     for key in NESTED_UNDER:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -9,7 +9,10 @@ from astfast.checkpoints.lazy_tensor import LazyTensor
 from astfast.errors import CheckpointError, brief_name
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")  # of DataParallel, torch.compile and Lightning modules
-AVERAGES = ("net_swa.", "model_ema.", "ema_model.", "ema.", "swa_model.")  # copies of the weights, averaged in training
+AVERAGES = (  # copies of the weights, averaged in training
+    *("net_swa.", "swa_model.", "model_ema.", "ema_model.", "ema."),
+    *("state_dict_ema.", "ema_state_dict.", "model_ema_state_dict."),
+)
 ADAPTERS = ("base_model.model.", ".lora_A.", ".lora_B.", ".base_layer.", ".modules_to_save.")  # of peft
 DEEPEST = 8  # prefixes of one name
 SMALL = 16  # elements: a tensor beside the model's that has no more is a counter, a metric or a loss's constant
@@ -42,6 +45,10 @@ def unwrapped(source: str, tensors: Mapping[str, LazyTensor]) -> Unwrapped:
         beside = {name: x for name, x in result.tensors.items() if not name.startswith(prefix)}
         notes = _notes(f"{source} under {brief_name(result.prefix + prefix)}", beside) if beside else ()
         result = Unwrapped(inside, result.prefix + prefix, (*result.notes, *notes))
+    averaged = {name: x for name, x in result.tensors.items() if name.startswith(AVERAGES)}
+    if averaged and len(averaged) < len(result.tensors):
+        trained = {name: x for name, x in result.tensors.items() if name not in averaged}
+        result = Unwrapped(trained, result.prefix, (*result.notes, *_notes(source, averaged)))
     return result
 
 
@@ -52,13 +59,14 @@ def _wrapper(tensors: Mapping[str, LazyTensor]) -> str | None:
         inside = sum(name.startswith(prefix) for name in tensors)
         if inside and 2 * inside > len(tensors) - len(averaged):
             return prefix
-    return next((prefix for prefix in AVERAGES if 2 * sum(n.startswith(prefix) for n in tensors) > len(tensors)), None)
+    alone = (p for p in AVERAGES if all(name.startswith(p) or not _is_matrix(x) for name, x in tensors.items()))
+    return next((prefix for prefix in alone if any(name.startswith(prefix) for name in tensors)), None)
 
 
 def _notes(where: str, beside: Mapping[str, LazyTensor]) -> tuple[str, ...]:
     averaged = next((prefix for prefix in AVERAGES if any(name.startswith(prefix) for name in beside)), None)
     rest = [name for name in beside if averaged is None or not name.startswith(averaged)]
-    matrices = [name for name in rest if len(beside[name].shape) > 1 and prod(beside[name].shape) > SMALL]
+    matrices = [name for name in rest if _is_matrix(beside[name])]
     if matrices:
         raise CheckpointError(
             f"{where} has a model, and beside it {len(matrices)} tensors that may belong to it: {_first(matrices)}. "
@@ -73,6 +81,11 @@ def _notes(where: str, beside: Mapping[str, LazyTensor]) -> tuple[str, ...]:
     if rest:
         notes.append(f"{where} has the weights that are used; beside them {_first(rest)} are left out")
     return tuple(notes)
+
+
+def _is_matrix(tensor: LazyTensor) -> bool:
+    """Whether it may belong to a model, and is no counter, metric or statistic."""
+    return len(tensor.shape) > 1 and prod(tensor.shape) > SMALL
 
 
 def _first(names: Iterable[str], count: int = 4) -> str:

@@ -54,6 +54,13 @@ def typed(values: Mapping[str, Any], fields: Iterable[str], where: str) -> dict[
     return found
 
 
+def refuse_null(values: Mapping[str, Any], fields: Iterable[str], where: str) -> None:
+    """Raises CheckpointError for one of ``fields`` that is there and null, which transformers refuses as well."""
+    for name in fields:
+        if name in values and values[name] is None:
+            raise CheckpointError(f"{name} in {where} is null: it must be {_converted(name, None)[1]}.")
+
+
 def check_spectrogram(frames: int, mel_bins: int) -> None:
     """Raises CheckpointError for a spectrogram that is larger than any model reads."""
     if frames * mel_bins > MAX_SPECTROGRAM:

@@ -201,6 +201,27 @@ def test_numbers_of_config_json_have_ranges(model, tmp_path, field, value):
     assert len(str(error.value)) < 1000
 
 
+@pytest.mark.parametrize("field", ["num_attention_heads", "hidden_size", "max_length", "layer_norm_eps", "qkv_bias"])
+def test_numbers_of_config_json_are_not_null(model, tmp_path, field):
+    write_v4(model, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: None}))
+    with pytest.raises(
+        CheckpointError, match=rf"{field} in .*config\.json is null: it must be (an integer|a number|true)"
+    ):
+        load(tmp_path)
+
+
+def test_numbers_of_preprocessor_config_json_are_not_null(model, tmp_path):
+    write_v4(model, tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sampling_rate": None}))
+    with pytest.raises(
+        CheckpointError, match=r"sampling_rate in preprocessor_config\.json is null: it must be an integer"
+    ):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

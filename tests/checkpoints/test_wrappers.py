@@ -45,6 +45,32 @@ def test_the_trained_weights_come_before_their_average():
         assert "averaged in training" in found.notes[0]
 
 
+def test_an_average_beside_names_without_a_prefix_is_left_out():
+    """Whether or not it has more tensors than what was trained."""
+    for extra in ({}, {"ema.v.more": zeros(8), "ema.v.yet": zeros(8)}):
+        found = unwrapped("x.safetensors", MODEL | under("ema.") | extra)
+        assert found.tensors == MODEL
+        assert ["the copy averaged in training, ema.*, is left out" in note for note in found.notes] == [True]
+
+
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema", "ema_state_dict"])
+@pytest.mark.parametrize("under_key", ["state_dict", "model"])
+def test_an_average_in_a_key_of_its_own(model, tmp_path, key, under_key):
+    """As timm and DeiT keep it: said to be left out, and used where it is alone."""
+    state = authors_state_dict(model)
+    averaged = {name.removeprefix("module."): x + 1 for name, x in state.items()}
+    how = {**GEOMETRY, "layer_norm_eps": 1e-12, "labels": [str(i) for i in range(7)]}
+    torch.save({under_key: state, key: averaged, "epoch": 3}, tmp_path / "last.pth")
+    loaded = load(tmp_path / "last.pth", **how)
+    (note,) = loaded.notes
+    assert f"the copy averaged in training, {key}.*, is left out" in note
+    assert np.array_equal(np.asarray(loaded.weights.head.linear.bias), state["module.mlp_head.1.bias"].numpy())
+    torch.save({key: {"module": averaged, "decay": 0.99}, "epoch": 3}, tmp_path / "ema.pth")
+    alone = load(tmp_path / "ema.pth", **how)
+    assert np.array_equal(np.asarray(alone.weights.head.linear.bias), averaged["mlp_head.1.bias"].numpy())
+    assert not alone.notes
+
+
 def test_small_tensors_beside_the_model_are_named():
     beside = {"val_acc.tp": zeros(), "mel.preemphasis_coefficient": zeros(1, 1, 2)}
     found = unwrapped("x.ckpt", under("model.") | beside)

@@ -7,11 +7,12 @@ from typing import Any
 
 from astfast.errors import CheckpointError, brief
 from astfast.front_end import KaldiFbank
-from astfast.models.fields import typed
+from astfast.models.fields import refuse_null, typed
 from astfast.models.vit_config import VitConfig
 
 OTHER_FAMILIES = ("MAESTFeatureExtractor",)  # feature extractors of ASTs that are read by another family
 EXTRACTORS = ("ASTFeatureExtractor",)  # whose formula KaldiFbank is
+PREPROCESSOR = "preprocessor_config.json"
 MODEL_TYPE = "audio-spectrogram-transformer"
 ERF_GELU = ("gelu", "gelu_python")  # the two names that transformers has for it
 # Defaults under the names of ASTConfig and ASTFeatureExtractor. None: the layout's default, or none.
@@ -58,6 +59,9 @@ def model_fields(source: str, config_json: Mapping[str, Any] | None) -> dict[str
         raise CheckpointError(
             f"{where} is of a {brief(config_json['model_type'])} model: astfast runs {MODEL_TYPE} models."
         )
+    refuse_null(
+        config_json, (*GEOMETRY, "max_length", "num_mel_bins", "layer_norm_eps", "hidden_act", "qkv_bias"), where
+    )
     patch = config_json.get("patch_size")
     if isinstance(patch, list) and len(patch) == 2 and patch[0] == patch[1]:
         config_json = {**config_json, "patch_size": patch[0]}
@@ -74,7 +78,8 @@ def front_end_fields(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises CheckpointError for a value of another type, and for a feature extractor of another formula.
     """
     refuse_other_extractors(preprocessor or {}, EXTRACTORS)
-    return typed(preprocessor or {}, FRONT_END_FIELDS, "preprocessor_config.json")
+    refuse_null(preprocessor or {}, ("sampling_rate", "num_mel_bins", "max_length", "do_normalize"), PREPROCESSOR)
+    return typed(preprocessor or {}, FRONT_END_FIELDS, PREPROCESSOR)
 
 
 def refuse_other_extractors(preprocessor: Mapping[str, Any], known: Iterable[str]) -> None:

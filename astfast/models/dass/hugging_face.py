@@ -8,7 +8,7 @@ from typing import Any
 from astfast.errors import CheckpointError, brief
 from astfast.models.ast.hugging_face import FRONT_END_FIELDS
 from astfast.models.dass.config import DassConfig
-from astfast.models.fields import typed
+from astfast.models.fields import refuse_null, typed
 
 MODEL_TYPE = "dass"
 PATCH_SIZE = 4  # of the stem: two convolutions of stride 2
@@ -24,6 +24,7 @@ def model_fields(source: str, config_json: Mapping[str, Any] | None) -> dict[str
     if config_json is None:
         return {}
     where = f"{source}'s config.json"
+    refuse_null(config_json, ("max_length", "num_mel_bins"), where)
     fields = typed(config_json, ("max_length", "num_mel_bins", "problem_type"), where)
     for name in ("depths", "dims"):
         sizes = config_json.get(name)
