@@ -7,6 +7,7 @@ layout: what is missing, unexpected or misshapen is an error that names it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -118,17 +119,18 @@ def _expected(layout: TimmLayout, num_layers: int, head: bool) -> dict[str, str]
 
 
 def _sizes(tensors: Mapping[str, LazyTensor], expected: Mapping[str, str], where: str) -> dict[str, int]:
-    """The symbols' values: each is told by the first tensor that has it, and all others must agree."""
-    sizes = {"1": 1, "2": 2}
+    """The symbols' values: what most of the tensors that have a symbol say (of two the first), and all must agree."""
+    votes: dict[str, Counter[int]] = {}
+    for name, shape in expected.items():
+        for symbol, size in zip(shape.split(), tensors[name].shape, strict=False):
+            if size:
+                votes.setdefault(symbol, Counter())[size] += 1
+    sizes = {symbol: of_symbol.most_common(1)[0][0] for symbol, of_symbol in votes.items()}
+    sizes |= {"1": 1, "2": 2, "3D": 3 * sizes["D"]}
     wrong = []
     for name, shape in expected.items():
-        symbols, found = shape.split(), tensors[name].shape
-        if len(found) == len(symbols):
-            for symbol, size in zip(symbols, found, strict=True):
-                if symbol != "3D" and symbol not in sizes:
-                    sizes[symbol] = size
-            sizes["3D"] = 3 * sizes.get("D", 0)
-        wanted = [sizes.get(symbol, symbol) for symbol in symbols]
+        found = tensors[name].shape
+        wanted = [sizes.get(symbol, symbol) for symbol in shape.split()]
         if list(found) != wanted:
             wrong.append(f"{brief_name(name)} is {list(found)}, not {wanted}")
     if wrong:

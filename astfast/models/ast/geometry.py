@@ -59,7 +59,7 @@ def resolve(
         values = with_normalisation(values, names, fields is not None, assumed)
         return ResolvedConfig(_model_config(values, tensors.layout, names), file_grid, note(files.source, assumed))
     except CheckpointError as error:
-        raise CheckpointError(f"{files.source}: {error}") from None
+        raise CheckpointError(f"{files.source} (AST): {error}") from None
 
 
 def _check_agreement(model: Mapping[str, Any], front_end: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:

@@ -130,7 +130,8 @@ class AstTensors(NamedTuple):
             shape = self.tensors[canonical].shape
             if len(shape) != len(dimensions):
                 raise CheckpointError(
-                    f"{self.source} ({self.layout.name}): {self.names[canonical]} is {shape}, not {dimensions}."
+                    f"{self.source} (AST, layout: {self.layout.name}): {self.names[canonical]} is {list(shape)}, not "
+                    f"{dimensions}. Check that the file is whole."
                 )
             found[symbol] = shape[dimensions.index(symbol)]
         return found
@@ -176,8 +177,8 @@ def map_tensors(
     for problem, listed in (("lacks", missing), ("has, beside those of an AST,", unexpected)):
         if listed:
             raise CheckpointError(
-                f"{source} (layout: {layout.name}, {count} layers) {problem} {len(listed)} tensors: {_first(listed)}. "
-                "Check that the file is whole and its config.json its own."
+                f"{source} (AST, layout: {layout.name}, {count} layers) {problem} {len(listed)} tensors: "
+                f"{_first(listed)}. Check that the file is whole and its config.json its own."
             )
     in_file = {canonical: name for canonical, (name, _) in expected.items()}
     by_canonical = {canonical: tensors[name] for canonical, name in in_file.items()}
@@ -295,8 +296,8 @@ def _check_shapes(checkpoint: AstTensors, config: AstConfig) -> None:
             wrong.append(f"{checkpoint.names[canonical]} is {list(tensor.shape)}, not {list(expected)}")
     if wrong:
         raise CheckpointError(
-            f"{checkpoint.source} (layout: {checkpoint.layout.name}) has {len(wrong)} tensors of another shape than "
-            f"its geometry gives them: {_first(wrong)}. Check that the file is whole and its config.json its own."
+            f"{checkpoint.source} (AST, layout: {checkpoint.layout.name}) has {len(wrong)} tensors of another shape "
+            f"than its geometry gives them: {_first(wrong)}. Check that the file is whole and its config.json its own."
         )
 
 

@@ -37,7 +37,7 @@ class CedFamily(VitFamily):
         model_type = (files.config or {}).get("model_type")
         if model_type is not None:
             return bool(model_type == "ced")
-        return any("time_pos_embed" in name for name in files.tensors)
+        return any(name.endswith(("time_pos_embed", "freq_pos_embed")) for name in files.tensors)
 
     def read(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         from astfast.models import timm_layout

@@ -60,12 +60,19 @@ class DassFamily:
         values = hugging_face.front_end_fields(fields, files.preprocessor, given)
         values = with_normalisation(values, names, files.config is not None, assumed)
         stages = range(len(tensors.depths))
+
+        def width(convolution: str) -> int:
+            return tensors.agreed(*((f"{convolution}.{part}", 0) for part in ("norm.weight", "norm.bias", "conv.bias")))
+
         return DassConfig(
             depths=tensors.depths,
-            dims=fields.get("dims") or tuple(tensors.size(f"{i}.norm.weight") for i in stages),
-            ranks=tuple(tensors.size(f"{i}.0.op.dt_proj", -1) for i in stages),
-            mlp_dims=tuple(tensors.size(f"{i}.0.mlp.fc1.weight") for i in stages),
-            stem_dim=tensors.size("stem.norm.weight"),
+            dims=fields.get("dims") or tuple(width(f"{i}") for i in stages),
+            ranks=tuple(tensors.rank(i) for i in stages),
+            mlp_dims=tuple(
+                tensors.agreed((f"{i}.0.mlp.fc1.weight", 0), (f"{i}.0.mlp.fc1.bias", 0), (f"{i}.0.mlp.fc2.weight", 1))
+                for i in stages
+            ),
+            stem_dim=width("stem"),
             labels=names,
             problem_type=given.get("problem_type", fields.get("problem_type")),
             front_end=KaldiFbank(**{name: values[name] for name in FRONT_END_FIELDS if name in values}),

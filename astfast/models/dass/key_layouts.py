@@ -8,8 +8,10 @@ missing, unexpected or misshapen is an error that names it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,19 @@ class DassTensors:
                 f"{list(shape)}. Check that the file is whole."
             )
         return shape[axis]
+
+    def agreed(self, *places: tuple[str, int]) -> int:
+        """The size that most of these tensors have along these dimensions, of two the first one's."""
+        shapes = [(self.tensors[canonical].shape, axis) for canonical, axis in places]
+        sizes = Counter(shape[axis] for shape, axis in shapes if axis < len(shape) and 0 not in shape)
+        return sizes.most_common(1)[0][0] if sizes else self.size(*places[0])
+
+    def rank(self, stage: int) -> int:
+        """Rank of the steps of a stage's scans: what two of its projections and a sixteenth of the channels say."""
+        projected = self.tensors[f"{stage}.0.op.x_proj"].shape
+        channels = self.size(f"{stage}.norm.weight")
+        said = [self.size(f"{stage}.0.op.dt_proj", -1), prod(projected[:-1]) // 4 - STATE, -(-channels // 16)]
+        return Counter(said).most_common(1)[0][0]
 
 
 def fit(tensors: Iterable[str]) -> bool:

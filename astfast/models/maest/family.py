@@ -46,11 +46,16 @@ class MaestFamily(VitFamily):
         if files.config is not None:
             return (files.preprocessor or {}).get("feature_extractor_type") == EXTRACTOR
         ends = {name.rpartition(".")[2]: tensor.shape for name, tensor in files.tensors.items() if "pos_embed" in name}
-        frequency, time = ends.get("freq_new_pos_embed", ()), ends.get("time_new_pos_embed", ())
-        if len(frequency) != 4 or len(time) != 4 or frequency[2] != FREQUENCY:
+        if not {"freq_new_pos_embed", "time_new_pos_embed"} & ends.keys():
             return False
-        outputs = [x.shape[0] for name, x in files.tensors.items() if name.endswith("head.1.bias") and x.shape]
-        return 527 not in outputs and (time[3] in FRAMES or any(count in LABELS for count in outputs))
+        rows, columns = (  # None where a tensor is missing or misshapen
+            shape[axis] if len(shape := ends.get(name, ())) == 4 else None
+            for name, axis in (("freq_new_pos_embed", 2), ("time_new_pos_embed", 3))
+        )
+        outputs = {x.shape[0] for name, x in files.tensors.items() if "head.1." in name and x.shape}
+        if 527 in outputs or rows not in (FREQUENCY, 0, None):
+            return False
+        return bool(outputs.intersection(LABELS)) or (rows == FREQUENCY and columns in FRAMES)
 
     def read(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         return (self._file if files.config is None else self._folder)(files, overrides, labels)
@@ -69,7 +74,8 @@ class MaestFamily(VitFamily):
                 )
         fields = {name: said.get(name) for name in ("max_length", "num_mel_bins")}
         normalisation = {"mean": MEAN, "std": STD} | {n: said[n] for n in ("mean", "std") if said.get(n) is not None}
-        ast = AST.read(files._replace(preprocessor=fields | normalisation), overrides, labels)
+        named = files._replace(source=f"{files.source} (MAEST)", preprocessor=fields | normalisation)
+        ast = AST.read(named, overrides, labels)
         config = ast.config
         kaldi: Any = config.front_end  # its type has the numbers that both formulas need
         if config.num_mel_bins != KNOWN["num_mel_bins"][0]:
@@ -79,7 +85,7 @@ class MaestFamily(VitFamily):
             front_end=front_end(config.max_length, True, kaldi.mean, kaldi.std),
             problem_type=config.problem_type or "multi_label_classification",
         )
-        return replace(ast, family=self, config=config, layout=f"MAEST, {ast.layout}")
+        return replace(ast, family=self, config=config, source=files.source, layout=f"MAEST, {ast.layout}")
 
     def _file(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         from astfast.models import timm_layout

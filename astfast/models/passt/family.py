@@ -29,7 +29,8 @@ class PasstFamily(VitFamily):
 
     def recognises(self, files: CheckpointFiles) -> bool:
         """By the names of the positions; files with a config.json are of no PaSST that its authors published."""
-        return files.config is None and any("time_new_pos_embed" in name for name in files.tensors)
+        ends = ("time_new_pos_embed", "freq_new_pos_embed")
+        return files.config is None and any(name.endswith(ends) for name in files.tensors)
 
     def read(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         from astfast.models import timm_layout

@@ -30,18 +30,26 @@ EXTRACTOR = {"feature_extractor_type": "MAESTFeatureExtractor", "sampling_rate":
              "mel_fb": [[0.0] * 96] * 257}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
+def hub_model() -> torch.nn.Module:
     return checkpoints.random_model(
         num_mel_bins=96, max_length=FRAMES, frequency_stride=10, time_stride=10, num_labels=LABELS, layer_norm_eps=1e-6
     )
 
 
-@pytest.fixture(scope="module")
-def hub(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = checkpoints.write_v4(model, tmp_path_factory.mktemp("maest"))
+def write_hub(folder: Path) -> Path:
+    checkpoints.write_v4(hub_model(), folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR))
     return folder
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return hub_model()
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hub(tmp_path_factory.mktemp("maest"))
 
 
 def clip(samples: int) -> np.ndarray:
