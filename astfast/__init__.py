@@ -222,8 +222,8 @@ def tag_files(
       window, and ``{"id", "file", "error", "kind"}`` for an input that fails. With a folder, the run is finished when
       the call returns, with its counts. The same call on the same folder goes on where the last one stopped.
     - ``tagger``: the model; None is the built-in one.
-    - ``formats``: of the folder: "jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope"
-      (default: "jsonl").
+    - ``formats``: of the folder: "jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope",
+      and beside each recording "audacity-beside", "raven-beside", "csv-beside" (default: "jsonl").
     - ``top_k``, ``threshold``, ``activation``, ``window``, ``hop``, ``channel``, ``on_damage``, ``max_duration``: as in
       ``Tagger.classify``; windows are rows, and with ``channel="each"`` those of each channel, with its number as
       "channel".

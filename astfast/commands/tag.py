@@ -30,7 +30,10 @@ VOLUME_OPTIONS = (
     *("decoding", "retry", "overwrite", "max_failures", "fail_fast", "order"),
     *("ray", "workers", "worker_cpus", "worker_gpus"),
 )
-OUT_FORMATS = ("jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope")
+OUT_FORMATS = (
+    *("jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope"),
+    *("audacity-beside", "raven-beside", "csv-beside"),
+)
 
 
 class _StandardInput:

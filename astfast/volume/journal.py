@@ -38,6 +38,7 @@ NOTICES = ("failures.jsonl", "warnings.jsonl")
 OWN_FILES = (  # in an output folder, beside the journal
     *("tags/part-*", "tags-long/part-*", "scores/part-*", "embeddings/part-*"),
     *("raven/selections.txt", "raven/files.txt", "audacity/**/*.txt", "kaleidoscope.csv", *NOTICES, "run.json"),
+    *("beside/**/*.labels.txt", "beside/**/*.selections.txt", "beside/**/*.tags.csv"),
 )
 DIGEST = 16  # bytes; an index is the digest of its journal, that of its entries, and the entries
 

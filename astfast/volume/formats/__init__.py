@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from astfast.volume.formats import arrays, audacity, csv_rows, json_lines, kaleidoscope, parquet, raven
+from astfast.volume.formats import arrays, audacity, beside, csv_rows, json_lines, kaleidoscope, parquet, raven
 from astfast.volume.records import About, Record
 
 Write = Callable[[Path, Iterable[Record], About], None]  # records can be walked more than once
@@ -34,6 +34,9 @@ TABLES: dict[str, Write] = {  # given the output folder
     "raven": raven.write,
     "audacity": audacity.write,
     "kaleidoscope": kaleidoscope.write,
+    "audacity-beside": beside.write_audacity,  # files beside the recordings
+    "raven-beside": beside.write_raven,
+    "csv-beside": beside.write_csv,
 }
 
 

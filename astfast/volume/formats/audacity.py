@@ -21,12 +21,18 @@ def write(folder: Path, records: Iterable[Record], about: About) -> None:
         if record.error is None:
             path = folder / "audacity" / place(record)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
-                for row in record.rows:
-                    channel = "" if row.channel is None else f" (channel {row.channel})"
-                    for label, score in row.tags:
-                        name = printable(about.labels[label]).replace("\t", " ").replace("\n", " ")
-                        file.write(f"{row.start:.6f}\t{row.end:.6f}\t{name} {score:.2f}{channel}\n")
+            with replacing(path) as unfinished:
+                write_track(unfinished, [record], about)
+
+
+def write_track(path: Path, records: Iterable[Record], about: About) -> None:
+    """The label track of one input."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in (row for record in records for row in record.rows):
+            channel = "" if row.channel is None else f" (channel {row.channel})"
+            for label, score in row.tags:
+                name = printable(about.labels[label]).replace("\t", " ").replace("\n", " ")
+                file.write(f"{row.start:.6f}\t{row.end:.6f}\t{name} {score:.2f}{channel}\n")
 
 
 def place(record: Record) -> PurePath:

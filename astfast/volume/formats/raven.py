@@ -21,30 +21,40 @@ COLUMNS = (
 def write(folder: Path, records: Iterable[Record], about: About) -> None:
     """raven/selections.txt, and raven/files.txt with the files in their order."""
     (folder / "raven").mkdir(exist_ok=True)
-    before = 0.0  # seconds of the files so far
-    number = 0
     with (
-        replacing(folder / "raven" / "selections.txt") as table_path,
+        replacing(folder / "raven" / "selections.txt") as table,
         replacing(folder / "raven" / "files.txt") as list_path,
-        table_path.open("w", encoding="utf-8") as table,
         list_path.open("w", encoding="utf-8") as files,
     ):
+        write_table(table, records, about)
+        for record in records:
+            if record.error is None:
+                files.write(f"{_path(record)}\n")
+
+
+def write_table(path: Path, records: Iterable[Record], about: About) -> None:
+    """The selections of all records, one after the other."""
+    before = 0.0  # seconds of the files so far
+    number = 0
+    with path.open("w", encoding="utf-8") as table:
         table.write("\t".join(COLUMNS) + "\n")
         for record in records:
             if record.error is not None:
                 continue
-            path = _field(str(Path(record.file).absolute()))
-            files.write(f"{path}\n")
             for row in record.rows:
                 for label, score in row.tags:
                     number += 1
                     cells = (
                         *(number, "Spectrogram 1", 1 + (row.channel or 0)),
                         *(f"{before + row.start:.3f}", f"{before + row.end:.3f}", 0, about.sampling_rate // 2),
-                        *(_field(about.labels[label]), label, f"{score:.4f}", path, f"{row.start:.3f}"),
+                        *(_field(about.labels[label]), label, f"{score:.4f}", _path(record), f"{row.start:.3f}"),
                     )
                     table.write("\t".join(map(str, cells)) + "\n")
             before += max(record.duration, record.seconds)
+
+
+def _path(record: Record) -> str:
+    return _field(str(Path(record.file).absolute()))
 
 
 def _field(text: str) -> str:
