@@ -159,7 +159,8 @@ def sections(results: Results) -> Iterator[str]:
     yield from _section("Models", *(model_table(models, geometry) for geometry in TITLES), _list(peak_facts(models)))
     yield from _section("Scaling and front end", _list(scaling_facts(results.get("scaling", []))))
     yield from _section("Cold start and memory", process_table(processes), _list(memory_facts(processes)))
-    yield from _section("Files to tags", pipeline_table(results.get("pipeline", [])))
+    files = results.get("pipeline", [])
+    yield from _section("Files to tags", pipeline_table(files), feed_table(files), _list(pipeline_facts(files)))
     yield from _section("Ops", ops_table(results.get("ops", [])))
 
 
@@ -219,12 +220,36 @@ def ops_table(found: Sequence[Row]) -> str:
 
 def pipeline_table(found: Sequence[Row]) -> str:
     """A line for each file format, a column for each stage."""
+    found = [row for row in found if "workers" not in row]
     stages = list(dict.fromkeys(row["stage"] for row in found))
     lines = []
     for name in dict.fromkeys(row["format"] for row in found):
         times = {row["stage"]: row["seconds"][1] for row in found if row["format"] == name}
         lines.append([name, *(f"{1e3 * times[stage]:.4g}" for stage in stages)])
     return markdown([["ms per file", *stages], *lines]) if lines else ""
+
+
+def feed_table(found: Iterable[Row]) -> str:
+    """Rates of the feed path: a line for each file format and kind of decoder."""
+    feeds = [row for row in found if "workers" in row]
+    lines = []
+    for name, decoding in dict.fromkeys((row["format"], row["decoding"]) for row in feeds):
+        here = {row["workers"]: row for row in feeds if (row["format"], row["decoding"]) == (name, decoding)}
+        one, two = (1 / here[workers]["seconds"][1] for workers in (1, 2))
+        own = f"{1e3 * here[1]['own_cpu_seconds'][1]:.2f}" if decoding == "processes" else ""
+        lines.append([name, decoding, f"{one:.0f}", f"{two:.0f}", f"{two / one:.2f}x", own])
+    head = ["feed path (decode, down-mix, resample)", "by", "clips/s, one", "clips/s, two", "two over one"]
+    return markdown([[*head, "ms a clip of the process that runs the model"], *lines]) if lines else ""
+
+
+def pipeline_facts(found: Iterable[Row]) -> Iterator[str]:
+    """Share of the model's rate that runs reach, and their speed-up over the transformers pipeline."""
+    for row in found:
+        if row["stage"].startswith("run with"):
+            low, share, high = row["of_model"]
+            yield f"{row['format']}, {row['stage']}: {share:.0%} of the model's rate ({low:.0%} to {high:.0%})"
+        for decoding, ratio in row.get("runs_are_faster", {}).items():
+            yield f"{row['format']}, run with {decoding}: {_times(ratio)} the transformers pipeline's rate"
 
 
 def _timed(found: Iterable[Row], geometry: str) -> list[Row]:

@@ -56,8 +56,8 @@ def main(connection_fd: int, memory_fd: int) -> None:
     connection = Connection(connection_fd)
     memory = mmap.mmap(memory_fd, SLOTS * SLOT_BYTES)
     _keep_freed_memory()
-    connection.send(None)  # it is up
     try:
+        connection.send(None)  # it is up
         _serve(connection, memory)
     except (EOFError, OSError):  # the run has ended
         return

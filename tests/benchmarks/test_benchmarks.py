@@ -304,9 +304,17 @@ def test_scaling_rows(cache: Path, tmp_path: Path) -> None:
 
 def test_pipeline_rows(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_pipeline, "FORMATS", {"16 kHz WAV": run_pipeline.FORMATS["16 kHz WAV"]})
-    arguments = ["--precision", "float32", "--files", "2", *ALONE]
+    monkeypatch.setattr(run_pipeline, "FEED_SECONDS", 0.0)
+    arguments = ["--formats", "16 kHz WAV", "--precision", "float32", "--files", "2", *ALONE]
     found = run(run_pipeline, cache, tmp_path / "pipeline.jsonl", *arguments)
     stages = {row["stage"]: row for row in found}
-    assert stages.keys() >= {"decode", "resample", "front end", "model", "classify, one file", "stream, a file"}
-    assert stages["transformers pipeline"]["first_tag_agrees"]
+    assert stages.keys() >= {"list", "decode", "resample", "front end", "model", "write", "classify, one file"}
+    assert stages["model alone, a file"]["of_model"][1] == 1
+    assert stages["run with threads, a file"]["of_model"][1] > 0
+    assert stages["transformers pipeline, a clip"]["first_tag_agrees"]
+    assert stages["transformers pipeline, a clip"]["runs_are_faster"].keys() == {"threads", "processes"}
+    assert [row["workers"] for row in found if row.get("decoding") == "processes"] == [1, 2]
+    page = "".join(report.sections({"pipeline": found}))
+    assert "16 kHz WAV | processes" in page
+    assert "16 kHz WAV, run with threads" in page
     assert all(row["seconds"][1] > 0 for row in found)
