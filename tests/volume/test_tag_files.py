@@ -1,6 +1,7 @@
 """Runs of real size, in processes of their own: kills at any moment, full disks, long lists and long recordings."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -125,6 +126,31 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(tmp_path: Path, 
     process = start(TAG, tiny_model, listed, out, 0)
     process.communicate(timeout=120)
     assert results(out) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_a_small_file_system_that_fills_up_loses_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    """Unlike a limit on the size of files, a full one has no room for renames and new names either."""
+    listed = write_clips(tmp_path / "clips", 600)
+    expected = run_whole(tmp_path, tiny_model, listed)
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", out], check=True)
+    try:
+        for kilobytes in (40, 64, 100, 140, 180, 220):
+            subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", out], check=True)
+            process = start(TAG, tiny_model, listed, out, 0)
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == FULL_DISK, errors
+            assert f"astfast: error: {out}: can't be written (No space left on device): make room" in errors
+            assert "Traceback" not in errors
+        subprocess.run(["mount", "-o", "remount,size=8m", out], check=True)
+        process = start(TAG, tiny_model, listed, out, 0)
+        process.communicate(timeout=120)
+        assert results(out) == expected
+    finally:
+        subprocess.run(["umount", out], check=True)
 
 
 MEASURED = """
