@@ -8,10 +8,16 @@ from collections.abc import Callable
 
 from astfast.audio.descriptors import OpenFile
 from astfast.audio.formats import Format, behind_id3, file_at
-from astfast.audio.mp3 import begins_stream
+from astfast.audio.frames import adts_frame, begins_stream, end_of_frames, mp3_frame
 
 MOST_BOXES = 1 << 16  # that are walked
 SAMPLES_IN_BOXES = (b"mdat", b"moof", b"moov")  # others at the end are no loss
+PACKET = 188  # bytes of a transport stream
+SEGMENT = b"\x18\x53\x80\x67"  # of Matroska
+PARTS_OF_SEGMENT = [  # its elements, and Void and CRC-32
+    *(b"\x11\x4d\x9b\x74", b"\x15\x49\xa9\x66", b"\x16\x54\xae\x6b", b"\x1f\x43\xb6\x75", b"\x1c\x53\xbb\x6b"),
+    *(b"\x12\x54\xc3\x67", b"\x10\x43\xa7\x70", b"\x19\x41\xa4\x69", b"\xec", b"\xbf"),
+]
 TTA_FRAME = 256 / 245  # seconds
 WAVPACK_BLOCK = struct.Struct("<4sIHBBIIII")
 
@@ -38,15 +44,21 @@ def lost_at(file: OpenFile, form: Format, end: int | None) -> str:
 
 def joined_at(file: OpenFile, end: int) -> str:
     """What is said of another audio file that begins at ``end``; empty if none does."""
-    if end >= file.size:
+    other = other_at(file, end)
+    if other is None:
         return ""
-    other = file_at(file, end)
+    return f"{file.size - end:,} bytes behind its end are not read: another {other.name} file is joined to it"
+
+
+def other_at(file: OpenFile, end: int) -> Format | None:
+    """The format of another audio file that begins at ``end``, tags aside; None if none does."""
+    if end >= file.size:
+        return None
     frames = behind_id3(file, end)
-    if other is None and begins_stream(file, frames, os.pread(file.fd, 4, frames)):
-        other = "MP3"
-    return (
-        f"{file.size - end:,} bytes behind its end are not read: another {other} file is joined to it" if other else ""
-    )
+    for kind, name, parse in (("mp3", "MP3", mp3_frame), ("ffmpeg", "AAC", adts_frame)):
+        if begins_stream(file, frames, parse):
+            return Format(kind, name, frames)
+    return file_at(file, end)
 
 
 def _aiff(file: OpenFile, start: int) -> int:
@@ -82,12 +94,55 @@ def _mp4(file: OpenFile, start: int) -> int | None:
         size = long_size if size == 1 else size
         if size < 8 or not name.isalnum() or (name == b"ftyp" and at > start):
             return at
-        if name == b"moof" and at + size <= file.size:  # of fragments FFmpeg reads all that are there
-            start = file.size
         if at + size > file.size:
             return at + size if name in SAMPLES_IN_BOXES else at
         at += size
     return None
+
+
+def _adts(file: OpenFile, start: int) -> int | None:
+    return end_of_frames(file, start, adts_frame)
+
+
+def _transport_stream(file: OpenFile, start: int) -> int:
+    whole = (file.size - start) // PACKET
+    if all(os.pread(file.fd, 1, start + PACKET * i) == b"G" for i in range(max(0, whole - 5), whole)):
+        return start + PACKET * -(-(file.size - start) // PACKET)
+    at = start
+    while data := os.pread(file.fd, 4096 * PACKET, at)[::PACKET]:
+        packets = len(data) - len(data.lstrip(b"G"))
+        at += PACKET * packets
+        if packets < len(data):
+            break
+    return at
+
+
+def _matroska(file: OpenFile, start: int) -> int | None:
+    _, begin, size = _element(file, start)
+    name, begin, size = _element(file, begin + (size or 0))
+    if name != SEGMENT or size is not None:
+        return begin + size if name == SEGMENT and size is not None else None
+    at = begin  # of a live stream, whose length was not known
+    for _ in range(MOST_BOXES):
+        name, begin, size = _element(file, at)
+        if name not in PARTS_OF_SEGMENT:
+            return at
+        if size is None:
+            return None
+        at = begin + size
+    return None
+
+
+def _element(file: OpenFile, at: int) -> tuple[bytes, int, int | None]:
+    """(identifier, place of the content, its size if that is known) of an EBML element; no identifier without one."""
+    head = _read(file, at, 12)
+    of_name = 9 - head[0].bit_length()
+    of_size = 9 - head[of_name].bit_length() if of_name <= 4 else 9
+    if of_size > 8:
+        return b"", at, None
+    unknown = (1 << 7 * of_size) - 1
+    size = int.from_bytes(head[of_name : of_name + of_size], "big") & unknown
+    return head[:of_name], at + of_name + of_size, None if size == unknown else size
 
 
 def _tta(file: OpenFile, start: int) -> int | None:
@@ -121,6 +176,9 @@ ENDS: dict[str, Callable[[OpenFile, int], int | None]] = {
     "au": _au,
     "caf": _caf,
     "M4A or MP4": _mp4,
+    "AAC": _adts,
+    "MPEG transport stream": _transport_stream,
+    "WebM or Matroska": _matroska,
     "True Audio": _tta,
     "WavPack": _wavpack,
 }

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from astfast.audio.descriptors import OpenFile
-from astfast.audio.endings import end_of, lost_at
+from astfast.audio.endings import end_of, lost_at, other_at
 from astfast.audio.formats import Format
 from astfast.audio.parts import Findings, Refused, samples_per_block
 
@@ -30,23 +29,52 @@ FULL_SCALE = {"i2": 32768.0, "i4": 2147483648.0, "i8": 9223372036854775808.0}
 Opened = tuple[int, "float | None", Iterator[NDArray[np.float32]]]  # rate in Hz, seconds if known, blocks
 
 
+class _Part(NamedTuple):
+    """A part of a file that is open: all of it, or one of several files that are joined."""
+
+    container: Any
+    stream: Any  # its first of audio
+    seconds: float | None  # that it lasts, as its header says
+    cut: str  # what is said of a part that ends before its own sizes say
+    joined: str  # what is said of another file behind it, if that can't be read
+    following: Format | None  # of that file
+
+
 def open_with_ffmpeg(
     file: OpenFile, form: Format, findings: Findings, per_block: float, counted: float | None = None
 ) -> Opened:
-    """The first audio stream of a file, in blocks [samples, channels] of about ``per_block`` seconds.
+    """The first audio stream of a file, in blocks [samples, channels] of about ``per_block`` seconds, and
+    those of files that are joined to it.
 
     ``counted``: seconds that another decoder found in its header.
 
     FFmpeg reads the descriptor itself, without a name and without another protocol, so that no file and no address
     that the file mentions is opened. Raises Refused for what it can't read, ImportError without PyAV.
     """
+    part = _opened(file, form, 0, counted)
+    frames = _all_frames(file, part, findings)
+    first = next(frames, None)
+    if first is None:
+        part.container.close()
+        raise Refused("nothing in it decodes")
+    seconds = None if part.following else part.seconds
+    return first.sample_rate, seconds, _blocks(file, first, frames, findings, per_block)
+
+
+def _opened(file: OpenFile, form: Format, start: int, counted: float | None = None) -> _Part:
+    """The file that begins at ``start`` in a file, without what is joined to it."""
     import av
 
-    options = {"fd": str(file.fd), "protocol_whitelist": "fd", "format_whitelist": CONTAINERS}
+    end = end_of(file, form)
+    following = None if end is None else other_at(file, end)
+    url = "fd:"
+    if start or following:
+        url = f"subfile,,start,{start},end,{end if following else file.size},,:fd:"
+    options = {"fd": str(file.fd), "protocol_whitelist": "fd,subfile", "format_whitelist": CONTAINERS}
     lenient: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
     os.lseek(file.fd, 0, os.SEEK_SET)
     try:
-        container = av.open("fd:", options=options, **lenient)
+        container = av.open(url, options=options, **lenient)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise Refused(_reason(error)) from error
     stream = next(iter(container.streams.audio), None)
@@ -60,29 +88,37 @@ def open_with_ffmpeg(
             seconds = float(stream.duration * stream.time_base)
         elif container.duration is not None:
             seconds = container.duration / av.time_base
-    frames = _frames(container, stream, seconds, partial(_lost_at_end, file, form), findings)
-    first = next(frames, None)
-    if first is None:
-        container.close()
-        raise Refused("nothing in it decodes")
-    return first.sample_rate, seconds, _blocks(file, container, first, frames, findings, per_block)
+    lost = lost_at(file, form, end)
+    return _Part(container, stream, seconds, "" if following else lost, lost if following else "", following)
 
 
-def _lost_at_end(file: OpenFile, form: Format) -> str:
-    return lost_at(file, form, end_of(file, form))
+def _all_frames(file: OpenFile, part: _Part, findings: Findings) -> Generator[Any, None, None]:
+    """Decoded frames of a part and, where they are FFmpeg's too, of those that are joined to it."""
+    while True:
+        with contextlib.closing(part.container):
+            yield from _frames(part, findings)
+        if part.following is None:
+            return
+        try:
+            if part.following.kind != "ffmpeg":
+                raise Refused(part.following.name)
+            following = _opened(file, part.following, part.following.start)
+        except Refused:
+            findings.lost(part.joined)
+            return
+        findings.mended("several files are joined in it: more than the first is read")
+        part = following
 
 
-def _frames(
-    container: Any, stream: Any, seconds: float | None, lost_at_end: Callable[[], str], findings: Findings
-) -> Iterator[Any]:
-    """Decoded frames; bad packets are passed over, and said once, as is what the end of the file lacks."""
+def _frames(part: _Part, findings: Findings) -> Iterator[Any]:
+    """Decoded frames of a part; bad packets are passed over, and said once, as is what its end lacks."""
     import av
 
     passed = in_a_row = 0  # bad packets before a good one, and since
     concealed = 0  # frames that FFmpeg marks as damaged
     done = 0.0
     reason = ""
-    packets = container.demux(stream)
+    packets = part.container.demux(part.stream)
     while in_a_row < MOST_BAD_PACKETS:
         try:
             packet = next(packets, None)
@@ -98,11 +134,12 @@ def _frames(
                 break
             in_a_row += 1
             reason = reason or _reason(error)
-            packets = container.demux(stream)  # the one that raised has ended
+            packets = part.container.demux(part.stream)  # the one that raised has ended
+    seconds = part.seconds
     if seconds is not None and seconds - done > MISSING:
         findings.lost(f"damaged or cut off: its header counts {seconds:.1f} s, {done:.1f} s decode")
-    elif lost := lost_at_end():
-        findings.lost(lost)
+    elif part.cut:
+        findings.lost(part.cut)
     elif passed or (in_a_row > 1 and seconds is None):  # one at the end: where a stream was cut
         findings.lost(f"{passed + in_a_row} packets in it are damaged ({reason}): {done:.1f} s decode")
     elif concealed:
@@ -110,13 +147,13 @@ def _frames(
 
 
 def _blocks(
-    file: OpenFile, container: Any, first: Any, frames: Iterator[Any], findings: Findings, seconds: float
+    file: OpenFile, first: Any, frames: Generator[Any, None, None], findings: Findings, per_block: float
 ) -> Iterator[NDArray[np.float32]]:
     kind = _kind(first)
-    size = samples_per_block(*kind, seconds)
+    size = samples_per_block(*kind, per_block)
     held: list[NDArray[np.float32]] = []
     count = done = 0
-    with contextlib.closing(file), contextlib.closing(container):
+    with contextlib.closing(file), contextlib.closing(frames):
         frame = first
         while frame is not None:
             if _kind(frame) != kind:

@@ -17,9 +17,11 @@ SMALLEST_FRAME = 9  # bytes
 LONGEST_GAP = 60.0  # seconds of silence that stand for lost frames
 MOST_HOLES = 100
 STREAM = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # and STREAMINFO, always the first block
-OTHER = re.compile(
-    rb"ID3[\x02-\x04]|RIFF(?=....WAVE)|OggS\0\x02|\0\0\0[\x10-\x40]ftyp", re.DOTALL
-)  # files of other formats
+OTHER = re.compile(  # what files of other formats may begin with
+    rb"ID3[\x02-\x04]|RIFF(?=....WAVE)|FORM(?=....AIF)|OggS\0\x02|\0\0\0[\x10-\x40]ftyp|\x1aE\xdf\xa3"
+    rb"|G(?=.{187}G.{187}G)|\xff(?=[\xe0-\xff])",
+    re.DOTALL,
+)
 FRAME = re.compile(rb"\xff[\xf8\xf9]")
 
 
@@ -54,7 +56,7 @@ def flac_parts(file: OpenFile, start: int, findings: Findings) -> Parts:
         if following is not None:
             findings.mended("several FLAC files are joined in it: all of them are read")
         yield from _rest_of_stream(file, info, ended, near, following, findings)
-        if following is None and not ended.error and ended.samples >= info.total and ended.position < file.size:
+        if following is None and not ended.error and ended.samples >= info.total:
             _say_joined(file, near, findings)
         at = following
 

@@ -80,8 +80,8 @@ def recognise(file: OpenFile, at: int = 0) -> Format:
     return Format("unknown", "", start)
 
 
-def file_at(file: OpenFile, at: int) -> str | None:
-    """The name of the format of an audio file that certainly begins at ``at``, tags aside; None without one.
+def file_at(file: OpenFile, at: int) -> Format | None:
+    """The format of an audio file that certainly begins at ``at``, tags aside; None without one.
 
     Formats that are told by fewer than four bytes, or by what may be padding, are not told of.
     """
@@ -93,7 +93,7 @@ def file_at(file: OpenFile, at: int) -> str | None:
         else:
             break
     form = recognise(file, at)
-    return form.name if form.kind not in ("mp3", "unknown") and form.name not in UNSURE else None
+    return form if form.kind not in ("mp3", "unknown") and form.name not in UNSURE else None
 
 
 def behind_id3(file: OpenFile, at: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from astfast.audio.descriptors import OpenFile
+from astfast.audio.endings import joined_at
 from astfast.audio.formats import SEARCHED
 from astfast.audio.parts import Ended, Findings, Part, Parts
 
@@ -58,6 +59,8 @@ def _next_link(file: OpenFile, start: int, ended: Ended, findings: Findings) -> 
         findings.lost(f"damaged in the middle: about {missing:.1f} s are missing, {decoded:.1f} s decode")
     elif last > file.size:
         findings.lost("cut off in the middle of an Ogg page: what is before it is read")
+    elif following is None and (joined := joined_at(file, last)):
+        findings.lost(joined)
     return following
 
 

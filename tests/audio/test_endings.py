@@ -1,13 +1,13 @@
 """Files that another one was joined to, and files that end before their own sizes say."""
 
 import io
-import re
 import struct
 
 import numpy as np
 import pytest
 import soundfile
 
+from astfast.audio.frames import mp3_frame
 from astfast.audio.inputs import load_audio
 from astfast.errors import AudioError
 from tests.audio.test_ffmpeg import encoded
@@ -22,10 +22,15 @@ APE = b"APETAGEX" + struct.pack("<IIII8x", 2000, 40, 1, 1 << 31) + b"\x01" * 40
 LEFTOVERS = (b"", bytes(9), bytes(5000), ID3V1, APE, b"LIST\4\0\0\0INFO", b"\xff" * 700, b"garbage" * 400)
 
 
-def written(form: str, subtype: str = "PCM_16") -> bytes:
+def written(form: str, subtype: str = "PCM_16", samples: np.ndarray = X, rate: int = RATE) -> bytes:
     stream = io.BytesIO()
-    soundfile.write(stream, X, RATE, format=form, subtype=subtype)
+    soundfile.write(stream, samples, rate, format=form, subtype=subtype)
     return stream.getvalue()
+
+
+def seconds_heard(content: bytes) -> tuple[float, list[str]]:
+    clip = load_audio(content)
+    return len(clip.wave) / 16_000, [note.message.split(": ", 1)[1] for note in clip.notes]
 
 
 def heard(content: bytes) -> tuple[int, list[str]]:
@@ -79,16 +84,18 @@ def test_tags_and_padding_behind_the_end_are_no_file(form: str) -> None:
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("tta", "tta"), ("wv", "wavpack")])
-def test_what_ffmpeg_stops_at_is_told_of(container: str, codec: str) -> None:
+def test_joined_files_that_ffmpeg_reads_are_heard_one_after_the_other(container: str, codec: str) -> None:
     content = encoded(container, codec)
     alone, notes = heard(content)
     assert not notes
     for behind in LEFTOVERS[:5]:
         assert heard(content + behind) == (alone, []), behind[:8]
     for tag in (b"", APE, ID3V1):
-        count, (note,) = heard(content + tag + content)
-        assert count == alone
-        assert re.fullmatch("[0-9,]+ bytes behind its end are not read: another .* file is joined to it", note)
+        several = "several files are joined in it: more than the first is read"
+        assert heard(content + tag + content) == (2 * alone, [several])
+        cut, notes = heard(content + tag + content[: len(content) // 2])
+        assert alone <= cut < 2 * alone
+        assert any("cut off" in note or "not read" in note for note in notes)
 
 
 def test_caf_that_is_cut_is_told_of() -> None:
@@ -112,6 +119,75 @@ def test_a_fragment_that_is_cut_is_told_of() -> None:
     (size,) = struct.unpack_from(">I", content, box)
     _, (note,) = heard(content[: box + size - 10])
     assert note == "cut off: 10 bytes of its last part are missing"
+
+
+HZ = 16_000
+
+
+def mp3_without_info(samples: np.ndarray) -> bytes:
+    content = written("MP3", "MPEG_LAYER_III", samples, HZ)
+    first = mp3_frame(content)
+    assert first is not None
+    return content[first.size :]
+
+
+COMMON = {
+    "WAV": lambda samples: written("WAV", "PCM_16", samples, HZ),
+    "AIFF": lambda samples: written("AIFF", "PCM_16", samples, HZ),
+    "FLAC": lambda samples: written("FLAC", "PCM_16", samples, HZ),
+    "MP3": lambda samples: written("MP3", "MPEG_LAYER_III", samples, HZ),
+    "MP3 without Info": mp3_without_info,
+    "Vorbis": lambda samples: written("OGG", "VORBIS", samples, HZ),
+    "Opus": lambda samples: written("OGG", "OPUS", samples, HZ),
+    "M4A": lambda samples: encoded("mp4", "aac", samples, HZ),
+    "fragmented MP4": lambda samples: encoded("mp4", "aac", samples, HZ, movflags="frag_keyframe+empty_moov"),
+    "ADTS": lambda samples: encoded("adts", "aac", samples, HZ),
+    "MPEG-TS": lambda samples: encoded("mpegts", "aac", samples, HZ),
+    "WebM": lambda samples: encoded("webm", "libopus", np.repeat(samples, 3), 3 * HZ),
+    "Matroska": lambda samples: encoded("matroska", "aac", samples, HZ),
+}
+FIRST, SECOND = (
+    np.random.default_rng(0).uniform(-0.5, 0.5, count).astype(np.float32) for count in (3 * HZ // 2, HZ // 2)
+)
+LONGER = 0.15  # seconds by which codecs make files longer, at most: two frames each
+
+
+@pytest.fixture(scope="module")
+def common() -> dict[str, bytes]:
+    pytest.importorskip("av")
+    return {name: make(FIRST) for name, make in COMMON.items()}
+
+
+@pytest.fixture(scope="module")
+def short() -> dict[str, bytes]:
+    pytest.importorskip("av")
+    return {name: make(SECOND) for name, make in COMMON.items()}
+
+
+@pytest.mark.parametrize("first", COMMON)
+def test_every_pair_of_joined_files_is_heard_whole_or_told_of(
+    first: str, common: dict[str, bytes], short: dict[str, bytes]
+) -> None:
+    alone, notes = seconds_heard(common[first])
+    assert not notes
+    assert alone == pytest.approx(1.5, abs=LONGER)
+    for second, behind in short.items():
+        seconds, notes = seconds_heard(common[first] + behind)
+        assert seconds >= alone - 0.01, second  # all of the first, whatever is behind it
+        is_whole = abs(seconds - alone - 0.5) < LONGER
+        assert is_whole or any("not read" in note for note in notes), (second, seconds, notes)
+
+
+@pytest.mark.parametrize("form", COMMON)
+def test_a_file_that_is_cut_anywhere_is_told_of(form: str, common: dict[str, bytes]) -> None:
+    content = common[form]
+    for share in (0.3, 0.607, 0.99):  # not between two frames, where it can't be told
+        cut = content[: int(len(content) * share)]
+        try:
+            _, notes = seconds_heard(cut)
+        except AudioError:  # an M4A without its index
+            continue
+        assert notes, share
 
 
 def test_integers_of_64_bits_are_read() -> None:

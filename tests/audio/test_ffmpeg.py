@@ -20,10 +20,12 @@ av = pytest.importorskip("av")
 X = tone(3.0, RATE)
 
 
-def encoded(container: str, codec: str, samples: np.ndarray = X, rate: int = RATE, layout: str = "mono") -> bytes:
-    """A file that PyAV writes. samples: [n] or [n, channels]."""
+def encoded(
+    container: str, codec: str, samples: np.ndarray = X, rate: int = RATE, layout: str = "mono", **options: str
+) -> bytes:
+    """A file that PyAV writes. samples: [n] or [n, channels]; options: of the container."""
     stream = io.BytesIO()
-    with av.open(stream, "w", format=container) as output:
+    with av.open(stream, "w", format=container, options=options) as output:
         track = output.add_stream(codec, rate=rate, layout=layout)
         track.bit_rate = 64_000
         resampler = av.AudioResampler(track.codec_context.format or "fltp", layout, rate)

@@ -5,8 +5,8 @@ import pytest
 
 from astfast.audio import mp3
 from astfast.audio.descriptors import taken
+from astfast.audio.frames import mp3_frame
 from astfast.audio.inputs import load_audio, open_audio
-from astfast.audio.mp3 import frame
 from tests.cases.odd_audio import tone
 from tests.cases.recordings import RATE, file_bytes
 
@@ -15,7 +15,7 @@ MP3 = file_bytes(X, format="MP3", bitrate_mode="CONSTANT")
 
 
 def without_info(content: bytes) -> bytes:
-    first = frame(content[:4])
+    first = mp3_frame(content[:4])
     assert first is not None
     return content[first.size :] if mp3.counted_bytes(taken(content, "x"), 0) else content
 
@@ -43,7 +43,7 @@ def seconds(content: bytes) -> tuple[float, list[str]]:
     ],
 )
 def test_sizes_of_frames(header: str, size: int, rate: int) -> None:
-    found = frame(bytes.fromhex(header))
+    found = mp3_frame(bytes.fromhex(header))
     assert found is not None
     if header in ("fff34064", "ffe34064"):
         header_rate = {"fff34064": 22_050, "ffe34064": 11_025}[header]
@@ -55,7 +55,7 @@ def test_sizes_of_frames(header: str, size: int, rate: int) -> None:
 
 @pytest.mark.parametrize("header", ["fff0", "00fb9064", "ffeb9064", "fff99064", "fffb0064", "fffbf064", "fffb9c64"])
 def test_what_is_no_header(header: str) -> None:
-    assert frame(bytes.fromhex(header)) is None
+    assert mp3_frame(bytes.fromhex(header)) is None
 
 
 def test_the_delay_of_the_encoder_is_cut_where_it_is_known() -> None:

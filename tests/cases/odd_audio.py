@@ -21,7 +21,7 @@ NEEDS_FFMPEG = {
     *("wavpack.wv", "tta.tta", "amr_nb.amr", "3gp_amr.3gp"),
 }
 # Cut files of which the manifest, which is older, expects no word.
-CUT = {"mp4_fragmented_half.mp4"}
+CUT = {"mp4_fragmented_half.mp4", "aac_adts_half.aac"}
 
 
 def manifest() -> list[Any]:
