@@ -1,6 +1,7 @@
 """A family of models written in a test: what it takes to add one, and that nothing outside models/ knows AST alone."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from astfast.models.base import Checkpoint, ModelConfig
 from astfast.models.export import convert
 from astfast.models.recognise import load
 from astfast.ops import Embed, Head, LayerNorm, Linear, patch_grid
+from tests import ROOT
 from tests.cases.checkpoints import assert_close, edit_json
 
 RATE, MELS, FRAMES, PATCH, LABELS = 22_050, 64, 96, 16, 5
@@ -134,6 +136,14 @@ def numpy_logits(folder, spectrograms):
 
     embedding = norm(linear(x, w.embed.projection), w.norm).mean(1)
     return linear(norm(embedding, w.head.norm), w.head.linear)
+
+
+def test_the_checklist_says_how_many_lines_it_takes():
+    source = Path(__file__).read_text()
+    family = source[source.index("# The family: ") : source.index("# What it does -")]
+    lines = [line for line in family.splitlines() if line.strip() and not line.startswith("#")]
+    checklist = (ROOT / "docs" / "architecture.md").read_text()
+    assert f"adds a family of one linear layer, in {len(lines)} lines" in checklist
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
