@@ -121,6 +121,13 @@ MODELS = (
 )
 
 
+def similar(name: str) -> tuple[str, ...]:
+    """Names of published models that a mistyped one may stand for."""
+    from difflib import get_close_matches  # for an error
+
+    return tuple(get_close_matches(name.lower(), [model.name for model in MODELS]))
+
+
 def published(name: str) -> PublishedModel | None:
     """The published model of this name or hub id; None where it is that of none."""
     return next((model for model in MODELS if name in (model.name, model.hub_id)), None)

@@ -6,6 +6,7 @@ import pytest
 
 from astfast.catalogue import MODELS, published
 from astfast.checkpoints import sources
+from astfast.errors import CheckpointError
 from astfast.models.passt.front_end import front_end
 from astfast.ops import patch_grid
 
@@ -22,6 +23,13 @@ def test_names_and_ids_are_unique_and_no_paths() -> None:
         assert model.hub_id is None or published(model.hub_id) == model
         assert model.revision is None or re.fullmatch("[0-9a-f]{40}", model.revision)
     assert published("ced-giant") is None
+
+
+def test_a_mistyped_name_is_told_from_the_one_that_was_meant() -> None:
+    with pytest.raises(CheckpointError, match=r"`astfast models` lists \(ced-mini"):
+        sources.find("CED-mni", None, None, True)
+    with pytest.raises(CheckpointError, match=r"`astfast models` lists\.$"):
+        sources.find("qqqq", None, None, True)
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,13 @@ def folder_of(
 
 def dataset_file(repository: str, name: str) -> Path:
     """A file of a data set, from the cache or downloaded. Raises CheckpointError where it can't be had."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
+    cached = try_to_load_from_cache(repository, name, repo_type="dataset")
+    if isinstance(cached, str):
+        return Path(cached)
     try:
+        HfApi().dataset_info(repository, timeout=ANSWER_SECONDS)  # fails at once, where a download tries again for 25 s
         return Path(hf_hub_download(repository, name, repo_type="dataset", etag_timeout=ANSWER_SECONDS))
     except Exception as error:  # of the hub, of the disk, of HTTP libraries that differ from version to version
         raise CheckpointError(

@@ -82,7 +82,7 @@ def find(
         return _folder(path, text)
     if text and exists:
         return _file(path, text)
-    from astfast.catalogue import published  # most sources are paths
+    from astfast.catalogue import published, similar  # most sources are paths
 
     known = published(text)
     if known is not None and known.hub_id is None:
@@ -91,9 +91,10 @@ def find(
         text, revision = known.hub_id, revision or known.revision
     is_hub_id = isinstance(source, str) and HUB_ID.fullmatch(text) and path.suffix.lower() not in READERS
     if not is_hub_id:
+        meant = f" ({' or '.join(names)}?)" if (names := similar(text)) else ""
         raise CheckpointError(
             f"{text!r} is no file or folder here and can't be a hub id (owner/name). Check the path, from "
-            f"{Path.cwd()}, or take a name that `astfast models` lists."
+            f"{Path.cwd()}, or take a name that `astfast models` lists{meant}."
         )
     return _hub(text, revision, cache_dir, local_files_only)
 
