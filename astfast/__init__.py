@@ -50,6 +50,7 @@ def load(
     threads: int | None = None,
     batch_size: int | str = "auto",
     deterministic: bool = False,
+    token_merging: float = 0.0,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -69,6 +70,8 @@ def load(
     - ``threads``: of the CPU backend; default: ASTFAST_NUM_THREADS, else all physical cores.
     - ``batch_size``: clips that go through the model together; "auto" (default) is the backend's choice.
     - ``deterministic``: on a GPU, no kernel is chosen by its time, and the batch size changes no bit of a score.
+    - ``token_merging``: share of the tokens that a Vision Transformer's layers are spared, on average, by merging
+      similar ones: 0 (default) to 0.75. Scores are approximate, most at the larger shares; not on GPUs.
     - ``revision``, ``cache_dir``, ``local_files_only``: as in huggingface_hub.
     - ``labels``: names of the outputs in order, or a file of them; default: those of the checkpoint.
     - ``config``: overrides under the names of the Hugging Face config and preprocessor config, such as
@@ -77,6 +80,7 @@ def load(
     Raises CheckpointError, BackendError, ValueError for an impossible value, TypeError for an unknown keyword.
     """
     from astfast.engines.load import LoadArguments
+    from astfast.models import token_merging as token_merging_counts
     from astfast.tagging.tagger import Tagger
 
     if batch_size != "auto" and (type(batch_size) is not int or batch_size < 1):
@@ -94,6 +98,7 @@ def load(
             threads=threads,
             batch_size=None if batch_size == "auto" else int(batch_size),
             deterministic=deterministic,
+            token_merging=token_merging_counts.checked(token_merging),
             checkpoint_options={**hub, **config},
         )
     )

@@ -167,11 +167,36 @@ class ComputeContext:
     ) -> None:
         """x and out [B, rows * columns, C] of a grid, projected [B, rows * columns, 4 * (R + 2)]."""
 
-    def attention(self, q: Activations, kv: Activations, heads: int, out: Activations, /) -> None:
-        """q and out [B, R, D], kv [B, T, 2 D] = [k, v]."""
+    def attention(
+        self,
+        q: Activations,
+        kv: Activations,
+        heads: int,
+        out: Activations,
+        sizes: NDArray[np.float32] | None = None,
+    ) -> None:
+        """q and out [B, R, D], kv [B, T, 2 D] = [k, v], sizes [B, T]: what each key's exponential is multiplied by."""
 
-    def pool(self, x: NDArray[np.float32], norm: PackedNorm, out: NDArray[np.float32], /) -> None:
-        """x [B, R, D], out [B, D]: mean over the R rows of LN(x)."""
+    def merge_tokens(
+        self,
+        x: NDArray[np.float32],
+        keys: Activations,
+        sizes: NDArray[np.float32],
+        heads: int,
+        count: int,
+        prefix: int,
+        /,
+    ) -> None:
+        """x and keys [B, T, D], sizes [B, T]: the first T - count tokens of x and sizes are what is left."""
+
+    def pool(
+        self,
+        x: NDArray[np.float32],
+        norm: PackedNorm,
+        out: NDArray[np.float32],
+        sizes: NDArray[np.float32] | None = None,
+    ) -> None:
+        """x [B, R, D], out [B, D]: mean over the R rows of LN(x), weighted by sizes [B, R]."""
 
     def head(
         self, x: NDArray[np.float32], norm: PackedNorm | None, w: PackedLinear, out: NDArray[np.float32], /

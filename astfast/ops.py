@@ -217,16 +217,30 @@ class Ops(Protocol):
         """[B, T, K] -> [B, T, N]: act(LN(x) W^T + b); gelu(x) = x (1 + erf(x / sqrt 2)) / 2."""
         ...
 
-    def attention(self, q: Array, kv: Array, out: Array) -> Array:
-        """q [B, R, D], kv [B, T, 2D] = [k, v] -> [B, R, D]: softmax(q k^T / sqrt(D / H)) v per head."""
+    def attention(self, q: Array, kv: Array, out: Array, sizes: Array | None = None) -> Array:
+        """q [B, R, D], kv [B, T, 2D] = [k, v] -> [B, R, D]: softmax(q k^T / sqrt(D / H) + log sizes) v per head.
+
+        ``sizes`` [B, T] float32: how many tokens each of T was merged from; None: one each.
+        """
+        ...
+
+    def merge_tokens(self, x: Array, keys: Array, sizes: Array | None, count: int, prefix: int) -> tuple[Array, Array]:
+        """x [B, T, D] float32, keys [B, T, D], sizes [B, T] or None (one each) -> [B, T - count, D], [B, T - count].
+
+        Of the tokens after the first ``prefix``, those at even places may be merged, each into the one at an odd place
+        whose key, averaged over heads, has the largest cosine with its own (ties: the first). The ``count`` of them
+        with the largest cosine are (ties: the first), count <= (T - prefix) / 2: a token becomes the mean of all that
+        it was merged from, weighted by their sizes, and its size their sum. The order stays. Native backends write over
+        ``x`` and ``sizes``.
+        """
         ...
 
     def linear_residual(self, x: Array, w: Any, residual: Array) -> Array:
         """x [B, T, K], residual [B, T, N] -> residual + x W^T + b, written over residual by native backends."""
         ...
 
-    def pool(self, x: Array, w: Any, out: Array) -> Array:
-        """[B, R, D] -> [B, D] float32: mean of LN(x) over the R rows."""
+    def pool(self, x: Array, w: Any, out: Array, sizes: Array | None = None) -> Array:
+        """[B, R, D] -> [B, D] float32: mean of LN(x) over the R rows, weighted by ``sizes`` [B, R] where given."""
         ...
 
     def head(self, x: Array, w: Any, out: Array) -> Array:

@@ -116,7 +116,11 @@ class AmxAttention {
         for (std::int64_t block = 0; block < blocks_; ++block) {
             const std::int64_t valid = head_.keys - block * kBlock;
             rescaled_ = false;
-            valid >= kBlock ? step_through<true>(block, kBlock) : step_through<false>(block, valid);
+            if (head_.bias != nullptr) {
+                valid >= kBlock ? step_through<true, true>(block, kBlock) : step_through<false, true>(block, valid);
+            } else {
+                valid >= kBlock ? step_through<true, false>(block, kBlock) : step_through<false, false>(block, valid);
+            }
             if (rescaled_ && block > 0) rescale();
         }
         const std::int64_t last = blocks_ - 1;
@@ -127,19 +131,19 @@ class AmxAttention {
 
     // Row by row, a block's scores become probabilities. Beside the first sixteen rows the tiles weigh the values of
     // the block before, whose place the scores of the next one then take beside the others.
-    template <bool kWhole>
+    template <bool kWhole, bool kBiased>
     void step_through(std::int64_t block, std::int64_t valid) {
         constexpr std::int64_t kParts = kQueryTile / 2;
         for (std::int64_t r = 0; r < kParts; ++r) {
             for (std::int64_t half = r * halves_ / kParts; block > 0 && half < (r + 1) * halves_ / kParts; ++half) {
                 weigh(block - 1, half, kBlockSteps);
             }
-            if (r < queries_) exponentiate<kWhole>(block, r, valid);
+            if (r < queries_) exponentiate<kWhole, kBiased>(block, r, valid);
         }
         if (block > 0) store_weighted(layout_.columns / 32 - 1);
         for (std::int64_t r = kParts; r < kQueryTile; ++r) {
             if (block + 1 < blocks_) score(block + 1, r - kParts);
-            if (r < queries_) exponentiate<kWhole>(block, r, valid);
+            if (r < queries_) exponentiate<kWhole, kBiased>(block, r, valid);
         }
         if (block + 1 < blocks_) store_scores(block + 1, kPanels - 1);
     }
@@ -244,15 +248,16 @@ class AmxAttention {
         _tile_stored(3, second + 16, layout_.columns * 4);
     }
 
-    // Scores of row r and one block -> probabilities 2^(scale score - reference), and their sum.
-    template <bool kWhole>
+    // Scores of row r and one block -> probabilities 2^(scale score + bias - reference), and their sum.
+    template <bool kWhole, bool kBiased>
     [[gnu::always_inline]] void exponentiate(std::int64_t block, std::int64_t r, std::int64_t valid) {
         float* row = work_.scores[block % 2] + r * kScoreStride;
         __m512i p[kBlockSteps];
-        F sum = exponentials<kWhole>(row, r, valid, p);
+        const float* const bias = kBiased ? head_.bias + block * kBlock : nullptr;
+        F sum = exponentials<kWhole, kBiased>(row, bias, r, valid, p);
         if (__builtin_expect(huge_ || _mm512_cmp_ps_mask(sum, Simd::set(kHeadroom), _CMP_NLT_UQ) != 0, false)) {
             raise_reference(row, r, valid);
-            sum = exponentials<kWhole>(row, r, valid, p);
+            sum = exponentials<kWhole, kBiased>(row, bias, r, valid, p);
         }
         for (int i = 0; i < kBlockSteps; ++i) _mm512_store_si512(row + i * 16, p[i]);
         asm volatile("" ::: "memory");  // GCC doesn't know that a tile load reads memory
@@ -264,8 +269,9 @@ class AmxAttention {
     // whole powers; g is the difference, f (0.3395 - 0.3281 f). Off by 0.0021 (rms) of a probability, the rounding to
     // bfloat16 included, which alone gives 0.0017. The sum is that of the rounded ones. Probabilities below 2^-127 are
     // zero.
-    template <bool kWhole>
-    [[gnu::always_inline]] F exponentials(const float* scores, std::int64_t r, std::int64_t valid, __m512i* p) {
+    template <bool kWhole, bool kBiased>
+    [[gnu::always_inline]] F exponentials(const float* scores, const float* bias, std::int64_t r, std::int64_t valid,
+                                          __m512i* p) {
         const F factor = Simd::set(256.0f * scale_), offset = Simd::set(work_.offset[r]);
         const __m512i ones = _mm512_set1_epi16(0x3f80);  // bf16
         __m512i half = _mm512_set1_epi16(static_cast<short>(0x8000));
@@ -273,9 +279,16 @@ class AmxAttention {
         __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
 #pragma GCC unroll 4
         for (int i = 0; i < kBlockSteps; ++i, scores += kStep) {
-            const __m512i u =
-                _mm512_packus_epi32(_mm512_cvtps_epi32(Simd::fma(Simd::load(scores), factor, offset)),
-                                    _mm512_cvtps_epi32(Simd::fma(Simd::load(scores + Simd::kLanes), factor, offset)));
+            F offsets[2] = {offset, offset};
+            if constexpr (kBiased) {
+                for (int j = 0; j < 2; ++j) {
+                    const F of_keys = Simd::load(bias + i * kStep + j * Simd::kLanes);
+                    offsets[j] = Simd::fma(of_keys, Simd::set(256.0f), offset);
+                }
+            }
+            const __m512i u = _mm512_packus_epi32(
+                _mm512_cvtps_epi32(Simd::fma(Simd::load(scores), factor, offsets[0])),
+                _mm512_cvtps_epi32(Simd::fma(Simd::load(scores + Simd::kLanes), factor, offsets[1])));
             const __m512i f = _mm512_and_si512(u, _mm512_set1_epi16(255));
             const __m512i slope =
                 _mm512_sub_epi16(_mm512_set1_epi16(22250), _mm512_maddubs_epi16(u, _mm512_set1_epi16(84)));

@@ -44,6 +44,17 @@ struct HeadLayout {
     }
 };
 
+template <class Simd, class Activation>
+void sum_heads(const void* row, std::int64_t heads, std::int64_t head_dim, float* out) {
+    const auto* x = static_cast<const Activation*>(row);
+    std::fill(out, out + head_dim, 0.0f);
+    for (std::int64_t head = 0; head < heads; ++head, x += head_dim) {
+        for_elements<Simd>(x, head_dim, [&](std::int64_t i, int n, typename Simd::F y) {
+            store_from_float<Simd>(out + i, load_as_float<Simd>(out + i, n) + y, n);
+        });
+    }
+}
+
 // Mean over all keys of `width` columns of k or v: mean [width, up to a vector more].
 template <class Gemm>
 inline void mean_over_keys(const Head& head, const typename Gemm::Activation* x, std::int64_t width, float* mean) {
@@ -160,6 +171,15 @@ inline float largest_score(const float* scores, std::int64_t n) {
     return Simd::largest(Simd::max(Simd::max(largest[0], largest[1]), Simd::max(largest[2], largest[3])));
 }
 
+// Scores of one query times `scale` plus the bias of each key times `bias_scale`, in place.
+template <class Simd>
+inline void add_bias(float* scores, std::int64_t keys, float scale, const float* bias, float bias_scale) {
+    const auto factor = Simd::set(scale), bias_factor = Simd::set(bias_scale);
+    for (std::int64_t i = 0; i < keys; i += Simd::kLanes) {
+        Simd::store(scores + i, Simd::fma(Simd::load(bias + i), bias_factor, Simd::load(scores + i) * factor));
+    }
+}
+
 // Scores [keys] of one query -> exp(scale (score - maximum)) as operands, in place, zero up to `padded`; returns their
 // sum before they are rounded.
 template <class Gemm>
@@ -231,7 +251,12 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     float inverse_sum[Gemm::kQueryTile];
     for (std::int64_t r = 0; r < queries; ++r) {
         float* const row = scores + r * layout.score_stride;  // of quantised keys, but for the scale of the query
-        const float maximum = largest_score<Simd>(row, head.keys), factor = scale * query_scale[r];
+        float factor = scale * query_scale[r];
+        if (head.bias != nullptr) {
+            add_bias<Simd>(row, head.keys, query_scale[r], head.bias, 0x1.62e430p-1f / scale);  // ln 2
+            factor = scale;
+        }
+        const float maximum = largest_score<Simd>(row, head.keys);
         if constexpr (sizeof(typename Gemm::ValueGemm::Operand) == 1) {
             inverse_sum[r] = 1.0f / Gemm::softmax_row(row, head.keys, maximum, factor);
         } else {

@@ -159,8 +159,9 @@ class PyContext {
         astfast::selective_scan(context_, first, strides, x.clips);
     }
 
-    void attention(const py::array& q_array, const py::array& kv_array, std::int64_t heads,
-                   const py::array& out_array) const {
+    // `sizes` of this and of pool may be none.
+    void attention(const py::array& q_array, const py::array& kv_array, std::int64_t heads, const py::array& out_array,
+                   const std::optional<py::array>& sizes_array) const {
         const std::size_t bytes = context_.kernels->activation_bytes;
         const Matrix q = matrix("q", q_array, bytes, false), kv = matrix("kv", kv_array, bytes, false);
         const Matrix out = matrix("out", out_array, bytes, true);
@@ -172,6 +173,7 @@ class PyContext {
         if (head_dim > kMaxHeadDim) refuse("q", "has heads of " + std::to_string(head_dim) + ", more than 256");
         expect_shape("kv", kv_array, {q.clips, kv.per_clip, 2 * q.columns});
         expect_shape("out", out_array, shape_of(q_array));
+        const TokenSizes sizes = token_sizes(sizes_array, q.clips, kv.per_clip, false);
         const Head first{q.rows.data,
                          kv.rows.data,
                          static_cast<std::byte*>(kv.rows.data) + static_cast<std::size_t>(q.columns) * bytes,
@@ -184,15 +186,34 @@ class PyContext {
                          head_dim};
         const HeadStrides strides{q.rows.clip_stride, kv.rows.clip_stride, out.rows.clip_stride};
         const WithoutGil release;
-        astfast::attention(context_, first, strides, q.clips, heads);
+        astfast::attention(context_, first, strides, q.clips, heads, sizes.data, sizes.stride);
     }
 
-    void pool(const py::array& x_array, const PyNorm& norm, const py::array& out_array) const {
+    void merge_tokens(const py::array& x_array, const py::array& keys_array, const py::array& sizes_array,
+                      std::int64_t heads, std::int64_t count, std::int64_t prefix) const {
+        const Matrix x = matrix("x", x_array, sizeof(float), true);
+        const Matrix keys = matrix("keys", keys_array, context_.kernels->activation_bytes, false);
+        expect_shape("keys", keys_array, shape_of(x_array));
+        const TokenSizes sizes = token_sizes(sizes_array, x.clips, x.per_clip, true);
+        if (heads < 1 || x.columns % heads != 0) {
+            refuse("x",
+                   "has " + std::to_string(x.columns) + " columns, no multiple of " + std::to_string(heads) + " heads");
+        }
+        if (prefix < 0 || prefix > x.per_clip) refuse("prefix", "is " + std::to_string(prefix));
+        if (count < 1 || count > (x.per_clip - prefix) / 2) refuse("count", "is " + std::to_string(count));
+        const WithoutGil release;
+        astfast::merge_tokens(context_, x.as<float>(), x.columns, x.clips, keys.as<const void>(), heads, sizes.data,
+                              sizes.stride, count, prefix);
+    }
+
+    void pool(const py::array& x_array, const PyNorm& norm, const py::array& out_array,
+              const std::optional<py::array>& sizes_array) const {
         const Matrix x = matrix("x", x_array, sizeof(float), false);
         expect_width("norm", norm, x.columns);
         float* out = contiguous_output(out_array, {x.clips, x.columns});
+        const TokenSizes sizes = token_sizes(sizes_array, x.clips, x.per_clip, false);
         const WithoutGil release;
-        astfast::pool(context_, x.as<const float>(), x.clips, norm.get(), out);
+        astfast::pool(context_, x.as<const float>(), x.clips, norm.get(), out, sizes.data, sizes.stride);
     }
 
     // `norm` may be null.
@@ -339,8 +360,10 @@ PYBIND11_MODULE(_native, m) {
         .def("conv_norm", &PyContext::conv_norm)
         .def("depthwise_silu", &PyContext::depthwise_silu)
         .def("selective_scan", &PyContext::selective_scan)
-        .def("attention", &PyContext::attention)
-        .def("pool", &PyContext::pool)
+        .def("attention", &PyContext::attention, py::arg("q"), py::arg("kv"), py::arg("heads"), py::arg("out"),
+             py::arg("sizes") = py::none())
+        .def("merge_tokens", &PyContext::merge_tokens)
+        .def("pool", &PyContext::pool, py::arg("x"), py::arg("norm"), py::arg("out"), py::arg("sizes") = py::none())
         .def("head", &PyContext::head)
         .def("exp", &PyContext::elementwise<&Kernels::exp>)
         .def("gelu", &PyContext::elementwise<&Kernels::gelu>);

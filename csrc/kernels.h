@@ -109,7 +109,11 @@ struct Head {
     void* out;              // [queries, head_dim]
     std::int64_t q_stride, kv_stride, out_stride;
     std::int64_t queries, keys, head_dim;
+    // Binary logarithms of what a key's exponential is multiplied by, or null: [keys], and zeros up to a multiple of
+    // kBiasPadding.
+    const float* bias = nullptr;
 };
+constexpr std::int64_t kBiasPadding = 128;
 
 struct Kernels {
     const char* tier;
@@ -149,6 +153,9 @@ struct Kernels {
     void (*pack_head)(const Head& head, std::byte* packed);
     void (*attend)(const Head& head, const std::byte* packed, std::int64_t query, std::int64_t queries,
                    std::byte* scratch);
+
+    // The sum over heads [head_dim] of a row [heads, head_dim] of the activation type.
+    void (*sum_heads)(const void* row, std::int64_t heads, std::int64_t head_dim, float* out);
 
     // silu(depthwise convolution) of `rows` rows of images, counted through all clips.
     void (*depthwise_silu)(const Depthwise& conv, std::int64_t row, std::int64_t rows);

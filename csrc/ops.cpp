@@ -1,6 +1,7 @@
 #include "ops.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cpu_features.h"
 #include "parallel.h"
@@ -121,7 +122,14 @@ void patch_embed(const ComputeContext& context, const Patches& patches, std::int
 }
 
 void attention(const ComputeContext& context, const Head& first, const HeadStrides& strides, std::int64_t clips,
-               std::int64_t heads) {
+               std::int64_t heads, const float* sizes, std::int64_t sizes_stride) {
+    const std::int64_t padded_keys = divide_up(first.keys, kBiasPadding) * kBiasPadding;
+    std::vector<float> bias(sizes == nullptr ? 0 : static_cast<std::size_t>(clips * padded_keys));
+    for (std::int64_t clip = 0; sizes != nullptr && clip < clips; ++clip) {
+        for (std::int64_t key = 0; key < first.keys; ++key) {
+            bias[static_cast<std::size_t>(clip * padded_keys + key)] = std::log2(sizes[clip * sizes_stride + key]);
+        }
+    }
     const Kernels& kernels = first.keys > context.kernels->max_keys ? *context.unquantised : *context.kernels;
     const auto size = static_cast<std::int64_t>(kernels.activation_bytes);
     const auto head_of = [&](std::int64_t block) {
@@ -131,6 +139,7 @@ void attention(const ComputeContext& context, const Head& first, const HeadStrid
         head.k = static_cast<const std::byte*>(first.k) + (clip * strides.kv_clip + column) * size;
         head.v = static_cast<const std::byte*>(first.v) + (clip * strides.kv_clip + column) * size;
         head.out = static_cast<std::byte*>(first.out) + (clip * strides.out_clip + column) * size;
+        if (sizes != nullptr) head.bias = bias.data() + clip * padded_keys;
         return head;
     };
     const std::size_t packed_bytes = (kernels.packed_head_bytes(first.keys, first.head_dim) + 63) / 64 * 64;
@@ -184,17 +193,20 @@ void selective_scan(const ComputeContext& context, const Scan& first, const Scan
     });
 }
 
-void pool(const ComputeContext& context, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out) {
+void pool(const ComputeContext& context, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out,
+          const float* sizes, std::int64_t sizes_stride) {
     std::vector<float> normalised(static_cast<std::size_t>(norm.width));
-    const float per_row = 1.0f / static_cast<float>(x.per_clip);
     for (std::int64_t clip = 0; clip < clips; ++clip, out += norm.width) {
         const float* const first = x.data + clip * x.clip_stride;
-        context.exact->norm_row(first, norm, out);
-        for (std::int64_t row = 1; row < x.per_clip; ++row) {
+        float total = 0.0f;
+        std::fill(out, out + norm.width, 0.0f);
+        for (std::int64_t row = 0; row < x.per_clip; ++row) {
+            const float size = sizes == nullptr ? 1.0f : sizes[clip * sizes_stride + row];
             context.exact->norm_row(first + row * x.row_stride, norm, normalised.data());
-            for (std::int64_t i = 0; i < norm.width; ++i) out[i] += normalised[static_cast<std::size_t>(i)];
+            for (std::int64_t i = 0; i < norm.width; ++i) out[i] += size * normalised[static_cast<std::size_t>(i)];
+            total += size;
         }
-        for (std::int64_t i = 0; i < norm.width; ++i) out[i] *= per_row;
+        for (std::int64_t i = 0; i < norm.width; ++i) out[i] *= 1.0f / total;
     }
 }
 

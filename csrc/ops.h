@@ -60,8 +60,15 @@ void patch_embed(const ComputeContext& context, const Patches& patches, std::int
 struct HeadStrides {
     std::int64_t q_clip, kv_clip, out_clip;  // elements; heads lie head_dim elements apart
 };
+// sizes [clips, keys], rows `sizes_stride` apart, or null: exponentials are multiplied by them.
 void attention(const ComputeContext& context, const Head& first, const HeadStrides& strides, std::int64_t clips,
-               std::int64_t heads);
+               std::int64_t heads, const float* sizes = nullptr, std::int64_t sizes_stride = 0);
+
+// Merges `count` tokens of each clip of x [clips, per_clip, width] and of sizes [clips, per_clip] in place; keys
+// [clips, per_clip, width] of the activation type.
+void merge_tokens(const ComputeContext& context, const Rows<float>& x, std::int64_t width, std::int64_t clips,
+                  const Rows<const void>& keys, std::int64_t heads, float* sizes, std::int64_t sizes_stride,
+                  std::int64_t count, std::int64_t prefix);
 
 // out = act(LN(conv W^T + b)), act the GELU or none; out [clips, positions of the halved grid, n].
 void conv_norm(const ComputeContext& context, const Convolution& conv, std::int64_t clips, const PackedLinear& w,
@@ -76,7 +83,9 @@ struct ScanStrides {
 };
 void selective_scan(const ComputeContext& context, const Scan& first, const ScanStrides& strides, std::int64_t clips);
 
-// out [clips, width] = mean of the LN of all rows of each clip: their sum in ascending order times 1 / rows.
-void pool(const ComputeContext& context, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out);
+// out [clips, width] = mean of the LN of all rows of each clip: their sum in ascending order times 1 / rows; weighted
+// by sizes [clips, rows], `sizes_stride` apart, unless null.
+void pool(const ComputeContext& context, const Rows<const float>& x, std::int64_t clips, const Norm& norm, float* out,
+          const float* sizes = nullptr, std::int64_t sizes_stride = 0);
 
 }  // namespace astfast

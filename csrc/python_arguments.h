@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -91,6 +92,20 @@ inline Matrix matrix(const std::string& name, const py::array& array, std::size_
             array.shape(0),
             array.shape(1),
             array.shape(2)};
+}
+
+// Sizes of merged tokens [clips, tokens], rows `stride` elements apart; null where there are none.
+struct TokenSizes {
+    float* data;
+    std::int64_t stride;
+};
+
+inline TokenSizes token_sizes(const std::optional<py::array>& array, std::int64_t clips, std::int64_t tokens,
+                              bool written) {
+    if (!array) return {nullptr, 0};
+    expect_shape("sizes", *array, {clips, tokens});
+    auto* const data = static_cast<float*>(checked_data("sizes", *array, 2, 'f', sizeof(float), written));
+    return {data, static_cast<std::int64_t>(array->strides(0) / static_cast<py::ssize_t>(sizeof(float)))};
 }
 
 inline py::array_t<float> array_of(const std::vector<float>& values) {

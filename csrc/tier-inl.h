@@ -35,6 +35,7 @@ constexpr Kernels kernels_of(const char* tier, Precision precision) {
     k.attend_bytes = Attention::scratch_bytes;
     k.pack_head = Attention::pack;
     k.attend = Attention::attend;
+    k.sum_heads = sum_heads<Simd, typename Gemm::Activation>;
     k.depthwise_silu = depthwise_silu<Simd, typename Gemm::Activation>;
     k.selective_scan = selective_scan<Simd, typename Gemm::Activation>;
     k.norm_row = norm_row<Simd>;

@@ -173,16 +173,37 @@ class ReferenceOps:
         y = F.linear(self._norm(x, w.norm), w.linear.weight, w.linear.bias)
         return F.gelu(y) if activation == "gelu" else y
 
-    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: Any = None) -> torch.Tensor:
+    def attention(
+        self, q: torch.Tensor, kv: torch.Tensor, out: Any = None, sizes: torch.Tensor | None = None
+    ) -> torch.Tensor:
         k, v = kv.chunk(2, dim=-1)
         q, k, v = (x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (q, k, v))  # [B, H, T, head_dim]
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        bias = None if sizes is None else sizes.log()[:, None, None]
+        return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
+
+    def merge_tokens(
+        self, x: torch.Tensor, keys: torch.Tensor, sizes: torch.Tensor | None, count: int, prefix: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes = torch.ones_like(x[..., 0]) if sizes is None else sizes
+        metric = keys.reshape(*keys.shape[:2], self.heads, -1).mean(2)[:, prefix:]  # [B, T - P, head_dim]
+        metric = F.normalize(metric, dim=-1)
+        best, partner = (metric[:, ::2] @ metric[:, 1::2].mT).max(dim=-1)
+        order = best.argsort(dim=-1, descending=True, stable=True)[:, :count]  # of the tokens at even places
+        source, target = prefix + 2 * order, prefix + 1 + 2 * partner.gather(1, order)
+        summed = sizes.scatter_add(1, target, sizes.gather(1, source))
+        weighted, columns = x * sizes[..., None], (-1, -1, x.shape[-1])
+        added = weighted.gather(1, source[..., None].expand(columns))
+        weighted = weighted.scatter_add(1, target[..., None].expand(columns), added)
+        kept = torch.ones_like(sizes, dtype=torch.bool).scatter(1, source, value=False)
+        means = torch.where((summed == sizes)[..., None], x, weighted / summed[..., None])
+        return means[kept].view(len(x), -1, x.shape[-1]), summed[kept].view(len(x), -1)
 
     def linear_residual(self, x: torch.Tensor, w: Linear, residual: torch.Tensor) -> torch.Tensor:
         return residual + F.linear(x, w.weight, w.bias)
 
-    def pool(self, x: torch.Tensor, w: LayerNorm, out: Any = None) -> torch.Tensor:
-        return self._norm(x, w).mean(dim=1)
+    def pool(self, x: torch.Tensor, w: LayerNorm, out: Any = None, sizes: torch.Tensor | None = None) -> torch.Tensor:
+        y = self._norm(x, w)
+        return y.mean(dim=1) if sizes is None else (y * sizes[..., None]).sum(1) / sizes.sum(1, keepdim=True)
 
     def head(self, x: Any, w: Head | Linear, out: Any = None) -> torch.Tensor:
         x = torch.as_tensor(x, dtype=self.dtype, device=self.device)

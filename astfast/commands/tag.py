@@ -114,6 +114,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with commas between (default: jsonl)",
     )
     arguments.add_device_and_precision(parser)
+    parser.add_argument(
+        "--token-merging",
+        type=arguments.score,
+        default=0.0,
+        metavar="SHARE",
+        help="merge similar tokens, which spares the layers this share of them, up to 0.75: faster, and approximate",
+    )
     _add_volume_arguments(parser)
     parser.set_defaults(usage_error=parser.error)
 
@@ -177,7 +184,9 @@ def _tag(options: argparse.Namespace) -> bool:
         from astfast.commands import tag_volume
 
         return tag_volume.run(options)
-    tagger = astfast.load(options.model, device=options.device, precision=options.precision)
+    tagger = astfast.load(
+        options.model, device=options.device, precision=options.precision, token_merging=options.token_merging
+    )
     printer = ResultPrinter(
         options.format[0],
         options.window is not None or options.raw is not None,

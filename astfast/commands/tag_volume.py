@@ -95,12 +95,15 @@ def _run(planned: Run, options: argparse.Namespace) -> None:
 def _workers(options: argparse.Namespace, asked: Options) -> Iterator[tuple[Workers, LoadArguments]]:
     """What tags the inputs, and the arguments of its model."""
     if options.ray is None:
-        engine, loaded = opened(astfast.load(options.model, device=options.device, precision=options.precision))
+        tagger = astfast.load(
+            options.model, device=options.device, precision=options.precision, token_merging=options.token_merging
+        )
+        engine, loaded = opened(tagger)
         yield ThisProcess(engine, asked), loaded
         return
     from astfast.integrations import ray_cluster
 
-    loaded = LoadArguments((options.model,), precision=options.precision)
+    loaded = LoadArguments((options.model,), precision=options.precision, token_merging=options.token_merging)
     share = (options.workers, options.worker_cpus, options.worker_gpus)
     with ray_cluster.workers(options.ray, loaded, asked, *share) as cluster:
         yield cluster, loaded

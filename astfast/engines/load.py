@@ -16,6 +16,7 @@ from astfast.engines.eager import EagerEngine
 from astfast.errors import CheckpointError, UnsupportedModel
 from astfast.models import recognise
 from astfast.models.base import Checkpoint, Model
+from astfast.models.vit_family import merging, without_merging
 from astfast.notes import Note
 from astfast.ops import Ops
 from astfast.version import __version__
@@ -34,6 +35,7 @@ class LoadArguments:
     threads: int | None = None
     batch_size: int | None = None
     deterministic: bool = False
+    token_merging: float = 0.0
     checkpoint_options: Mapping[str, Any] = field(default_factory=dict)  # revision, cache_dir, labels, config overrides
 
 
@@ -68,6 +70,8 @@ def _engines(arguments: LoadArguments, choice: Choice) -> Engine:
     members: list[Engine] = []
     for source in arguments.sources:
         checkpoint = recognise.load(source, **arguments.checkpoint_options)
+        if arguments.token_merging and choice.backend == "cuda":
+            raise UnsupportedModel("token_merging runs on the cpu and reference backends only: pass device='cpu'")
         for message in checkpoint.warnings:
             notes.show(Note(message))
         members.append(_engine(checkpoint, choice, arguments))
@@ -99,7 +103,7 @@ def _fastest(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -
             unpacked = checkpoint.family.pack(exact_ops, checkpoint.weights)
             exact_scores = auto_precision.check_scores(checkpoint, exact_ops, unpacked)
             exact_ops.release_freed_memory()
-            fast_scores = auto_precision.check_scores(checkpoint, engine.ops, engine.weights)
+            fast_scores = auto_precision.check_scores(checkpoint, engine.ops, without_merging(engine.weights))
         else:
             clips = auto_precision.check_clips(engine.config)
             fast_scores = engine.scores(clips)
@@ -111,7 +115,7 @@ def _fastest(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -
 
 
 def _on_devices(model: Model, choice: Choice, precision: str, arguments: LoadArguments) -> Engine:
-    heads = model.config.num_attention_heads
+    heads, model = model.config.num_attention_heads, merging(model, arguments.token_merging)
     engines = [
         engine_for(choice.open(heads, precision, device, arguments.deterministic), model, arguments.batch_size)
         for device in choice.devices

@@ -10,9 +10,10 @@ these functions only hand the packed leaf back to it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from astfast.models.token_merging import counts
 from astfast.models.vit_config import VitConfig
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, Ops
 
@@ -48,6 +49,7 @@ class Weights:
     last: LastLayer | None  # None for a model without prefix tokens
     norm: LayerNorm  # the final LN
     head: Head | None  # None for a checkpoint without a classifier
+    token_merging: float = 0.0  # share of the patches that layers are spared, see token_merging.py
 
 
 def forward(ops: Ops, w: Weights, spectrogram: Any, ws: Mapping[str, Any]) -> Any:
@@ -59,6 +61,9 @@ def embed(ops: Ops, w: Weights, spectrogram: Any, ws: Mapping[str, Any]) -> Any:
     """Normalised log-mel spectrogram [B, frames, mels] -> mean after the final LN [B, D], float32: of the prefix
     tokens, or of all tokens if there are none."""
     x = ops.patch_embed(spectrogram, w.embed, ws["tokens"])  # [B, T, D]
+    if w.token_merging:
+        states, sizes = encode_merging(ops, w.layers, w.last, x, ws, w.token_merging)
+        return ops.pool(states, w.norm, ws["embedding"], sizes)
     return ops.pool(encode(ops, w.layers, w.last, x, ws), w.norm, ws["embedding"])
 
 
@@ -67,7 +72,7 @@ def pack(ops: Ops, w: Weights) -> Weights:
     layers = tuple(pack_layer(ops, layer) for layer in w.layers)
     last = None if w.last is None else pack_last_layer(ops, w.last)
     head = None if w.head is None else ops.pack_head(w.head)
-    return Weights(ops.pack_embed(w.embed), layers, last, ops.pack_norm(w.norm), head)
+    return replace(w, embed=ops.pack_embed(w.embed), layers=layers, last=last, norm=ops.pack_norm(w.norm), head=head)
 
 
 def pack_layer(ops: Ops, w: Layer) -> Layer:
@@ -108,13 +113,38 @@ def transformer_layer(ops: Ops, w: Layer, x: Any, ws: Mapping[str, Any]) -> Any:
     return ops.linear_residual(ops.norm_linear(x, w.fc1, ws["hidden"], activation="gelu"), w.fc2, x)
 
 
-def last_layer(ops: Ops, w: LastLayer, x: Any, ws: Mapping[str, Any]) -> Any:
+def encode_merging(
+    ops: Ops, layers: Sequence[Layer], last: LastLayer | None, x: Any, ws: Mapping[str, Any], fraction: float
+) -> tuple[Any, Any]:
+    """As ``encode``, but that each of ``layers`` merges similar tokens between attention and MLP, as in Bolya et al.
+    2022 (https://arxiv.org/abs/2210.09461). Returns the sizes of the states too, if they are to be pooled by them."""
+    d, prefix, sizes = x.shape[-1], 0 if last is None else last.rows, None
+    for w, count in zip(layers, counts(fraction, x.shape[1] - prefix, len(layers)), strict=True):
+        tokens = x.shape[1]
+        qkv = ops.norm_linear(x, w.qkv, _first(ws["qkv"], tokens))  # [B, T, 3D]
+        context = ops.attention(qkv[..., :d], qkv[..., d:], _first(ws["context"], tokens), sizes)
+        x = ops.linear_residual(context, w.proj, x)
+        if count:
+            x, sizes = ops.merge_tokens(x, qkv[..., d : 2 * d], sizes, count, prefix)
+        hidden = ops.norm_linear(x, w.fc1, _first(ws["hidden"], x.shape[1]), activation="gelu")
+        x = ops.linear_residual(hidden, w.fc2, x)
+    if last is None:
+        return x, sizes
+    return last_layer(ops, last, x, {**ws, "last_kv": _first(ws["last_kv"], x.shape[1])}, sizes), None
+
+
+def _first(buffer: Any, tokens: int) -> Any:
+    """So many tokens of a buffer; None where the backend makes its own."""
+    return None if buffer is None else buffer[:, :tokens]
+
+
+def last_layer(ops: Ops, w: LastLayer, x: Any, ws: Mapping[str, Any], sizes: Any = None) -> Any:
     """[B, T, D] -> [B, P, D], exactly the first P rows of ``transformer_layer``: keys and values cover all tokens,
     queries, projection and MLP only the rows that are read (for AST 7.2% of all operations saved at 1,214 tokens)."""
     rows = x[:, : w.rows]  # [B, P, D]
     q = ops.norm_linear(rows, w.q, ws["last_q"])  # [B, P, D]
     kv = ops.norm_linear(x, w.kv, ws["last_kv"])  # [B, T, 2D]
-    rows = ops.linear_residual(ops.attention(q, kv, ws["last_context"]), w.proj, rows)
+    rows = ops.linear_residual(ops.attention(q, kv, ws["last_context"], sizes), w.proj, rows)
     return ops.linear_residual(ops.norm_linear(rows, w.fc1, ws["last_hidden"], activation="gelu"), w.fc2, rows)
 
 

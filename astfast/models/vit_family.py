@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from astfast.errors import UnsupportedModel
 from astfast.models import vit
+from astfast.models.base import Model
 from astfast.models.vit_config import VitConfig
 from astfast.ops import Ops
+
+
+def merging(model: Model, fraction: float) -> Model:
+    """The model with layers that merge tokens, see ``token_merging.counts``. Raises UnsupportedModel for one of a
+    family that has no tokens to merge."""
+    if fraction == 0.0:
+        return model
+    if not isinstance(model.weights, vit.Weights):
+        raise UnsupportedModel(f"token merging: {model.family.name} models have no tokens to merge; leave it out")
+    return replace(model, weights=replace(model.weights, token_merging=fraction))
+
+
+def without_merging(weights: Any) -> Any:
+    """Packed weights of any model, for a forward pass that merges no tokens."""
+    return replace(weights, token_merging=0.0) if isinstance(weights, vit.Weights) else weights
 
 
 class VitFamily:

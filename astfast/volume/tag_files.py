@@ -77,7 +77,10 @@ class Run:
         """Runs into an output folder and returns the counts of run.json."""
         folder = Path(out) if self._shard is None else Path(out, self._shard.folder)
         model = model_hash(self._arguments.sources, self._arguments.checkpoint_options)
-        about = About(self._workers.labels, self._workers.sampling_rate, {**self._settings, "model": model})
+        settings = {**self._settings, "model": model}
+        if self._arguments.token_merging:
+            settings["token_merging"] = self._arguments.token_merging
+        about = About(self._workers.labels, self._workers.sampling_rate, settings)
         journal = Journal(folder, about, [*formats, *self._array_formats], overwrite, retry)
         self.progress.failed_before = len(journal.failed_before)
         described = {

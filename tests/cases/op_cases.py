@@ -128,9 +128,9 @@ class QuantisedOps(ReferenceOps):
         y = self._linear(self._norm(x, w.norm), w.linear)
         return _as_bfloat16(torch.nn.functional.gelu(y) if activation == "gelu" else y)
 
-    def attention(self, q: Any, kv: Any, out: Any = None) -> torch.Tensor:
+    def attention(self, q: Any, kv: Any, out: Any = None, sizes: Any = None) -> torch.Tensor:
         if not self._quantises_attention or kv.shape[1] > MOST_QUANTISED_KEYS:
-            return _as_bfloat16(super().attention(q, kv))
+            return _as_bfloat16(super().attention(q, kv, sizes=sizes))
         b, rows, d = q.shape
         keys, head_dim = kv.shape[1], d // self.heads
         parts = [x.reshape(b, -1, self.heads, head_dim).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:])]
@@ -138,6 +138,8 @@ class QuantisedOps(ReferenceOps):
         q, k = (_quantised(x, -1, self._levels(head_dim)) for x in (parts[0], parts[1] - key_mean))
         v = _quantised(parts[2] - value_mean, -2, self._levels(keys))
         scores = q @ k.mT / head_dim**0.5
+        if sizes is not None:
+            scores = scores + sizes.log()[:, None, None]
         p = self.probability_levels(keys) * torch.exp(scores - scores.amax(-1, keepdim=True))
         y = value_mean + p.round() @ v / p.sum(-1, keepdim=True)
         return _as_bfloat16(y.transpose(1, 2).reshape(b, rows, d))

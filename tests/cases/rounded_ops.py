@@ -33,18 +33,22 @@ class RoundedOps(ReferenceOps):
         y = self._linear(self._norm(x, w.norm), w.linear)
         return self._rounded(torch.nn.functional.gelu(y) if activation == "gelu" else y)
 
-    def attention(self, q: Any, kv: Any, out: Any = None) -> torch.Tensor:
+    def attention(self, q: Any, kv: Any, out: Any = None, sizes: Any = None) -> torch.Tensor:
         parts = (q, *kv.chunk(2, dim=-1))
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in parts)  # [B, H, T, head_dim]
         scores = q @ k.mT / q.shape[-1] ** 0.5
+        if sizes is not None:
+            scores = scores + sizes.log()[:, None, None]
         p = self._rounded(torch.exp(scores - scores.amax(-1, keepdim=True)))
         return self._rounded((p @ v / p.sum(-1, keepdim=True)).transpose(1, 2).flatten(2))
 
     def linear_residual(self, x: Any, w: Linear, residual: Any) -> torch.Tensor:
         return _float32(residual + self._linear(x, w))
 
-    def pool(self, x: Any, w: LayerNorm, out: Any = None) -> torch.Tensor:
-        return _float32(_float32(self._norm(x, w)).mean(dim=1))
+    def pool(self, x: Any, w: LayerNorm, out: Any = None, sizes: Any = None) -> torch.Tensor:
+        sizes = torch.ones_like(x[..., 0]) if sizes is None else sizes
+        y = _float32(self._norm(x, w))
+        return _float32((y * sizes[..., None]).sum(dim=1) / sizes.sum(dim=1, keepdim=True))
 
     def head(self, x: Any, w: Head | Linear, out: Any = None) -> torch.Tensor:
         if isinstance(w, Head):

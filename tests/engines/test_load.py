@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ import astfast
 from astfast import backends
 from astfast.backends import Choice
 from astfast.errors import UnsupportedModel
+from astfast.tagging.tagger import opened
 from tests.cases import dass, timm_vit
 from tests.fakes.recording_runtime import RecordingRuntime, torch_ops
 
@@ -52,3 +54,38 @@ def test_a_model_that_it_runs_stays_on_the_gpu(tiny_model: Path, tmp_path: Path)
     torch.save(timm_vit.random_state(timm_vit.ced_shapes(64, 1, 527)), tmp_path / "ced.pt")
     for source in (tiny_model, tmp_path / "ced.pt"):
         assert astfast.load(source, precision="float32").backend.startswith("cuda")
+
+
+def test_token_merging_is_an_approximation_that_engines_of_one_backend_share(tiny_model: Path) -> None:
+    waves = [np.random.default_rng(i).standard_normal(16000).astype(np.float32) * 0.1 for i in range(3)]
+
+    def scores(**options: Any) -> np.ndarray:
+        tagger = astfast.load(tiny_model, precision="float32", backend="cpu", **options)
+        engine, _ = opened(tagger)
+        return engine.scores(waves)
+
+    merged = scores(token_merging=0.5)
+    assert not np.array_equal(merged, scores())
+    np.testing.assert_array_equal(merged, scores(token_merging=0.5, batch_size=1))
+    reference, _ = opened(astfast.load(tiny_model, backend="reference", token_merging=0.5))
+    np.testing.assert_allclose(merged, reference.scores(waves), atol=1e-4)
+
+
+def test_token_merging_does_not_decide_about_a_precision(tiny_model: Path) -> None:
+    """A token that rounding merges with another one is no fault of the precision."""
+    for merging in (0.0, 0.5):
+        assert astfast.load(tiny_model, backend="cpu", token_merging=merging).backend == "cpu bfloat16"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_token_merging_has_no_code_on_a_gpu(tiny_model: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=r"token_merging .* pass device='cpu'"):
+        astfast.load(tiny_model, device="cuda", precision="float32", token_merging=0.5)
+    with pytest.warns(UserWarning, match="GPU found but not used: token_merging"):
+        tagger = astfast.load(tiny_model, precision="float32", token_merging=0.5)
+    assert tagger.backend.startswith("cpu")
+
+
+def test_a_model_without_tokens_has_none_to_merge(model: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="DASS models have no tokens to merge"):
+        astfast.load(model, backend="cpu", precision="float32", token_merging=0.5)

@@ -172,16 +172,22 @@ class CpuOps:
         self.context.norm_linear(x, w.norm, w.linear, out, activation == "gelu")
         return out
 
-    def attention(self, q: Array, kv: Array, out: Array) -> Array:
-        self.context.attention(q, kv, self.heads, out)
+    def attention(self, q: Array, kv: Array, out: Array, sizes: Array | None = None) -> Array:
+        self.context.attention(q, kv, self.heads, out, sizes)
         return out
+
+    def merge_tokens(self, x: Array, keys: Array, sizes: Array | None, count: int, prefix: int) -> tuple[Array, Array]:
+        sizes = np.ones(x.shape[:2], np.float32) if sizes is None else sizes
+        self.context.merge_tokens(x, keys, sizes, self.heads, count, prefix)
+        left = x.shape[1] - count
+        return x[:, :left], sizes[:, :left]
 
     def linear_residual(self, x: Array, w: _native.PackedLinear, residual: Array) -> Array:
         self.context.linear_residual(x, w, residual)
         return residual
 
-    def pool(self, x: Array, w: _native.PackedNorm, out: Array) -> Array:
-        self.context.pool(x, w, out)
+    def pool(self, x: Array, w: _native.PackedNorm, out: Array, sizes: Array | None = None) -> Array:
+        self.context.pool(x, w, out, sizes)
         return out
 
     def head(self, x: Array, w: HeadPack, out: Array) -> Array:

@@ -26,7 +26,7 @@ from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, P
 from astfast.backends.cuda.runtime import Runtime, inference, runtime_for
 from astfast.backends.cuda.target import Target, has_float8, target_of
 from astfast.centred_log_mel import CentredLogMel
-from astfast.errors import BackendError
+from astfast.errors import BackendError, UnsupportedModel
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, KaldiFbank, unknown
 from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, statistics, tuning
 from astfast.ops import ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan
@@ -256,7 +256,7 @@ class CudaOps:
             call = self._with_persistent(call, "norm_linear", self._tiles.persistent_norm_linear, x.x, out)
         return self._run(call)
 
-    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, sizes: None = None) -> torch.Tensor:
         few = q.shape[1] <= self._tiles.few_queries.m
         tile = self._tiles.few_queries if few else self._tiles.attention
         call = OpCall(
@@ -333,6 +333,10 @@ class CudaOps:
         return out
 
     def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
+    def merge_tokens(self, x: Any, keys: Any, sizes: Any, count: int, prefix: int) -> Any:
+        raise UnsupportedModel("the cuda backend doesn't merge tokens: leave token_merging out, or pass device='cpu'")
+
+    def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor, sizes: None = None) -> torch.Tensor:
         call = OpCall(
             "pool",
             head.pool,

@@ -21,7 +21,8 @@ OWN = {
 }
 REPEATED = "(float32 and (vnni or bf16 or amx)) or (bfloat16 and vnni)"  # by kernels of a tier below
 CPU = [
-    f"backends/cpu/test_{name}.py" for name in ("ops", "extreme_numbers", "quantisation", "math", "invariance", "model")
+    f"backends/cpu/test_{name}.py"
+    for name in ("ops", "token_merging", "extreme_numbers", "quantisation", "math", "invariance", "model")
 ]
 FILES = [*CPU, "backends/test_log_mel.py"]
 LONG = "10-10 or 12-12 or 14-14 or speech"

@@ -1,0 +1,82 @@
+"""How many tokens are merged, and the forward pass that merges them."""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from astfast.backends.cpu.ops import CpuOps
+from astfast.backends.reference import ReferenceOps
+from astfast.models import token_merging, vit
+from tests.models.test_vit import HEADS, MLP, TOKENS, D, pruned, random_layer
+
+
+@pytest.mark.parametrize("patches", [12, 256, 1212])
+@pytest.mark.parametrize("layers", [5, 11])
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.65, 0.75])
+def test_layers_are_spared_what_was_asked_for(fraction: float, layers: int, patches: int) -> None:
+    counts = token_merging.counts(fraction, patches, layers)
+    kept = list(accumulate(counts, lambda left, count: left - count, initial=patches))
+    assert all(0 <= count <= before // 2 for count, before in zip(counts, kept, strict=False))
+    work = sum(before / 3 + after * 2 / 3 for before, after in pairwise(kept)) / (patches * layers)
+    assert 1 - fraction <= work <= 1 - fraction + (0.01 if patches > 12 else 0.1)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+@pytest.mark.parametrize("patches", [0, 1, 2, 3])
+def test_few_patches(patches: int, layers: int) -> None:
+    counts = token_merging.counts(0.75, patches, layers)
+    assert len(counts) == layers
+    assert patches - sum(counts) >= min(1, patches)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 0.76, float("nan"), "half", None, True])
+def test_impossible_fractions_are_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match=r"token_merging is .*: it must be a number from 0 to 0\.75"):
+        token_merging.checked(wrong)
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_identical_patches_are_merged_without_loss(rows: int) -> None:
+    """A layer sees no difference between a token of size n and n equal ones: by sizes in attention and pooling."""
+    generator = torch.Generator().manual_seed(rows)
+    layers = [random_layer(generator) for _ in range(3)]
+    ops = ReferenceOps(HEADS, torch.float64)
+    ws = dict.fromkeys(vit.encoder_workspace(TOKENS, D, MLP, rows))
+    packed = [vit.pack_layer(ops, layer) for layer in layers]
+    last = vit.pack_last_layer(ops, pruned(layers[2], rows)) if rows else None
+    whole_layers = packed[:2] if rows else packed
+    patch = torch.randn(1, 1, D, generator=generator, dtype=torch.float64)
+    x = torch.cat([torch.randn(1, rows, D, generator=generator, dtype=torch.float64), patch.expand(1, 8, D)], dim=1)
+    exact = vit.encode(ops, whole_layers, last, x, ws)
+    merged, sizes = vit.encode_merging(ops, whole_layers, last, x, ws, 0.5)
+    if rows:
+        assert sizes is None
+        assert torch.allclose(merged, exact, rtol=0, atol=1e-12)
+    else:
+        assert merged.shape[1] < 8
+        assert sizes.sum() == 8
+        assert torch.allclose(merged, exact[:, : merged.shape[1]], rtol=0, atol=1e-12)
+        wrong = vit.encode(ops, whole_layers, last, x + torch.arange(8)[:, None] * 0.1, ws)
+        assert not torch.allclose(wrong[:, : merged.shape[1]], merged, rtol=0, atol=1e-3)
+
+
+def test_the_cpu_engine_merges_as_the_reference() -> None:
+    generator = torch.Generator().manual_seed(3)
+    layers = [random_layer(generator) for _ in range(3)]
+    x = torch.randn(2, 41, D, generator=generator)
+    results, whole_layers = [], []
+    for ops in (ReferenceOps(HEADS, torch.float64), CpuOps(HEADS, "float32", threads=2)):
+        buffers = vit.encoder_workspace(41, D, MLP, 2)
+        ws = {name: ops.empty((2, *shape), kind) for name, (shape, kind) in buffers.items()}
+        packed = [vit.pack_layer(ops, layer) for layer in layers[:2]]
+        last = vit.pack_last_layer(ops, pruned(layers[2], 2))
+        whole_layers.append((ops, packed, last))
+        tokens = x.double() if ops.name == "reference" else x.numpy().copy()
+        states, _ = vit.encode_merging(ops, packed, last, tokens, ws, 0.5)
+        results.append(np.asarray(states, np.float64))
+    whole = vit.encode(*whole_layers[0], x.double(), dict.fromkeys(buffers))
+    assert np.abs(results[0] - results[1]).max() < 1e-4 < np.abs(results[0] - whole.numpy()).max()
