@@ -280,11 +280,13 @@ class AmxAttention {
 #pragma GCC unroll 4
         for (int i = 0; i < kBlockSteps; ++i, scores += kStep) {
             F offsets[2] = {offset, offset};
-            if constexpr (kBiased) {
-                for (int j = 0; j < 2; ++j) {
-                    const F of_keys = Simd::load(bias + i * kStep + j * Simd::kLanes);
-                    offsets[j] = Simd::fma(of_keys, Simd::set(256.0f), offset);
-                }
+            if constexpr (kBiased) {  // in the order of the panels' keys, see pack
+                const __m512i low = _mm512_loadu_si512(bias + i * kStep);
+                const __m512i high = _mm512_loadu_si512(bias + i * kStep + Simd::kLanes);
+                const F first = reinterpret_cast<F>(_mm512_shuffle_i32x4(low, high, 0x88));
+                const F second = reinterpret_cast<F>(_mm512_shuffle_i32x4(low, high, 0xdd));
+                offsets[0] = Simd::fma(first, Simd::set(256.0f), offset);
+                offsets[1] = Simd::fma(second, Simd::set(256.0f), offset);
             }
             const __m512i u = _mm512_packus_epi32(
                 _mm512_cvtps_epi32(Simd::fma(Simd::load(scores), factor, offsets[0])),

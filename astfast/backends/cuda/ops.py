@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -256,7 +256,7 @@ class CudaOps:
             call = self._with_persistent(call, "norm_linear", self._tiles.persistent_norm_linear, x.x, out)
         return self._run(call)
 
-    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, sizes: None = None) -> torch.Tensor:
+    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, sizes: None = None) -> torch.Tensor:  # noqa: ARG002
         few = q.shape[1] <= self._tiles.few_queries.m
         tile = self._tiles.few_queries if few else self._tiles.attention
         call = OpCall(
@@ -332,11 +332,10 @@ class CudaOps:
             self._run(call)
         return out
 
-    def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
-    def merge_tokens(self, x: Any, keys: Any, sizes: Any, count: int, prefix: int) -> Any:
+    def merge_tokens(self, *_: Any, **__: Any) -> NoReturn:
         raise UnsupportedModel("the cuda backend doesn't merge tokens: leave token_merging out, or pass device='cpu'")
 
-    def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor, sizes: None = None) -> torch.Tensor:
+    def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor, sizes: None = None) -> torch.Tensor:  # noqa: ARG002
         call = OpCall(
             "pool",
             head.pool,
