@@ -64,6 +64,7 @@ def _lines(reasons: dict[str, str | None]) -> Iterator[str]:
     for line in autotuning_results():
         yield from (line,) if line.startswith(" ") else ("", line)
     yield ""
+    yield from _cached()
     yield "packages"
     for name in PACKAGES:
         yield f"  {name:<16} {_version(name)}"
@@ -88,6 +89,17 @@ def _automatic() -> list[str]:
     precision = choice.fastest_precision()
     fallback = "" if precision == "float32" else f" (float32 if scores differ by more than {TOLERANCE:g})"
     return [f"backend {choice.backend}, precision {precision}{fallback}"]
+
+
+def _cached() -> Iterator[str]:
+    """What was seen of precisions on this machine, and the packed weights; nothing where there is neither."""
+    from astfast import cache_files
+    from astfast.engines import auto_precision
+
+    if seen := auto_precision.known():
+        yield from ("precisions of models here", *(f"  {line}" for line in seen), "")
+    if entries := cache_files.entries():
+        yield from ("packed weights", *(f"  {entry.about}: {entry.size / 1e6:.0f} MB" for entry in entries), "")
 
 
 def _version(name: str) -> str:

@@ -1,13 +1,16 @@
-"""precision="auto": the fastest precision whose scores were seen to stay within 0.01 of float32's.
+"""precision="auto": the fastest precision whose scores were seen to stay within 0.01 of float32's. int8, which must be
+asked for, is checked alike, with a warning where scores are further than 0.05 from float32's.
 
-The check runs the model in both precisions on fixed synthetic clips. Its verdict is kept in the user's cache folder,
-under the checkpoint's fingerprint, the backend and the version of astfast. On a CPU it costs neither a second model in
-memory nor whole clips: in float32 a weight is packed when its op runs and forgotten afterwards, and of a clip's tokens
-64 are computed: fewer keys average less of their errors away, so that the verdict is not the milder for it.
+The check runs the model in both precisions on fixed synthetic clips. The largest difference is kept in the user's cache
+folder, under the checkpoint's fingerprint, the backend and the version of astfast. On a CPU it costs neither a second
+model in memory nor whole clips: in float32 a weight is packed when its op runs and forgotten afterwards, and of a
+clip's tokens 64 are computed: fewer keys average less of their errors away, so that the verdict is not the milder for
+it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +21,10 @@ from astfast import cache
 from astfast.models.base import Model, ModelConfig
 from astfast.ops import Array, Ops
 from astfast.scores import activate, activation_of
+from astfast.version import __version__
 
 TOLERANCE = 0.01  # of a score
+INT8_TOLERANCE = 0.05
 CHECKED_TOKENS = 64  # of a clip, those of all prefixes among them
 LONGEST_PREFIX = 8  # tokens
 CHECKED_FRAMES = 1_024  # of a model without tokens: the length of the published ones
@@ -102,16 +107,39 @@ def check_scores(model: Model, ops: Any, weights: Any) -> NDArray[np.float32]:
     return activate(logits, activation_of(config.problem_type, config.num_labels, "auto"))
 
 
-def within_tolerance(fast: NDArray[np.float32], exact: NDArray[np.float32]) -> bool:
-    """Whether two sets of scores [B, L] are the same to within TOLERANCE."""
-    return bool(np.abs(fast - exact).max() <= TOLERANCE)
+def difference(fast: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
+    """The largest difference of two sets of scores [B, L]; infinity where one is not a number."""
+    largest = float(np.abs(fast - exact).max())
+    return float("inf") if math.isnan(largest) else largest
 
 
-def remembered(key: str, check: Callable[[], bool]) -> bool:
-    """The verdict of ``check`` under this key, from the cache where it is, else computed and kept."""
-    known = cache.read(FILE).get(key)
-    if isinstance(known, bool):
-        return known
-    verdict = check()
-    cache.update(FILE, lambda verdicts: verdicts.update({key: verdict}))
-    return verdict
+def within_tolerance(largest: float) -> bool:
+    """Whether "auto" takes a precision whose scores are so far from float32's."""
+    return largest <= TOLERANCE
+
+
+def remembered(key: str, model: str, check: Callable[[], float]) -> float:
+    """What ``check`` gives: from the cache, where it is under this key, else computed and kept with the model's name."""
+    seen = cache.read(FILE).get(key)
+    if isinstance(seen, dict) and isinstance(seen.get("difference"), float):
+        return float(seen["difference"])
+    found = check()
+    cache.update(FILE, lambda all_known: all_known.update({key: {"difference": found, "model": model}}))
+    return found
+
+
+def known() -> list[str]:
+    """What was seen on this machine of the models of this version, one line each."""
+    lines = []
+    for key, seen in cache.read(FILE).items():
+        version, backend, precision, *_ = [*key.split(" "), "", "", ""]
+        if version == __version__ and isinstance(seen, dict) and isinstance(seen.get("difference"), float):
+            lines.append(f"{seen.get('model')}: {backend} {told(precision, seen['difference'])}")
+    return lines
+
+
+def told(precision: str, largest: float) -> str:
+    """A precision and how its scores compare with float32's, for people."""
+    tolerance = INT8_TOLERANCE if precision == "int8" else TOLERANCE
+    side = "within" if largest <= tolerance else "not within"
+    return f"{precision}'s scores are {side} {tolerance:g} of float32's on check inputs: {largest:.2g}"

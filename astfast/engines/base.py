@@ -78,6 +78,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def about(self) -> str:
+        """Backend, precision and why, hardware, and where the weights are: for people."""
+        ...
+
+    @property
     def batch_size(self) -> int:
         """Clips that go through the model together."""
         ...
@@ -148,7 +153,8 @@ class ModelEngine(ABC):
         self.ops = ops
         self.model = model
         self._batch_size = batch_size or ops.micro_batch(model.config.num_tokens)
-        self._weights = packed_weights.pack(ops, model)
+        self._weights, self._are_shared = packed_weights.pack(ops, model)
+        self.why = ""  # this precision, where it was compared with float32
         self._one_length = model.config.front_end.frames_read(1) == model.config.max_length
         self._known_tokens: dict[int, int] = {}  # by frames
 
@@ -180,6 +186,12 @@ class ModelEngine(ABC):
     @property
     def hardware(self) -> str:
         return self.ops.hardware
+
+    @property
+    def about(self) -> str:
+        where = "in the cache of packed weights, shared" if self._are_shared else "packed by this process"
+        why = f" ({self.why})" if self.why else ""
+        return f"{self.backend}{why}, {self.hardware}, weights {where}"
 
     @property
     def batch_size(self) -> int:

@@ -52,6 +52,10 @@ class Ensemble:
         return self.members[0].hardware
 
     @property
+    def about(self) -> str:
+        return " + ".join(dict.fromkeys(member.about for member in self.members))
+
+    @property
     def batch_size(self) -> int:
         return max(member.batch_size for member in self.members)
 

@@ -52,6 +52,11 @@ class LazyEngine:
         with locks.turn(self):
             self._engine, self._closed = None, True
 
+    @property
+    def about(self) -> str:
+        """``Engine.about`` once loaded, else nothing: it loads no model."""
+        return "" if self._engine is None else self._engine.about
+
     def __str__(self) -> str:
         names = ", ".join(str(source or "built-in") for source in self.arguments.sources)
         return f"{names}{' (closed)' if self._closed else ''}"

@@ -11,7 +11,7 @@ from typing import Any
 from astfast import backends, notes
 from astfast.backends import Choice
 from astfast.engines import auto_precision
-from astfast.engines.base import Engine
+from astfast.engines.base import Engine, ModelEngine
 from astfast.engines.eager import EagerEngine
 from astfast.errors import CheckpointError, UnsupportedModel
 from astfast.models import recognise
@@ -84,20 +84,28 @@ def _engines(arguments: LoadArguments, choice: Choice) -> Engine:
 
 
 def _engine(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -> Engine:
-    """The engine of one model; precision "auto" is checked against float32."""
-    if arguments.precision != "auto":
-        return _on_devices(checkpoint, choice, arguments.precision, arguments)
-    engine = _fastest(checkpoint, choice, arguments)
-    return _on_devices(checkpoint, choice, "float32", arguments) if engine is None else engine
-
-
-def _fastest(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -> Engine | None:
-    """The engine of the fastest precision; None, and its memory free again, where its scores are not float32's."""
-    engine = _on_devices(checkpoint, choice, choice.fastest_precision(), arguments)
-    if choice.fastest_precision() == "float32" or not checkpoint.config.num_labels:
+    """The engine of one model. Precision "auto" is checked against float32, and so is int8, with a warning."""
+    asked = arguments.precision
+    precision = choice.fastest_precision() if asked == "auto" else asked
+    engine = _on_devices(checkpoint, choice, precision, arguments)
+    if precision == "float32" or asked not in ("auto", "int8") or not checkpoint.config.num_labels:
         return engine
+    largest = _difference(engine, checkpoint, choice, arguments)
+    told = auto_precision.told(precision, largest)
+    if asked == "int8" and largest > auto_precision.INT8_TOLERANCE:
+        notes.show(Note(f"{checkpoint.source}: {told}; pass precision='auto' for a type that stays closer"))
+    if asked == "auto" and not auto_precision.within_tolerance(largest):
+        del engine  # its memory is free before the next one is packed
+        engine = _on_devices(checkpoint, choice, "float32", arguments)
+    if isinstance(engine, ModelEngine):
+        engine.why = told
+    return engine
 
-    def check() -> bool:
+
+def _difference(engine: Engine, checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -> float:
+    """How far an engine's scores of the check clips are from float32's at most, remembered for each machine."""
+
+    def check() -> float:
         if isinstance(engine, EagerEngine):
             exact_ops = auto_precision.PackedWhenUsed(choice.open(checkpoint.config.num_attention_heads, "float32"))
             unpacked = checkpoint.family.pack(exact_ops, checkpoint.weights)
@@ -108,10 +116,10 @@ def _fastest(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -
             clips = auto_precision.check_clips(engine.config)
             fast_scores = engine.scores(clips)
             exact_scores = _on_devices(checkpoint, choice, "float32", arguments).scores(clips)
-        return auto_precision.within_tolerance(fast_scores, exact_scores)
+        return auto_precision.difference(fast_scores, exact_scores)
 
     key = f"{__version__} {engine.backend} {engine.hardware} {checkpoint.fingerprint}"
-    return engine if auto_precision.remembered(key, check) else None
+    return auto_precision.remembered(key, checkpoint.source, check)
 
 
 def _on_devices(model: Model, choice: Choice, precision: str, arguments: LoadArguments) -> Engine:

@@ -12,15 +12,15 @@ SMALLEST = 32 << 20  # bytes of a checkpoint's files: a smaller one is packed in
 SETTLED = 2.0  # seconds since a file's last change, after which another change has another time on every file system
 
 
-def pack(ops: Ops, model: Model) -> Any:
-    """The weights of a model, packed by ``ops``, or what an earlier process has packed of the same files."""
+def pack(ops: Ops, model: Model) -> tuple[Any, bool]:
+    """The weights of a model, packed by ``ops``, or what a process has packed of the same files; whether the latter."""
     if ops.name == "cpu" and isinstance(model, Checkpoint) and (size := _settled_size(model)) >= SMALLEST:
         from astfast.backends.cpu import packed_model  # which most processes have no use for
         from astfast.backends.cpu.ops import CpuOps
 
         assert isinstance(ops, CpuOps)
         return packed_model.packed(ops, model, size)
-    return model.family.pack(ops, model.weights)
+    return model.family.pack(ops, model.weights), False
 
 
 def _settled_size(checkpoint: Checkpoint) -> int:

@@ -45,6 +45,10 @@ class Replicas:
         return " + ".join(engine.hardware for engine in self.engines)
 
     @property
+    def about(self) -> str:
+        return f"{self.engines[0].about}, on {len(self.engines)} devices"
+
+    @property
     def batch_size(self) -> int:
         return sum(engine.batch_size for engine in self.engines)
 

@@ -284,7 +284,8 @@ class Tagger:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<astfast.Tagger {self._lazy}>"
+        about = self._lazy.about
+        return f"<astfast.Tagger {self._lazy}{': ' if about else ''}{about}>"
 
 
 def opened(tagger: Tagger) -> tuple[Engine, LoadArguments]:

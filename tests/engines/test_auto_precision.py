@@ -1,12 +1,16 @@
 """The check behind precision="auto": few tokens, and weights that are packed when they are used."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import astfast
+from astfast import cache
 from astfast.backends.cpu.ops import PRECISIONS, CpuOps
+from astfast.commands import doctor
 from astfast.engines import auto_precision
 from astfast.engines.eager import EagerEngine
 from astfast.models import recognise
@@ -71,3 +75,33 @@ def test_other_families_are_checked_alike(family: str, tmp_path: Path) -> None:
         auto_precision.check_scores(model, lazy, model.family.pack(lazy, model.weights)), scores
     )
     assert np.isfinite(scores).all()
+
+
+def test_int8_that_drifts_warns(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        astfast.load(tiny_model, device="cpu", precision="int8")
+    cache.update(auto_precision.FILE, lambda seen: seen.clear())
+    monkeypatch.setattr(auto_precision, "difference", lambda *_: 0.2)
+    with pytest.warns(UserWarning, match=r"int8's scores are not within 0\.05 .*: 0\.2; pass precision='auto'"):
+        tagger = astfast.load(tiny_model, device="cpu", precision="int8")
+    assert tagger.backend == "cpu int8"
+
+
+def test_it_says_why_a_precision_was_taken(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "(bfloat16's scores are within 0.01" in repr(astfast.load(tiny_model, device="cpu"))
+    exact = repr(astfast.load(tiny_model, device="cpu", precision="float32"))
+    assert "cpu float32, " in exact
+    assert any("bfloat16's scores are within" in line and str(tiny_model) in line for line in auto_precision.known())
+    assert str(tiny_model) in doctor.report()[0]
+    cache.update(auto_precision.FILE, lambda seen: seen.clear())
+    monkeypatch.setattr(auto_precision, "difference", lambda *_: 0.2)
+    told = repr(astfast.load(tiny_model, device="cpu"))
+    assert "cpu float32 (bfloat16's scores are not within 0.01 of float32's on check inputs: 0.2)" in told
+
+
+def test_scores_that_are_no_numbers_are_infinitely_far(tiny_model: Path) -> None:
+    nan = np.full((1, 2), np.nan, np.float32)
+    assert auto_precision.difference(nan, np.zeros((1, 2), np.float32)) == float("inf")
+    for _ in range(2):  # computed, then from the file
+        assert auto_precision.remembered("key", str(tiny_model), lambda: float("inf")) == float("inf")

@@ -308,17 +308,19 @@ def test_automatic_precision_is_checked_once_and_remembered(
     monkeypatch.setenv("ASTFAST_CACHE", str(tmp_path))
     monkeypatch.setattr(backends.Choice, "fastest_precision", lambda self: "bfloat16")
     verdicts = []
-    inner = precision.within_tolerance
-    monkeypatch.setattr(precision, "within_tolerance", lambda *args: verdicts.append(inner(*args)) or verdicts[-1])
+    inner = precision.difference
+    monkeypatch.setattr(precision, "difference", lambda *args: verdicts.append(inner(*args)) or verdicts[-1])
     assert astfast.load(tiny_model, device="cpu").backend == "cpu bfloat16"
     assert astfast.load(tiny_model, device="cpu").backend == "cpu bfloat16"
-    assert verdicts == [True]
+    (largest,) = verdicts
+    assert 0 < largest < precision.TOLERANCE
 
     for file in tmp_path.iterdir():
         file.unlink()
-    monkeypatch.setattr(precision, "within_tolerance", lambda *_: False)
-    assert astfast.load(tiny_model, device="cpu").backend == "cpu float32"
-    assert astfast.load(tiny_model, device="cpu").backend == "cpu float32"
+    monkeypatch.setattr(precision, "difference", lambda *_: 0.5)
+    for _ in range(2):
+        assert astfast.load(tiny_model, device="cpu").backend == "cpu float32"
+        monkeypatch.setattr(precision, "difference", None)
 
 
 def test_cuda_without_a_gpu_says_what_is_missing(tiny_model: Path) -> None:

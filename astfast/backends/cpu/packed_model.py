@@ -34,9 +34,9 @@ class Source(Protocol):
     def fingerprint(self) -> str: ...
 
 
-def packed(ops: CpuOps, model: Source, size: int) -> Any:
+def packed(ops: CpuOps, model: Source, size: int) -> tuple[Any, bool]:
     """The weights of a model, mapped from the cache, where they are put if they are not there; packed in memory where
-    that is impossible. ``size``: bytes that they take, about."""
+    that is impossible; and whether they are mapped. ``size``: bytes that they take, about."""
     try:
         fingerprint = model.fingerprint
         name = _name(ops, fingerprint)
@@ -50,7 +50,7 @@ def packed(ops: CpuOps, model: Source, size: int) -> Any:
             found = _mapped(ops, model, name)
     except OSError:  # of the cache or of the checkpoint: the latter comes again where it matters
         found = None
-    return model.family.pack(ops, model.weights) if found is None else found
+    return (model.family.pack(ops, model.weights), False) if found is None else (found, True)
 
 
 def _name(ops: CpuOps, checkpoint: str) -> str:
