@@ -37,22 +37,9 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_model_that_the_gpu_backend_lacks_runs_on_the_cpu_with_a_warning(model: Path) -> None:
-    with pytest.warns(UserWarning, match=r"GPU found but not used: the cuda backend doesn't .*; running on the CPU"):
-        tagger = astfast.load(model, precision="float32")
-    assert tagger.backend.startswith("cpu")
-
-
-@pytest.mark.usefixtures("gpu")
-def test_a_gpu_that_was_asked_for_is_an_error_at_load(model: Path) -> None:
-    with pytest.raises(UnsupportedModel, match=r"pass device='cpu'"):
-        astfast.load(model, device="cuda", precision="float32")
-
-
-@pytest.mark.usefixtures("gpu")
-def test_a_model_that_it_runs_stays_on_the_gpu(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_that_it_runs_stays_on_the_gpu(tiny_model: Path, model: Path, tmp_path: Path) -> None:
     torch.save(timm_vit.random_state(timm_vit.ced_shapes(64, 1, 527)), tmp_path / "ced.pt")
-    for source in (tiny_model, tmp_path / "ced.pt"):
+    for source in (tiny_model, tmp_path / "ced.pt", model):
         assert astfast.load(source, precision="float32").backend.startswith("cuda")
 
 
