@@ -119,7 +119,7 @@ def within_tolerance(largest: float) -> bool:
 
 
 def remembered(key: str, model: str, check: Callable[[], float]) -> float:
-    """What ``check`` gives, from the cache if it is there under the key; else computed, and kept with the model's name."""
+    """What ``check`` gives: from the cache where it is under the key, else computed, and kept with a model's name."""
     seen = cache.read(FILE).get(key)
     if isinstance(seen, dict) and isinstance(seen.get("difference"), float):
         return float(seen["difference"])
