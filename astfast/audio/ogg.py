@@ -13,6 +13,8 @@ from astfast.audio.formats import SEARCHED
 from astfast.audio.parts import Ended, Findings, Part, Parts
 
 CAPTURE = b"OggS\0"
+LARGEST_HEADER = 27 + 255  # bytes of a page
+READ_AT_ONCE = 1 << 16  # bytes, the headers of some pages: each read waits for the interpreter's lock
 FIRST_PAGE = 2  # flag of a page
 OPUS_RATE = 48_000  # Hz, of the times of its pages
 FURTHEST = 1 << 62  # samples; more are no time
@@ -90,8 +92,11 @@ def _ends_as_it_begins(file: OpenFile, start: int) -> bool:
 
 def pages(file: OpenFile, at: int) -> Iterator[Page]:
     """The headers of all pages; damaged ones are passed over."""
+    data, begin = b"", 0  # a piece of the file, and where it begins
     while True:
-        head = os.pread(file.fd, 27 + 255, at)
+        if not begin <= at <= begin + len(data) - LARGEST_HEADER:
+            data, begin = os.pread(file.fd, READ_AT_ONCE, at), at
+        head = data[at - begin : at - begin + LARGEST_HEADER]
         if head[:5] != CAPTURE:
             found = _capture(file, at, file.size) if len(head) > 4 else None
             if found is None:
@@ -104,7 +109,7 @@ def pages(file: OpenFile, at: int) -> Iterator[Page]:
         sizes = head[27 : 27 + head[26]]
         end = at + 27 + len(sizes) + sum(sizes)
         time, serial = struct.unpack_from("<QI", head, 6)
-        yield Page(at, end, bool(head[5] & FIRST_PAGE), serial, time, sum(size < 255 for size in sizes))
+        yield Page(at, end, bool(head[5] & FIRST_PAGE), serial, time, len(sizes) - sizes.count(255))
         at = end
 
 
