@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -152,17 +153,17 @@ def read(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def load(folder: Path, machine: str | None) -> dict[str, Results]:
+def load(folder: Path, machine: str | None, benchmarks: Sequence[str] = BENCHMARKS) -> dict[str, Results]:
     """Machine -> results, those with the newest model benchmark first.
 
-    ``machine``: the only one to load, by its name in those of the files.
+    ``machine``: the only one to load, by its name in those of the files; ``benchmarks``: those to load.
     """
     files = {tuple(path.stem.split("_", 1)): path for path in sorted(folder.glob("*_*.jsonl"))}
-    files = {key: path for key, path in files.items() if key[0] in BENCHMARKS and path.stat().st_size}
+    files = {key: path for key, path in files.items() if key[0] in benchmarks and path.stat().st_size}
     dates = {key: (key[0] == "model", read(path)[0]["date"]) for key, path in files.items()}
     newest_first = dict.fromkeys(key[1] for key in sorted(files, key=dates.__getitem__, reverse=True))
     return {
-        name: {benchmark: read(files[benchmark, name]) for benchmark in BENCHMARKS if (benchmark, name) in files}
+        name: {benchmark: read(files[benchmark, name]) for benchmark in benchmarks if (benchmark, name) in files}
         for name in newest_first
         if machine in (None, name)
     }
