@@ -40,7 +40,7 @@ class Tiles:
     patch_embed: Tile
     log_mel: Tile = Tile(32, 32, 16, 4, 2)
     head: Tile = Tile(16, 64, 64, 4, 2)
-    convolution: tuple[Tile, ...] = (Tile(128, 64, 32, 4, 3), Tile(64, 64, 32, 4, 3))
+    narrow: tuple[Tile, ...] = (Tile(128, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3))  # convolutions, float32 results
     depthwise: Tile = Tile(32, 64, 0, 4, 1)  # positions, channels
     scan: Tile = Tile(4, 8, 64, 8, 1)  # rows and columns of an image, and its channels, as many as a partial sum has
     persistent_norm_linear: Tile | None = None
@@ -53,7 +53,7 @@ FLOAT32 = Tiles(
     attention=Tile(64, 16, 0, 4, 2),
     few_queries=Tile(16, 32, 0, 4, 2),
     patch_embed=Tile(64, 64, 32, 8, 2),
-    convolution=(Tile(64, 64, 32, 4, 3),),
+    narrow=(Tile(64, 64, 32, 4, 3),),
 )
 
 # A frame is folded once for 64 bins instead of 32. Compute capability 8.0 would spill registers.
@@ -157,8 +157,8 @@ def tiles_for(arch: Arch, element_size: int) -> Tiles:
 
 
 def linear_tile(table: tuple[Tile, ...], rows: int, n: int, multiprocessors: int) -> Tile:
-    """Largest tile of a table of which every multiprocessor gets one, else the smallest."""
+    """Largest tile of a table of which every multiprocessor gets one and n fills more than half, else the smallest."""
     for tile in table:
-        if -(-rows // tile.m) * -(-n // tile.n) >= multiprocessors:
+        if tile.n < 2 * n and -(-rows // tile.m) * -(-n // tile.n) >= multiprocessors:
             return tile
     return table[-1]

@@ -9,7 +9,9 @@ from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.kernels.launch import Launch
 from astfast.models import vit
 from astfast.models.ast.config import PREFIX, AstConfig
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
+from astfast.models.dass import forward
+from astfast.models.dass.config import DassConfig
+from astfast.ops import ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan
 from tests.launchers import Recorder
 
 
@@ -32,6 +34,45 @@ def zero_weights(config: AstConfig) -> vit.Weights:
     strides = (config.frequency_stride, config.time_stride)
     embed = Embed(linear(d, p * p), np.zeros((len(PREFIX), d)), position, p, *strides)
     return vit.Weights(embed, (layer,), last, norm(), Head(norm(), linear(config.num_labels, d)))
+
+
+def zero_images(config: DassConfig) -> forward.DassWeights:
+    """Weights of a DASS of the right shapes, all zero; of the blocks of a stage only one."""
+
+    def norm(n: int) -> LayerNorm:
+        return LayerNorm(np.zeros(n), np.zeros(n), 1e-5)
+
+    def linear(n: int, k: int) -> Linear:
+        return Linear(np.broadcast_to(0.0, (n, k)), np.zeros(n))
+
+    def stage(before: int, c: int, rank: int, mlp: int) -> forward.Stage:
+        four = np.zeros((4, c))
+        block = forward.Block(
+            in_proj=NormLinear(norm(c), linear(c, c)),
+            conv=Depthwise(np.zeros((c, 9))),
+            x_proj=linear(4 * (rank + 2), c),
+            scan=Scan(np.zeros((4, c, rank)), four, four, four),
+            out_proj=NormLinear(norm(c), linear(c, c)),
+            fc1=NormLinear(norm(c), linear(mlp, c)),
+            fc2=linear(c, mlp),
+        )
+        return forward.Stage(ConvNorm(linear(c, 9 * before), norm(c)), (block,))
+
+    before = (config.stem_dim, *config.dims)
+    sizes = zip(before, config.dims, config.ranks, config.mlp_dims, strict=False)
+    stem = ConvNorm(linear(config.stem_dim, 9), norm(config.stem_dim))
+    head = linear(config.num_labels, config.embedding_size)
+    return forward.DassWeights(stem, tuple(stage(*each) for each in sizes), norm(config.embedding_size), head)
+
+
+def record_images(config: DassConfig, clips: int, precision: str, target: Target) -> list[Launch]:
+    """The launches of a DASS on one batch of spectrograms, of one block a stage."""
+    recorder = Recorder()
+    ops = CudaOps(1, precision, "meta", launcher=recorder, target=target)
+    packed = forward.pack(ops, zero_images(config))
+    ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in forward.workspace(config).items()}
+    forward.forward(ops, packed, ws["spectrogram"], ws)
+    return recorder.launches
 
 
 def record(

@@ -19,12 +19,14 @@ from astfast.backends.cuda.ops import Target
 from astfast.kernels import tuning
 from astfast.kernels.launch import Launch
 from astfast.models.ast.config import AstConfig
+from astfast.models.dass.config import DassConfig
 from tests.cases import recorded_launches
 from tests.cases.persistent_ops import PersistentOps
 from tests.launchers import compile_for
 
 TOOLS = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin"
 AST_BASE = AstConfig(num_hidden_layers=2, labels=tuple(map(str, range(527))))
+DASS_SMALL = DassConfig(labels=tuple(map(str, range(527))))
 GPUS = {  # the GPU that stands for each architecture, and its number of multiprocessors
     80: Target(80, 108, "A100"),
     86: Target(86, 84, "RTX 3090"),
@@ -72,6 +74,17 @@ def configurations(arch: tuning.Arch, precision: str) -> dict[str, Launch]:
         for variant in variants:
             activation = "gelu " * bool(variant.args.get("GELU")) + "residual " * bool(variant.args.get("RESIDUAL"))
             found.setdefault(f"{variant.name} {activation}{tile_of(variant)}", variant)
+    return found
+
+
+def image_configurations(arch: tuning.Arch, precision: str) -> dict[str, Launch]:
+    """Every kernel of DASS small with every tile that it runs with at batch 1 and 32, in the widest stage of each."""
+    found: dict[str, Launch] = {}
+    for clips in (1, 32):
+        for launch in recorded_launches.record_images(DASS_SMALL, clips, precision, GPUS[arch]):
+            image = tuple(launch.args[name] for name in ("BLOCK_R", "BLOCK_C") if name in launch.args)
+            gelu = "gelu " * bool(launch.args.get("GELU"))
+            found[f"{launch.name} {gelu}{(*image, *tile_of(launch))}"] = launch
     return found
 
 
@@ -155,6 +168,22 @@ def test_every_configuration_compiles_as_it_should(arch: tuning.Arch) -> None:
     for name, launch in configurations(arch, "bfloat16").items():
         try:
             check(name, launch, arch)
+        except Exception as error:
+            failures.append(f"{name}: {error}")
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "precision"), [*((arch, "bfloat16") for arch in (80, 90, 100, 120)), (80, "float32"), (90, "float32")]
+)
+def test_images_compile_without_spills(arch: int, precision: str) -> None:
+    failures = []
+    for name, launch in image_configurations(arch, precision).items():
+        try:
+            made = compiled(launch, arch)
+            assert made.spills == 0, f"{made.spills} accesses to spilled registers"
+            assert made.shared <= SHARED_LIMIT[arch] * 1024, f"{made.shared} bytes of shared memory"
         except Exception as error:
             failures.append(f"{name}: {error}")
     assert not failures, "\n".join(failures)

@@ -282,6 +282,8 @@ class CudaOps:
         """The sum of the residual and a layer of x, or of LN(x) where there are statistics of its rows."""
         centred = statistics.are_centred(residual.shape[-1], residual.sumsq)
         normalised = x_sumsq is not None
+        # The statistics of an image, and of an x that is normalised, need the registers of the widest tiles.
+        table = self._tiles.residual if centred else tuple(t for t in self._tiles.residual if t.n <= 128)
         call = OpCall(
             f"{'norm_' * normalised}linear_residual{'' if centred else ' of an image'}",
             linear.linear_residual,
@@ -293,7 +295,7 @@ class CudaOps:
             result="stream",
             written=("sumsq",),
             updated=("stream",),
-            tuning={"precision": self._products, "tile": self._tile(self._tiles.residual, x, w)},
+            tuning={"precision": self._products, "tile": self._tile(table, x, w)},
             rounded={"bias": w.rounded_bias},
         )
         if centred:
@@ -302,7 +304,7 @@ class CudaOps:
         return residual
 
     def linear(self, x: torch.Tensor, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
-        tile = self._tile(self._tiles.norm_linear, x, w)
+        tile = self._tile(self._tiles.narrow, x, w)
         return self._run(image_ops.linear_call(x, w, out, self._products, tile))
 
     def conv_norm(
@@ -315,7 +317,7 @@ class CudaOps:
     ) -> Stream:
         if isinstance(x, np.ndarray):
             x = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(self.device)
-        tile = self._tile(self._tiles.convolution, out, w.conv)
+        tile = self._tile(self._tiles.narrow, out, w.conv)
         for call in image_ops.conv_norm_calls(x, w, grid, out, activation, self._packing.scale, self._products, tile):
             self._run(call)
         return out

@@ -18,8 +18,9 @@ from astfast.errors import UnsupportedModel
 from tests import launchers
 from tests.cases import image_cases, op_cases
 from tests.cases.gpu_cases import EPSILON
-from tests.cases.image_cases import QUICK
+from tests.cases.image_cases import QUICK, ImageGeometry
 from tests.cases.plain_torch import PlainTorch
+from tests.emulation.emulator import Emulator, ptxemu
 from tests.fakes.recording_runtime import GPU, RecordingRuntime, torch_ops
 
 
@@ -69,6 +70,21 @@ def on(ops: CudaOps, case: op_cases.OpCase, dtype: torch.dtype) -> np.ndarray:
     return result.x.double().numpy() / scale
 
 
+def judge(geometry: ImageGeometry, ops: CudaOps, dtype: torch.dtype) -> None:
+    """Errors are at most twice torch's, and a rounding of the largest result in the type, and the case's own floor."""
+    failures = []
+    with torch.inference_mode():
+        for case in image_cases.cases(geometry, str(dtype).removeprefix("torch.")):
+            exact = op_cases.result_of(case, geometry, torch.float64)
+            with PlainTorch():
+                peer = case.call(ReferenceOps(1, dtype), op_cases.on_torch(dtype)).double().numpy()
+            error = np.abs(on(ops, case, dtype) - exact)
+            allowed = 2 * np.abs(peer - exact).max() + EPSILON[dtype] * np.abs(exact).max() + case.floor
+            if not (error <= allowed).all():
+                failures.append(f"{case.name}: {error.max():.2e} of {np.max(allowed):.2e}")
+    assert not failures
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
     ("name", "make"),
@@ -79,19 +95,18 @@ def on(ops: CudaOps, case: op_cases.OpCase, dtype: torch.dtype) -> np.ndarray:
     ],
 )
 def test_error_at_most_twice_torchs(name: str, make: Callable[[torch.dtype], CudaOps], dtype: torch.dtype) -> None:
-    """And a rounding of the largest result in the type, and the case's own floor."""
-    geometry = QUICK[name]
-    failures = []
-    with torch.inference_mode():
-        for case in image_cases.cases(geometry, str(dtype).removeprefix("torch.")):
-            exact = op_cases.result_of(case, geometry, torch.float64)
-            with PlainTorch():
-                peer = case.call(ReferenceOps(1, dtype), op_cases.on_torch(dtype)).double().numpy()
-            error = np.abs(on(make(dtype), case, dtype) - exact)
-            allowed = 2 * np.abs(peer - exact).max() + EPSILON[dtype] * np.abs(exact).max() + case.floor
-            if not (error <= allowed).all():
-                failures.append(f"{case.name}: {error.max():.2e} of {np.max(allowed):.2e}")
-    assert not failures
+    judge(QUICK[name], make(dtype), dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("arch", [80, 90, 120])
+def test_compiled_code_in_the_emulator(arch: int, dtype: torch.dtype) -> None:
+    """With the race detectors: tiles that are cut off on both sides of the image and at its last channels."""
+    ptxemu()
+    precision, target = str(dtype).removeprefix("torch."), Target(arch, 4, "a GPU that is not here")
+    ops = CudaOps(1, precision, "cpu", launcher=Emulator(arch), target=target, stream_scale=0.5)
+    judge(ImageGeometry(2, 7, 11, 80, 100), ops, dtype)
 
 
 def test_float8_is_refused_by_name() -> None:
