@@ -3,6 +3,8 @@ the family and the tensor, whichever it is."""
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,11 +57,31 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.fixture(scope="module", params=WRITERS)
-def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, CheckpointFiles]:
-    family = request.param.partition(",")[0]
-    found = sources.find(WRITERS[request.param](tmp_path_factory.mktemp("whole")), None, None, True)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return request.param.partition(",")[0], WRITERS[request.param](tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def files(written: tuple[str, Path]) -> tuple[str, CheckpointFiles]:
+    family, source = written
+    found = sources.find(source, None, None, True)
     assert from_files(found).family.name == family
     return family, found
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, 0.5, 0.999])
+def test_a_truncated_file_is_named(written: tuple[str, Path], kept: float, tmp_path: Path) -> None:
+    _, source = written
+    copy = tmp_path / source.name
+    if source.is_dir():
+        shutil.copytree(source, copy)
+    else:
+        shutil.copy(source, copy)
+    cut = copy / "model.safetensors" if copy.is_dir() else copy
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else int(kept)])
+    with pytest.raises(CheckpointError, match=re.escape(cut.name)):
+        from_files(sources.find(copy, None, None, True))
 
 
 def message(files: CheckpointFiles, **tensors: LazyTensor | None) -> str | None:

@@ -132,6 +132,15 @@ def test_the_authors_file(positions: int, frames: int, backend: str, tmp_path: P
         assert relative(row, expected(state, wave, frames)) <= 1e-4
 
 
+@pytest.mark.parametrize(("positions", "frames"), [(31, 312), (62, 625), (125, 1250), (187, 1875)])
+def test_published_files_read_as_many_frames_as_they_were_trained_on(
+    positions: int, frames: int, tmp_path: Path
+) -> None:
+    """Their positions, of frames // 10, would hold up to 9 frames more."""
+    torch.save(timm_vit.random_state(timm_vit.passt_shapes(D, 1, LABELS, (9, positions))), tmp_path / "maest.ckpt")
+    assert load(tmp_path / "maest.ckpt").config.max_length == frames
+
+
 def test_windows_are_the_pieces_of_the_authors_code(tmp_path: Path) -> None:
     """But for the frames at a piece's ends, where a window is mirrored and the whole recording goes on."""
     state = state_of(31)
