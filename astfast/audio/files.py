@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astfast.audio.descriptors import taken
-from astfast.audio.ffmpeg import open_with_ffmpeg
 from astfast.audio.formats import READABLE, Format, recognise
 from astfast.audio.libsndfile import NO_SAMPLES, open_with_libsndfile
 from astfast.audio.parts import Findings, Refused
@@ -52,6 +51,8 @@ def open_file(source: str | os.PathLike[str] | bytes | Any, findings: Findings, 
             refusal, counted = f"libsndfile: {reason}", reason.seconds
             if str(reason) == NO_SAMPLES:
                 raise AudioError(f"{name}: {NO_SAMPLES}", kind="empty") from None
+    from astfast.audio.ffmpeg import open_with_ffmpeg  # a millisecond that most files need not
+
     try:
         return DecodedAudio(*open_with_ffmpeg(file, form, findings, seconds, counted))
     except ImportError:

@@ -17,7 +17,6 @@ from astfast.audio.formats import Format
 from astfast.audio.mp3 import find_frames, mp3_parts
 from astfast.audio.ogg import ogg_parts
 from astfast.audio.parts import Ended, Findings, Part, Parts, Refused, Source, samples_per_block
-from astfast.audio.silence import silence_decoders
 from astfast.audio.wav import wav_parts
 
 FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "FLAC", "OGG", "MP3", "CAF", "AU", "NIST"}  # libsndfile has 17 more
@@ -73,6 +72,8 @@ class _Reading:
         import soundfile
 
         if self._form.kind in ("mp3", "unknown"):
+            from astfast.audio.silence import silence_decoders
+
             silence_decoders()
         try:
             sound = soundfile.SoundFile(source.stream, closefd=False)

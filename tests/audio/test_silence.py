@@ -10,7 +10,7 @@ from astfast.audio.silence import silence_decoders
 DAMAGED = """
 import ctypes, io, random, sys, threading
 import numpy as np, soundfile
-from astfast.audio import libsndfile
+from astfast.audio import silence
 from astfast.audio.inputs import load_audio
 from astfast.errors import AudioError
 from tests.fuzz.mutate import mutated
@@ -57,7 +57,7 @@ def test_damaged_mp3_files_print_nothing_and_other_threads_lose_no_line() -> Non
 
 
 def test_the_decoder_would_print() -> None:
-    assert "error:" in printed(DAMAGED + "libsndfile.silence_decoders = lambda: 0" + DECODE)[1]
+    assert "error:" in printed(DAMAGED + "silence.silence_decoders = lambda: 0" + DECODE)[1]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the lines appear")
