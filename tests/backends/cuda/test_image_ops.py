@@ -15,6 +15,7 @@ from astfast.backends.cuda.packing import Stream
 from astfast.backends.cuda.target import Target
 from astfast.backends.reference import ReferenceOps
 from astfast.errors import UnsupportedModel
+from astfast.ops import Scan
 from tests import launchers
 from tests.cases import image_cases, op_cases
 from tests.cases.gpu_cases import EPSILON
@@ -114,3 +115,17 @@ def test_float8_is_refused_by_name() -> None:
     case = image_cases.cases(QUICK["odd"], "float32")[0]
     with pytest.raises(UnsupportedModel, match="doesn't run DASS models in float8: use bfloat16"):
         case.call(ops, lambda x, kind: torch.from_numpy(x))
+
+
+def test_a_clips_scan_has_the_same_bits_in_any_batch() -> None:
+    ops, grid = interpreted(torch.float32), (5, 9)
+    rng = np.random.default_rng(0)
+    x, projected, weight, vectors = (
+        torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+        for shape in ((3, 45, 20), (3, 45, 4 * 4), (4, 20, 2), (4, 20))
+    )
+    packed = ops.pack_scan(Scan(weight, vectors, vectors, vectors))
+    whole = ops.selective_scan(x, projected, packed, grid, ops.empty((3, 45, 20), "image"))
+    alone = ops.selective_scan(x[2:], projected[2:], packed, grid, ops.empty((1, 45, 20), "image"))
+    assert torch.equal(whole.x[2:], alone.x)
+    assert torch.equal(whole.sumsq[2:], alone.sumsq)
