@@ -228,8 +228,13 @@ class ModelEngine(ABC):
         return scores_in_parts(score, waves, self.input_samples, self.sampling_rate, aggregate)
 
     def _logits_and_embeddings(self, waves: Waves) -> tuple[FloatArray, FloatArray]:
-        """By two forward passes; an engine whose ops can be called one by one needs one."""
-        return self.logits(waves), self.embed(waves)
+        """By one forward pass: the head is the last op of every model, and reads the embeddings."""
+        embeddings = self.embed(waves)
+        return self._checked(self._head(embeddings), "logits", waves), embeddings
+
+    @abstractmethod
+    def _head(self, embeddings: FloatArray) -> FloatArray:
+        """Embeddings [B, D] in host memory -> logits [B, L] there."""
 
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
         return top_k(self.scores(batch, activation), k)

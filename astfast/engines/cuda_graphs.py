@@ -120,6 +120,11 @@ class CudaGraphEngine(ModelEngine):
             if bucket in self.buckets:  # memory may have run out meanwhile
                 self._run([np.zeros(1, samples)] * bucket, output)
 
+    def _head(self, embeddings: FloatArray) -> FloatArray:
+        with self._turn():
+            out = self.ops.empty((len(embeddings), self.config.num_labels), "output")
+            return self.ops.to_host(self.ops.head(self._uploaded(embeddings), self._weights.head, out))
+
     def _run(self, batch: Batch, output: Output) -> FloatArray:
         if output == "features" and isinstance(batch, np.ndarray):
             return np.array(batch, np.float32)  # spectrograms already

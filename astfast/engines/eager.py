@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from astfast.engines import locks
-from astfast.engines.base import Batch, DeviceBatch, FloatArray, ModelEngine, Output, Waves
+from astfast.engines.base import Batch, DeviceBatch, FloatArray, ModelEngine, Output
 from astfast.models.base import Model
 from astfast.ops import Ops
 
@@ -55,13 +55,10 @@ class EagerEngine(ModelEngine):
                 start += len(clips)
         return logits
 
-    def _logits_and_embeddings(self, waves: Waves) -> tuple[FloatArray, FloatArray]:
-        """By one forward pass: the head is the last op of every model, and reads the embeddings."""
-        embeddings = self.embed(waves)
+    def _head(self, embeddings: FloatArray) -> FloatArray:
         with locks.turn(self), self.ops.inference():
             out = self.ops.empty((len(embeddings), self.config.num_labels), "output")
-            logits = self.ops.to_host(self.ops.head(embeddings, self.weights.head, out))
-        return self._checked(logits, "logits", waves), embeddings
+            return self.ops.to_host(self.ops.head(embeddings, self.weights.head, out))
 
     def _run(self, batch: Batch, output: Output) -> FloatArray:
         results = []

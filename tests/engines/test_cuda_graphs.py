@@ -295,6 +295,15 @@ def test_a_forked_child_is_told_what_to_do(engine: CudaGraphEngine) -> None:
     process.join()
 
 
+def test_scores_and_embeddings_are_of_one_forward_pass(engine: CudaGraphEngine, runtime: RecordingRuntime) -> None:
+    batch = [wave[:8000] for wave in waves(4)]
+    scores, embeddings = engine.scores_and_embeddings(batch)
+    assert runtime.log.count("replay") == 1
+    np.testing.assert_allclose(scores, engine.scores(batch), rtol=1e-6)
+    np.testing.assert_array_equal(embeddings, engine.embed(batch))
+    assert [part.shape for part in engine.scores_and_embeddings([])] == [(0, 7), (0, embeddings.shape[1])]
+
+
 def test_several_devices_share_a_batch(loaded: checkpoint.Checkpoint, reference: EagerEngine) -> None:
     devices = [RecordingRuntime() for _ in range(3)]
     engines = [gpu_engine(loaded, d, 2) for d in devices]
@@ -304,7 +313,9 @@ def test_several_devices_share_a_batch(loaded: checkpoint.Checkpoint, reference:
     assert [runtime.log.count("replay") for runtime in devices] == [1, 2, 2]  # 2, 3 and 3 clips
     np.testing.assert_allclose(replicas.embed(batch), reference.embed(batch), atol=2e-4)
     scores, embeddings = replicas.scores_and_embeddings(batch)
-    np.testing.assert_array_equal(scores, replicas.window_scores(batch))  # some are longer than the model's input
+    np.testing.assert_allclose(
+        scores, replicas.window_scores(batch), rtol=1e-6
+    )  # some are longer than the model's input
     np.testing.assert_array_equal(embeddings[:4], replicas.embed(batch)[:4])
     np.testing.assert_allclose(replicas.features(batch), reference.features(batch), atol=1e-3)
     np.testing.assert_array_equal(replicas.top_k(batch, 2, "sigmoid")[1], reference.top_k(batch, 2, "sigmoid")[1])
