@@ -81,13 +81,32 @@ class EagerEngine(ModelEngine):
         """The buffers of the forward pass, cut to this many clips of so many frames; None where the backend makes its
         own."""
         if self._workspace_clips < batch:
-            spec = self.model.family.workspace(self.config)
-            self._workspace = {name: self.ops.empty((batch, *shape), kind) for name, (shape, kind) in spec.items()}
+            self._workspace = self._allocated(batch)
             self._workspace_clips = batch
         if frames == self.config.max_length:
             return {name: None if part is None else part[:batch] for name, part in self._workspace.items()}
         spec = self.model.family.workspace(self.config.at_length(frames))
         return {name: _part(self._workspace[name], (batch, *shape), kind) for name, (shape, kind) in spec.items()}
+
+    def _allocated(self, batch: int) -> dict[str, Any]:
+        """Buffers for so many clips; those that are never in use at once have one place, if they are of one type."""
+        family = self.model.family
+        spec = dict(family.workspace(self.config))
+        groups = family.shared(self.config)
+        types = {kind: getattr(self.ops.empty((batch, 1), kind), "dtype", None) for _, kind in spec.values()}
+        members = [spec[name] for group in groups for name in group]
+        workspace: dict[str, Any] = {}
+        if members and len({types[kind] for _, kind in members}) == 1:
+            (tokens, *_), kind = members[0]
+            width = max(sum(spec[name][0][-1] for name in group) for group in groups)
+            buffer = self.ops.empty((batch, tokens, width), kind)
+            for group in groups:
+                column = 0
+                for name in group:
+                    (_, columns), _ = spec.pop(name)
+                    workspace[name] = None if buffer is None else buffer[..., column : column + columns]
+                    column += columns
+        return workspace | {name: self.ops.empty((batch, *shape), kind) for name, (shape, kind) in spec.items()}
 
 
 def _part(buffer: Any, shape: tuple[int, ...], kind: str) -> Any:

@@ -132,6 +132,11 @@ class Family(Protocol):
         """
         ...
 
+    def shared(self, config: Any) -> tuple[tuple[str, ...], ...]:
+        """Buffers [T, N] of the workspace that may lie in one another's place where all their kinds are of one type:
+        groups of those that are in use together, no two groups at once."""
+        ...
+
     def forward(self, ops: Ops, w: Any, spectrogram: Any, ws: Mapping[str, Any]) -> Any:
         """Normalised log-mel spectrogram [B, frames, mels] -> logits [B, L], float32."""
         ...

@@ -158,6 +158,11 @@ def workspace(config: VitConfig) -> dict[str, tuple[tuple[int, ...], str]]:
     }
 
 
+def shared(config: VitConfig) -> tuple[tuple[str, ...], ...]:
+    """See ``Family.shared``: attention is over before the MLP begins."""
+    return (("hidden",), ("qkv", "context"), *((("last_kv",),) if config.prefix_tokens else ()))
+
+
 def encoder_workspace(tokens: int, hidden: int, mlp: int, prefix: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """Buffers of ``encode`` and of its tokens; ``prefix`` is P, 0 without a ``LastLayer``."""
     buffers: dict[str, tuple[tuple[int, ...], str]] = {

@@ -37,6 +37,9 @@ class VitFamily:
     def workspace(self, config: VitConfig) -> dict[str, tuple[tuple[int, ...], str]]:
         return vit.workspace(config)
 
+    def shared(self, config: VitConfig) -> tuple[tuple[str, ...], ...]:
+        return vit.shared(config)
+
     def forward(self, ops: Ops, w: vit.Weights, spectrogram: Any, ws: Mapping[str, Any]) -> Any:
         return vit.forward(ops, w, spectrogram, ws)
 

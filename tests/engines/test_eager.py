@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from astfast.backends.cpu.ops import CpuOps
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.eager import EagerEngine
 from astfast.models import recognise as checkpoint
@@ -119,3 +120,15 @@ def test_an_error_inside_the_backend_leaves_the_engine_usable(
     threading.Thread(target=lambda: (engine.logits(waves(1)), done.set())).start()
     assert done.wait(30)
     np.testing.assert_array_equal(engine.logits(waves(1)), expected)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_buffers_that_are_never_in_use_at_once_lie_in_one_place(loaded: checkpoint.Checkpoint, precision: str) -> None:
+    engine = EagerEngine(CpuOps(loaded.config.num_attention_heads, precision, 2), loaded)
+    engine.logits(waves(2))
+    buffers = engine._workspace
+    for name in ("qkv", "last_kv"):
+        assert np.shares_memory(buffers["hidden"], buffers[name])
+    assert not np.shares_memory(buffers["qkv"], buffers["context"])
+    for name in ("tokens", "last_q", "last_context", "last_hidden"):
+        assert not any(np.shares_memory(buffers[name], buffers[other]) for other in ("qkv", "context", "last_kv"))

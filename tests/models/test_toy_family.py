@@ -79,6 +79,9 @@ class Toy:
             "logits": ((config.num_labels,), "output"),
         }
 
+    def shared(self, config):
+        return ()
+
     def embed(self, ops, w, spectrogram, ws):
         return ops.pool(ops.patch_embed(spectrogram, w.embed, ws["tokens"]), w.norm, ws["embedding"])
 

@@ -84,6 +84,9 @@ class DassFamily:
     def workspace(self, config: DassConfig) -> dict[str, tuple[tuple[int, ...], str]]:
         return forward.workspace(config)
 
+    def shared(self, config: DassConfig) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
+        return ()
+
     def forward(self, ops: Ops, w: DassWeights, spectrogram: Any, ws: Mapping[str, Any]) -> Any:
         return forward.forward(ops, w, spectrogram, ws)
 
