@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fake_run(source: Any, engine: InstantEngine | None = None, **options: Any) -> Run:
-    asked = Options(**options)
+    asked = Options(**options).checked()
     return Run(source, ThisProcess(engine or InstantEngine(), asked), LoadArguments((None,)), asked)  # type: ignore[arg-type]
 
 
