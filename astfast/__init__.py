@@ -227,8 +227,8 @@ def tag_files(
       window, and ``{"id", "file", "error", "kind"}`` for an input that fails. With a folder, the run is finished when
       the call returns, with its counts. The same call on the same folder goes on where the last one stopped.
     - ``tagger``: the model; None is the built-in one.
-    - ``formats``: of the folder: "jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope",
-      and beside each recording "audacity-beside", "raven-beside", "csv-beside" (default: "jsonl").
+    - ``formats``: of the folder: "jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope"
+      (default: "jsonl").
     - ``top_k``, ``threshold``, ``activation``, ``window``, ``hop``, ``channel``, ``on_damage``, ``max_duration``: as in
       ``Tagger.classify``; windows are rows, and with ``channel="each"`` those of each channel, with its number as
       "channel".
@@ -252,14 +252,23 @@ def tag_files(
     """
     from astfast.tagging.tagger import opened
     from astfast.volume.detections import Merge
+    from astfast.volume.formats import beside
     from astfast.volume.options import Options
     from astfast.volume.tag_files import Run
     from astfast.volume.workers import ThisProcess
 
-    only_out = {"formats": formats, "scores": scores, "embeddings": embeddings, "overwrite": overwrite, "retry": retry}
+    only_out = {
+        "formats": formats,
+        "scores": scores,
+        "embeddings": embeddings,
+        "overwrite": overwrite,
+        "retry": retry,
+    }
     for name, value in only_out.items():
         if out is None and value:
             raise ValueError(f"{name} is {value!r} without out: name an output folder")
+    chosen = [formats] if isinstance(formats, str) else formats or ["jsonl"]
+    beside.check_folders(chosen, source)
     options = Options(
         top_k=top_k,
         threshold=threshold,
@@ -291,7 +300,6 @@ def tag_files(
 
     if out is None:
         return run.rows(done)
-    chosen = [formats] if isinstance(formats, str) else formats or ["jsonl"]
     return run.into(out, chosen, overwrite, retry, done)
 
 

@@ -32,7 +32,7 @@ VOLUME_OPTIONS = (
 )
 OUT_FORMATS = (
     *("jsonl", "csv", "parquet", "parquet-long", "raven", "audacity", "kaleidoscope"),
-    *("audacity-beside", "raven-beside", "csv-beside"),
+    *("audacity-beside", "raven-beside", "kaleidoscope-beside", "csv-beside", "jsonl-beside"),
 )
 
 

@@ -25,6 +25,7 @@ from astfast.commands.terminal import (
 from astfast.engines.load import LoadArguments
 from astfast.tagging.tagger import opened
 from astfast.volume import detections, manifests
+from astfast.volume.formats import beside
 from astfast.volume.inputs import Input
 from astfast.volume.items import Shard
 from astfast.volume.options import Options
@@ -130,6 +131,7 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("scores", "embeddings", "retry", "overwrite"):
         if getattr(options, name) and options.out is None:
             options.usage_error(f"--{name} needs --out")
+    beside.check_folders(options.format, options.files)
 
 
 def _source(options: argparse.Namespace, asked: Options) -> Iterable[Any]:

@@ -11,14 +11,17 @@ UNFINISHED = ".unfinished"  # ending of a file that is being written
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; afterwards it takes the place of ``path`` in one step, and is on the disk."""
+def replacing(path: Path, on_disk: bool = True) -> Iterator[Path]:
+    """A path to write to; afterwards it takes the place of ``path`` in one step, and ``on_disk`` says whether it is on
+    the disk then; else a later ``sync_all`` puts it there."""
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
         yield unfinished
-        sync(unfinished)
+        if on_disk:
+            sync(unfinished)
         unfinished.replace(path)
-        sync(path.parent)
+        if on_disk:
+            sync(path.parent)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
@@ -31,6 +34,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_all() -> None:
+    """Waits until everything that was written is on the disk: in one step, where many files were."""
+    os.sync()
 
 
 def sweep(folder: Path) -> None:

@@ -39,6 +39,16 @@ class Item(NamedTuple):
     columns: Mapping[str, Any] = {}  # of the manifest, carried to the outputs
     stamp: str | None = None  # changes with the content; None: to be found out by ``stamped``
 
+    @property
+    def path(self) -> str:
+        """The absolute path of the audio; empty where it is no file: from an archive or URL, or samples."""
+        return os.path.abspath(self.audio) if isinstance(self.audio, str) else ""  # noqa: PTH100 (an eighth of its time)
+
+    @property
+    def part(self) -> str:
+        """The part that is tagged, as media fragments write it: ``#t=10,20``; empty for all of the file."""
+        return _fragment(self.start, self.end)
+
     def stamped(self) -> Item:
         """The same item with its stamp."""
         return self if self.stamp is not None else self._replace(stamp=stamp_of(self.audio))
@@ -113,8 +123,7 @@ def of_row(row: Mapping[str, Any], place: str, roots: Roots) -> Item:
         start, end = part_of(row.get("start"), row.get("end"))
     except ValueError as error:
         return Item(own_id or f"{name} ({place})", name, AudioError(f"{place}: {error}"), columns=columns, stamp="")
-    default = name if start is None and end is None else f"{name}#t={_seconds(start or 0)}"
-    default += "" if end is None else f",{_seconds(end)}"
+    default = name + _fragment(start, end)
     stamp: str | None
     if own_id:
         stamp = digest(default).hex() if isinstance(audio, str | Remote) else ""
@@ -123,8 +132,10 @@ def of_row(row: Mapping[str, Any], place: str, roots: Roots) -> Item:
     return Item(own_id or default, name, audio, start, end, columns, stamp)
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.12g}"
+def _fragment(start: float | None, end: float | None) -> str:
+    if start is None and end is None:
+        return ""
+    return f"#t={start or 0:.12g}" + ("" if end is None else f",{end:.12g}")
 
 
 def carried(columns: Mapping[str, Any]) -> dict[str, Any]:

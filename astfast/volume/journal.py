@@ -27,7 +27,7 @@ from astfast.errors import OutputError
 from astfast.volume import done
 from astfast.volume.done import Done, Entries, failed
 from astfast.volume.durable import replacing, sweep, sync
-from astfast.volume.formats import PARTS, TABLES, PartFormat, check, json_lines
+from astfast.volume.formats import PARTS, TABLES, PartFormat, beside, check, json_lines
 from astfast.volume.items import Item
 from astfast.volume.records import About, Record, Records, damaged, parse
 
@@ -36,9 +36,9 @@ PART_BYTES = 64 << 20  # after which a part is closed
 SYNC_SECONDS = 5.0  # of results that a loss of power may cost; a process that is killed loses none of them
 NOTICES = ("failures.jsonl", "warnings.jsonl")
 OWN_FILES = (  # in an output folder, beside the journal
-    *("tags/part-*", "tags-long/part-*", "scores/part-*", "embeddings/part-*"),
+    *("tags/part-*", "tags-long/part-*", "scores/part-*", "embeddings/part-*", f"{beside.FOLDER}/part-*"),
     *("raven/selections.txt", "raven/files.txt", "audacity/**/*.txt", "kaleidoscope.csv", *NOTICES, "run.json"),
-    *("beside/**/*.labels.txt", "beside/**/*.selections.txt", "beside/**/*.tags.csv"),
+    f"{beside.FOLDER}/files/**/*{beside.MARK}.*",
 )
 DIGEST = 16  # bytes; an index is the digest of its journal, that of its entries, and the entries
 
@@ -107,8 +107,9 @@ class Journal:
 
     def _wipe(self) -> None:
         """Removes what a run has made, its journal last, and nothing else."""
+        beside.remove(self.folder)
         for pattern in OWN_FILES:
-            for path in self.folder.glob(pattern):
+            for path in filter(Path.is_file, self.folder.glob(pattern)):
                 path.unlink()
         for name in dict.fromkeys(pattern.split("/")[0] for pattern in OWN_FILES if "/" in pattern):
             for path in (*sorted((self.folder / name).rglob("*"), reverse=True), self.folder / name):

@@ -43,6 +43,8 @@ class Record(NamedTuple):
     windows: Sequence[tuple[float, float, int | None]] = ()  # start, end and channel of the rows of the arrays
     scores: FloatArray | None = None  # [windows, L] float16
     embeddings: FloatArray | None = None  # [windows, D] float32
+    path: str = ""  # absolute, of the file; empty where the input is none
+    part: str = ""  # of the file that was tagged, as Item.part
 
     def line(self) -> bytes:
         """The record as a line of JSON, with its end."""

@@ -155,7 +155,7 @@ def record_of(done: Input) -> Record:
     item = done.item
     shared = (item.id, item.file, item.stamp or "", item.columns)
     if done.error is not None:
-        return Record(*shared, [], error=str(done.error), kind=done.error.kind)
+        return Record(*shared, [], error=str(done.error), kind=done.error.kind, path=item.path, part=item.part)
     windows = [(window.start, window.end, window.channel) for window, _, _ in done.arrays]
     scores, embeddings = (
         np.stack([values[field] for values in done.arrays])
@@ -172,6 +172,8 @@ def record_of(done: Input) -> Record:
         windows=windows,
         scores=scores,
         embeddings=embeddings,
+        path=item.path,
+        part=item.part,
     )
 
 

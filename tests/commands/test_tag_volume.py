@@ -223,3 +223,17 @@ def test_signals_leave_what_is_done_and_the_next_run_goes_on(tmp_path: Path, num
     assert f"{len(set(files))} done before" in done.stderr
     lines = [line for path in out.glob("tags/*.jsonl") for line in path.read_text().splitlines()]
     assert len(lines) == 60 * 100
+
+
+def test_tables_go_beside_the_files(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, manifest = tmp_path / "out", tmp_path / "m.csv"
+    assert run(folder, "--out", out, "--format", "audacity-beside,raven-beside") == 0
+    tables = {str(path.relative_to(folder)) for path in folder.rglob("*.txt")}
+    names = ("b.wav", "sub/c.flac", "a, b.wav")
+    assert tables == {f"{name}.astfast.{ending}.txt" for name in names for ending in ("labels", "selections")}
+    assert run(folder, "--out", out, "--format", "csv") == 0  # tables are no audio
+    assert "3 done before" in capsys.readouterr().err
+    manifest.write_text("path,id,start,end\nb.wav,x/1,0,0.3\nb.wav,x/2,0.3,0.6\n")
+    assert run("--from", manifest, "--root", folder, "--out", tmp_path / "parts", "--format", "audacity-beside") == 0
+    for part, start in (("0,0.3", "0.000000"), ("0.3,0.6", "0.300000")):
+        assert (folder / f"b.wav#t={part}.astfast.labels.txt").read_text().startswith(f"{start}\t")

@@ -136,45 +136,6 @@ def test_audacity_opens_a_label_track_a_file(out: Path) -> None:
     assert len(list((out / "audacity").rglob("*.txt"))) == 2
 
 
-def test_files_beside_the_recordings(tmp_path: Path) -> None:
-    """Of whole files and of parts of one, whose times are those in it; what is no file is in the output folder."""
-    recording, empty = tmp_path / "in" / "a.wav", tmp_path / "in" / "b.wav"
-    recording.parent.mkdir()
-    for path in (recording, empty):
-        path.touch()
-    first, failed, other = RECORDS
-    records = [
-        first._replace(id=str(recording), file=str(recording)),
-        failed,
-        other._replace(id="site/1", file=str(recording)),
-        other._replace(id=f"{recording} 3-4 s", file=str(recording)),
-        other._replace(id="clips.tar/x/c.flac", file="clips.tar/x/c.flac"),
-        first._replace(id=str(empty), file=str(empty), rows=[]),
-    ]
-    run = Journal(tmp_path / "out", ABOUT, ["audacity-beside", "raven-beside", "csv-beside"])
-    for record in records:
-        run.add(record)
-    run.close(True, {})
-    names = ("a.wav", "a.wav.site_1", "a.wav.3-4 s", "b.wav")
-    endings = (".labels.txt", ".selections.txt", ".tags.csv")
-    made = {path.name for path in recording.parent.iterdir()} - {"a.wav", "b.wav"}
-    assert made == {name + ending for name in names for ending in endings}
-    assert {path.name for path in (tmp_path / "out" / "beside" / "clips.tar" / "x").iterdir()} == {
-        f"c.flac{ending}" for ending in endings
-    }
-    assert read_label_track(recording.with_name("a.wav.labels.txt")) == [(0.0, 2.0, "dog 0.75")]
-    lines = recording.with_name("a.wav.site_1.selections.txt").read_text().splitlines()
-    rows = list(csv.DictReader(lines, delimiter="\t"))
-    assert [(row["Selection"], row["Begin Time (s)"], row["Begin Path"]) for row in rows] == [
-        ("1", "0.500", str(recording)),
-        ("2", "0.500", str(recording)),
-    ]
-    assert recording.with_name("a.wav.tags.csv").read_text().count("\n") == 2
-    assert empty.with_name("b.wav.labels.txt").read_text() == ""
-    Journal(tmp_path / "out", ABOUT, [], overwrite=True).release()
-    assert not (tmp_path / "out" / "beside").exists()
-
-
 def test_the_command_line_has_every_format() -> None:
     made_by_options = {"scores", "embeddings", "embeddings-npy", "embeddings-places"}
     assert set(OUT_FORMATS) == {*PARTS, *TABLES} - made_by_options
@@ -182,7 +143,7 @@ def test_the_command_line_has_every_format() -> None:
 
 def test_label_tracks_stay_in_their_folder_and_apart() -> None:
     names = ["/data/a.wav", "../a.wav", "../../a.wav", "x/" + "é" * 300 + "1", "x/" + "é" * 300 + "2", "..", "/"]
-    places = [audacity.place(RECORDS[0]._replace(id=name)) for name in names]
+    places = [audacity.place(RECORDS[0]._replace(id=name), ".txt") for name in names]
     assert len(set(places)) == len(names)
     assert all(".." not in place.parts and not place.is_absolute() for place in places)
     assert all(len(place.name.encode()) <= 255 for place in places)

@@ -29,14 +29,12 @@ PARTS = {
     "embeddings": PartFormat("embeddings", ".parquet", arrays.write_embeddings),
     "embeddings-npy": PartFormat("embeddings", ".npy", arrays.write_npy),
     "embeddings-places": PartFormat("embeddings", ".jsonl", arrays.write_places),
+    **{name: PartFormat(beside.FOLDER, f".{name}.jsonl", table.write) for name, table in beside.TABLES.items()},
 }
 TABLES: dict[str, Write] = {  # given the output folder
     "raven": raven.write,
     "audacity": audacity.write,
     "kaleidoscope": kaleidoscope.write,
-    "audacity-beside": beside.write_audacity,  # files beside the recordings
-    "raven-beside": beside.write_raven,
-    "csv-beside": beside.write_csv,
 }
 
 

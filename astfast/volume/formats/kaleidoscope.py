@@ -22,14 +22,17 @@ COLUMNS = (
 
 def write(folder: Path, records: Iterable[Record], about: About) -> None:
     """kaleidoscope.csv in the output folder."""
-    with (
-        replacing(folder / "kaleidoscope.csv") as path,
-        path.open("w", encoding="utf-8", newline="") as file,
-    ):
+    with replacing(folder / "kaleidoscope.csv") as path:
+        write_table(path, records, about)
+
+
+def write_table(path: Path, records: Iterable[Record], about: About) -> None:
+    """A table of these records."""
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\r\n")
         writer.writerow([*FILE_COLUMNS, *map(str.upper, about.channel_column), *COLUMNS])
         for record in records:
-            input_path = PurePath(printable(record.file))
+            input_path = PurePath(printable(record.path or record.file))
             for row in record.rows:
                 for label, score in row.tags:
                     place = [str(input_path.parent.parent), input_path.parent.name, input_path.name]

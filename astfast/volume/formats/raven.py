@@ -6,8 +6,9 @@ column names of Raven Pro's user's manual, as BirdNET-Analyzer writes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from astfast.volume.durable import replacing
 from astfast.volume.records import About, Record, printable
@@ -22,18 +23,26 @@ def write(folder: Path, records: Iterable[Record], about: About) -> None:
     """raven/selections.txt, and raven/files.txt with the files in their order."""
     (folder / "raven").mkdir(exist_ok=True)
     with (
-        replacing(folder / "raven" / "selections.txt") as table,
+        replacing(folder / "raven" / "selections.txt") as table_path,
         replacing(folder / "raven" / "files.txt") as list_path,
         list_path.open("w", encoding="utf-8") as files,
     ):
-        write_table(table, records, about)
-        for record in records:
-            if record.error is None:
-                files.write(f"{_path(record)}\n")
+        write_table(table_path, _listed(records, files), about)
+
+
+def _listed(records: Iterable[Record], files: TextIO) -> Iterator[Record]:
+    for record in records:
+        if record.error is None:
+            files.write(f"{_begin_path(record)}\n")
+        yield record
+
+
+def _begin_path(record: Record) -> str:
+    return _field(record.path or str(Path(record.file).absolute()))
 
 
 def write_table(path: Path, records: Iterable[Record], about: About) -> None:
-    """The selections of all records, one after the other."""
+    """A selection table of these records, whose files Raven opens one after the other."""
     before = 0.0  # seconds of the files so far
     number = 0
     with path.open("w", encoding="utf-8") as table:
@@ -41,20 +50,17 @@ def write_table(path: Path, records: Iterable[Record], about: About) -> None:
         for record in records:
             if record.error is not None:
                 continue
+            begin_path = _begin_path(record)
             for row in record.rows:
                 for label, score in row.tags:
                     number += 1
                     cells = (
                         *(number, "Spectrogram 1", 1 + (row.channel or 0)),
                         *(f"{before + row.start:.3f}", f"{before + row.end:.3f}", 0, about.sampling_rate // 2),
-                        *(_field(about.labels[label]), label, f"{score:.4f}", _path(record), f"{row.start:.3f}"),
+                        *(_field(about.labels[label]), label, f"{score:.4f}", begin_path, f"{row.start:.3f}"),
                     )
                     table.write("\t".join(map(str, cells)) + "\n")
             before += max(record.duration, record.seconds)
-
-
-def _path(record: Record) -> str:
-    return _field(str(Path(record.file).absolute()))
 
 
 def _field(text: str) -> str:
