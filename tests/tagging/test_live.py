@@ -23,9 +23,12 @@ def in_chunks(wave: np.ndarray, size: int) -> Iterator[np.ndarray]:
 @pytest.mark.parametrize("size", [1, 37, 160, 4_096, 100_000])
 @pytest.mark.parametrize("rate", [RATE, 44_100])
 def test_chunks_of_any_size_give_the_tags_of_the_file(tagger: astfast.Tagger, size: int, rate: int) -> None:
-    (wave,) = clips(1, 1.7)
-    expected = tagger.segments({"array": wave, "sampling_rate": rate}, window=0.3, hop=0.1)
-    found = list(tagger.live(in_chunks(wave, size), sampling_rate=rate, window=0.3, hop=0.1))
+    seconds = max(1.7, 2.5 * size / rate)  # several chunks of each size, the last one shorter
+    (wave,) = clips(1, seconds * rate / RATE)
+    assert len(wave) > 2 * size
+    hop = seconds / 17
+    expected = tagger.segments({"array": wave, "sampling_rate": rate}, window=0.3, hop=hop)
+    found = list(tagger.live(in_chunks(wave, size), sampling_rate=rate, window=0.3, hop=hop))
     assert found == expected
     assert len(found) > 3
 
