@@ -24,10 +24,11 @@ def tar(path: str, passed_over: Counter[str]) -> Iterator[Item]:
     A damaged archive gives what comes before the damage, and an item with an error.
     """
     stamp = file_stamp(path)
+    seen: set[str] = set()  # keys of the samples so far
     try:
         with tarfile.open(path, "r|*") as archive:
             for key, group in itertools.groupby(itertools.filterfalse(tarfile.TarInfo.isdir, archive), _key):
-                yield from _sample(archive, group, f"{path}/{key}", path, stamp, passed_over)
+                yield from _sample(archive, group, f"{path}/{key}", path, stamp, passed_over, seen)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         yield Item(
             path,
@@ -50,6 +51,7 @@ def _sample(
     path: str,
     stamp: str,
     passed_over: Counter[str],
+    seen: set[str],
 ) -> Iterator[Item]:
     found: list[tuple[str, Any]] = []
     columns: dict[str, Any] = {}
@@ -67,7 +69,8 @@ def _sample(
             passed_over["not audio"] += 1
     for name, audio in found:
         file = f"{path}/{name}"
-        own_id = key if len(found) == 1 else file
+        own_id = key if len(found) == 1 and key not in seen else file  # in a plain tar a.mp3 may be apart from a.wav
+        seen.add(key)
         yield Item(own_id, file, audio, columns=carried(columns), stamp=stamp)
 
 

@@ -42,6 +42,7 @@ class Progress:
     """Counts of a run, kept while it is on."""
 
     def __init__(self) -> None:
+        self.passed_over: Counter[str] = Counter()  # what folders and archives hold beside audio, by kind
         self._start = time.perf_counter()
         self.tagged = self.skipped = self.repeated = self.cut = self.failed_before = 0
         self.failed: Counter[str] = Counter()  # by kind
@@ -118,6 +119,7 @@ class Progress:
             "skipped": self.skipped,
             "repeated": self.repeated,
             "cut": self.cut,
+            "passed_over": dict(self.passed_over),
             "hours": round(self.seconds / 3600, 6),
             "seconds": round(self.elapsed, 3),
             "real_time": round(self.real_time, 2),
@@ -138,6 +140,9 @@ class Progress:
             parts.append(f"{sum(self.failed.values())} failed ({kinds})")
         if self.failed_before:
             parts.append(f"{self.failed_before} failed before")
+        if self.passed_over:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.passed_over.most_common())
+            parts.append(f"{self.passed_over.total()} left out ({kinds})")
         if not self.done:
             return ", ".join(parts)
         audio = f"{self.seconds / 3600:.2f} h of audio in {_duration(self.elapsed)}, {self.real_time:.0f} x real time"

@@ -33,6 +33,7 @@ class Run:
         shard = None if options.shard is None else Shard.parse(options.shard)
         self.sources = Sources(source, options.roots)
         self.progress = Progress()
+        self.progress.passed_over = self.sources.passed_over
         self._items = self.sources if shard is None else shard.of(self.sources)
         self._workers, self._arguments, self._shard = workers, arguments, shard
         self._array_formats = (*(("scores",) if options.scores else ()), *EMBEDDINGS.get(options.embeddings or "", ()))

@@ -237,3 +237,11 @@ def test_tables_go_beside_the_files(folder: Path, tmp_path: Path, capsys: pytest
     assert run("--from", manifest, "--root", folder, "--out", tmp_path / "parts", "--format", "audacity-beside") == 0
     for part, start in (("0,0.3", "0.000000"), ("0.3,0.6", "0.300000")):
         assert (folder / f"b.wav#t={part}.astfast.labels.txt").read_text().startswith(f"{start}\t")
+
+
+def test_what_is_left_out_is_counted(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("notes.txt", "sub/cover.jpg", ".hidden.wav"):
+        (folder / name).touch()
+    assert run(folder, "--out", tmp_path / "out") == 0
+    assert "3 tagged, 3 left out (2 not audio, 1 hidden);" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["passed_over"] == {"not audio": 2, "hidden": 1}

@@ -313,3 +313,11 @@ def test_a_manifest_is_listed_as_it_is_read(tmp_path: Path) -> None:
     start = time.perf_counter()
     assert next(iter(Sources(path))).id == "000000.wav"
     assert time.perf_counter() - start < 0.2
+
+
+def test_files_of_one_name_that_are_apart_in_a_tar_are_inputs_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("a.wav", "b.wav", "a.mp3"):
+            archive.addfile(tarfile.TarInfo(name))
+    assert [item.id for item in Sources(path)] == [f"{path}/{name}" for name in ("a", "b", "a.mp3")]
