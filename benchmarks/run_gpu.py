@@ -167,6 +167,13 @@ def drive(options: argparse.Namespace) -> int:
         return 1
     name = "dry-run" if options.dry_run else slug(said["gpu"])
     plan = PLANS[options.plan]
+    rows = plan.rows(said["arch"], options.dry_run)
+    sections = list(dict.fromkeys(row.section for row in rows))
+    for section in options.section or ():
+        if section not in sections:
+            print(f"run_gpu: no section {section!r}: use one of {', '.join(sections)}", file=sys.stderr)
+            worker.stop()
+            return 1
     some = [slug(section) for section in options.section or ()]
     out = options.out or RESULTS / f"{'-'.join([f'{plan.prefix}_{name}', *some])}.jsonl"
     results = Results(out, options.also, said, options.resume)
@@ -176,7 +183,7 @@ def drive(options: argparse.Namespace) -> int:
             count, error = gpu_compile.compile_all(partial(plan.launches, target), plan.compile_seconds)
             row = gpu_rows.Row("compile", "kernels in parallel", 0, lambda _: {})
             results.write(row, {"compiled": count, "first_error": error}, time.monotonic() - began)
-        for row in plan.rows(said["arch"], options.dry_run):
+        for row in rows:
             if options.section and row.section not in options.section:
                 continue
             left = deadline - time.monotonic()

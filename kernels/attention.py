@@ -22,6 +22,16 @@ MINIMUM_TILE = 16  # smallest side of a matrix instruction
 
 
 @triton.jit
+def load_tile(tile, column, key, PADDED: tl.constexpr, MASKED: tl.constexpr):
+    """Keys or values: ``column`` masks the padding of the head size, ``key`` that of the last tile."""
+    if MASKED:
+        return tl.load(tile, mask=column & key, other=0.0)
+    if PADDED:
+        return tl.load(tile, mask=column, other=0.0)
+    return tl.load(tile)
+
+
+@triton.jit
 def attend(
     q,  # [BLOCK_M, BLOCK_D]
     keys,  # pointer to the first key of the tile; its value is HIDDEN elements on
@@ -45,15 +55,9 @@ def attend(
     v_tile = keys + HIDDEN + (n[:, None] * row_stride + d[None, :])  # [BLOCK_N, BLOCK_D]
     key = n < keys_left
     inside = d < HEAD_DIM
-    if MASKED:
-        k = tl.load(k_tile, mask=inside[:, None] & key[None, :], other=0.0)
-        v = tl.load(v_tile, mask=key[:, None] & inside[None, :], other=0.0)
-    elif BLOCK_D != HEAD_DIM:
-        k = tl.load(k_tile, mask=inside[:, None], other=0.0)
-        v = tl.load(v_tile, mask=inside[None, :], other=0.0)
-    else:
-        k = tl.load(k_tile)
-        v = tl.load(v_tile)
+    padded: tl.constexpr = BLOCK_D != HEAD_DIM
+    k = load_tile(k_tile, inside[:, None], key[None, :], padded, MASKED)
+    v = load_tile(v_tile, inside[None, :], key[:, None], padded, MASKED)
     scores = tl.dot(q, k, input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
     if MASKED:
         scores = tl.where(key[None, :], scores, float("-inf"))

@@ -1,7 +1,9 @@
 """benchmarks/run_gpu.py on a CPU: what fails or hangs costs its row, results are kept, what matters comes first."""
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -321,3 +323,51 @@ def test_make_gpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "0 failed, 0 skipped" in done.stdout
     assert (tmp_path / "out" / "rows.jsonl").exists()
+
+
+def planned() -> list[tuple[str, int]]:
+    """(command, its limit in seconds) of each line of the plan of a half hour in docs/gpu.md."""
+    rows = re.findall(r"^\| \d+ to \d+ \| `(.+?)` \| (\d+) s \|", (ROOT / "docs" / "gpu.md").read_text(), re.MULTILINE)
+    return [(command.removeprefix("nvidia-smi; "), int(limit)) for command, limit in rows]
+
+
+def test_the_plan_fits_into_a_half_hour() -> None:
+    minutes = re.findall(r"^\| (\d+) to (\d+) \|", (ROOT / "docs" / "gpu.md").read_text(), re.MULTILINE)
+    assert len(minutes) == len(planned()) >= 5
+    assert [int(start) for start, _ in minutes] == [0, *(int(end) for _, end in minutes[:-1])]
+    limits = [limit for _, limit in planned()]
+    assert max(limits) <= 600
+    assert sum(limits) <= 30 * 60
+
+
+def test_an_unknown_section_is_refused(worker: run_gpu.Worker, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "rows.jsonl"
+    arguments = ["--dry-run", "--cache", str(tmp_path), "--out", str(out), "--section", "smoke", "--section", "batch32"]
+    assert run_gpu.main(arguments) == 1
+    assert "no section 'batch32': use one of smoke, batch 2, " in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("command", "limit"), planned())
+def test_commands_of_the_plan_are_understood(
+    command: str, limit: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What make would run, given to the script's own parser: its sections exist, and it ends before its limit."""
+    environment = {"PATH": os.environ["PATH"], "OUT": str(tmp_path)}
+    line = [f"PYTHON={sys.executable}", f"LINKS={tmp_path / 'links'}"]
+    shown = subprocess.run(
+        ["make", "--dry-run", *shlex.split(command)[1:], *line],
+        cwd=ROOT, capture_output=True, text=True, check=True, env=environment,
+    ).stdout  # fmt: skip
+    (ran,) = (each for each in shown.splitlines() if " -m benchmarks." in each)
+    _, module, *arguments = shlex.split(ran.partition(f"{sys.executable} ")[2])
+    taken: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(run_gpu, "drive", lambda options: taken.append((options.also, options.seconds)) or options)
+    monkeypatch.setattr(profile_gpu, "profile", lambda *given: taken.append(given) or 0)
+    options = {"benchmarks.run_gpu": run_gpu, "benchmarks.profile_gpu": profile_gpu}[module].main(arguments)
+    ((also, seconds),) = taken
+    assert also == tmp_path, "its results come back in OUT"
+    assert seconds < limit
+    if module == "benchmarks.run_gpu":
+        assert set(options.section or ()) <= {row.section for row in run_gpu.PLANS[options.plan].rows(90, False)}
