@@ -10,4 +10,5 @@ class PersistentOps(CudaOps):
     """Every call on the persistent kernel where there is one, unchecked."""
 
     def _run(self, call: OpCall) -> torch.Tensor:
-        return super()._run(call.others[0] if call.others else call)
+        persistent = [other for other in call.others if other.variant == "persistent"]
+        return super()._run(persistent[0] if persistent else call)

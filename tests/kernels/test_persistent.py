@@ -44,18 +44,19 @@ def test_more_programs_than_tiles_and_one_program(rows: int, programs: int) -> N
     emulate(gpu_cases.norm_linear(BF16, (1, rows, 64), 64, SMALL, programs=programs), 90)
 
 
+PRODUCTS: dict[str, Callable[[torch.dtype], gpu_cases.Case]] = {
+    "qkv": lambda dtype: gpu_cases.norm_linear(dtype, (2, 1214, 768), 2304, NORM, programs=8),
+    "proj": lambda dtype: gpu_cases.linear_residual(dtype, (2, 1214, 768), 768, RESIDUAL, programs=8),
+    "fc1": lambda dtype: gpu_cases.norm_linear(dtype, (2, 1214, 768), 3072, NORM, "gelu", programs=8),
+    "fc2": lambda dtype: gpu_cases.linear_residual(dtype, (2, 1214, 3072), 768, RESIDUAL, programs=8),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "build",
-    [
-        pytest.param(lambda: gpu_cases.norm_linear(BF16, (2, 1214, 768), 2304, NORM, programs=8), id="qkv"),
-        pytest.param(lambda: gpu_cases.linear_residual(FP16, (2, 1214, 768), 768, RESIDUAL, programs=8), id="proj"),
-        pytest.param(lambda: gpu_cases.norm_linear(FP16, (2, 1214, 768), 3072, NORM, "gelu", programs=8), id="fc1"),
-        pytest.param(lambda: gpu_cases.linear_residual(BF16, (2, 1214, 3072), 768, RESIDUAL, programs=8), id="fc2"),
-    ],
-)
-def test_two_clips_of_ast_base(build: Callable[[], gpu_cases.Case]) -> None:
-    emulate(build(), 90)
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_two_clips_of_ast_base(name: str, dtype: torch.dtype) -> None:
+    emulate(PRODUCTS[name](dtype), 90)
 
 
 @pytest.mark.slow
