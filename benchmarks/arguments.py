@@ -8,15 +8,18 @@ from pathlib import Path
 CACHE = Path.home() / ".cache" / "astfast-benchmarks"
 
 
-def parser(description: str | None, turns: int, seconds: float | None = None) -> argparse.ArgumentParser:
+def parser(description: str | None, turns: int | None = None, seconds: float | None = None) -> argparse.ArgumentParser:
     """A parser with the options of every script.
 
     - ``description``: the script's docstring, shown as it is.
-    - ``turns``: default of ``--turns``.
+    - ``turns``: default of ``--turns``; None for a script that has none.
     - ``seconds``: default of ``--seconds``; None for a script that times processes, which has no ``--threads`` either.
     """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--turns", type=int, default=turns, metavar="N", help=f"measurements of each (default: {turns})")
+    if turns is not None:
+        made.add_argument(
+            "--turns", type=int, default=turns, metavar="N", help=f"measurements of each (default: {turns})"
+        )
     if seconds is not None:
         made.add_argument(
             "--seconds", type=float, default=seconds, metavar="S", help=f"at least, of each turn (default: {seconds})"

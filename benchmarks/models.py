@@ -46,6 +46,9 @@ class Geometry:
 
 GEOMETRIES = {
     "ast-base": Geometry(num_labels=527, max_length=1024),  # 10 s, 1,214 tokens
+    "ast-5s": Geometry(  # 5 s, patches that don't overlap, 258 tokens
+        num_labels=527, max_length=512, time_stride=16, frequency_stride=16
+    ),
     "speech-commands": Geometry(num_labels=35, max_length=128),  # 1 s, 146 tokens
     "tiny": Geometry(
         num_labels=10,

@@ -31,6 +31,7 @@ from benchmarks import (
     run_decoding,
     run_families,
     run_gpu,
+    run_latency,
     run_model,
     run_ops,
     run_pipeline,
@@ -47,6 +48,7 @@ SCRIPTS = (
     run_accuracy,
     run_families,
     run_gpu,
+    run_latency,
     run_model,
     run_ops,
     run_pipeline,
@@ -286,6 +288,20 @@ def test_process_rows(cache: Path, tmp_path: Path) -> None:
     assert 2e7 < start["peak_bytes"][1] < 2e8
     assert growth["calls"] == 10
     assert growth["growth_bytes"] < 1e7
+
+
+def test_latency_rows(cache: Path, tmp_path: Path) -> None:
+    found = run(run_latency, cache, tmp_path / "latency.jsonl", "--calls", "15", "--precision", "float32")
+    series = [(row["threads"], row["beside_a_process"], row["calls"]) for row in found]
+    assert series == [(1, False, 15), (2, False, 15), (1, True, 15), (2, True, 15)]
+    assert all(0 < row["seconds_p50"] <= row["seconds_p99"] for row in found)
+    assert [row["speedup_over_one_thread"] for row in found if row["threads"] == 1] == [1.0, 1.0]
+
+
+def test_latency_ends_in_time(cache: Path, tmp_path: Path) -> None:
+    """After the turn in which the time is up."""
+    found = run(run_latency, cache, tmp_path / "latency.jsonl", "--seconds", "1e-9", "--precision", "float32")
+    assert {row["calls"] for row in found} == {run_latency.TURN}
 
 
 def test_scaling_rows(cache: Path, tmp_path: Path) -> None:
