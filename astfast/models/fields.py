@@ -32,7 +32,8 @@ NUMBERS = {
     "head_layer_norm_eps": (0.0, 1.0),
 }
 FLAGS = ("qkv_bias", "do_normalize")
-STRINGS = ("hidden_act", "problem_type")
+STRINGS = ("hidden_act",)
+CHOICES = {"problem_type": ("single_label_classification", "multi_label_classification", "regression")}
 MAX_TOKENS = 32_768  # of a clip: attention takes their square
 MAX_SPECTROGRAM = 4_000_000  # frames x mel bins of a clip: 16 MB; 10,000 frames of 128 bins are a third
 
@@ -85,4 +86,6 @@ def _converted(name: str, value: Any) -> tuple[Any, str]:
         return value if flag else None, "true or false"
     if name in STRINGS:
         return value if isinstance(value, str) else None, "a string"
+    if name in CHOICES:
+        return value if value in CHOICES[name] else None, " or ".join(CHOICES[name])
     raise KeyError(name)

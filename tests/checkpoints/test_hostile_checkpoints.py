@@ -190,6 +190,7 @@ def test_names_of_any_model_are_recognised_or_refused_in_time(tmp_path, name):
         ("layer_norm_eps", float("inf")),
         ("hidden_act", ["gelu"]),
         ("problem_type", 7),
+        ("problem_type", "softmax"),
         ("qkv_bias", "yes"),
     ],
 )

@@ -82,12 +82,16 @@ def front_end_fields(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
     return typed(preprocessor or {}, FRONT_END_FIELDS, PREPROCESSOR)
 
 
-def refuse_other_extractors(preprocessor: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Raises CheckpointError for a feature extractor that isn't one of ``known``, or is code of the checkpoint."""
+def refuse_other_extractors(
+    preprocessor: Mapping[str, Any], known: Iterable[str], published_as_code: Iterable[str] = ()
+) -> None:
+    """Raises CheckpointError for a feature extractor that isn't one of ``known``, or is code of the checkpoint but for
+    a class of those ``published_as_code``."""
     extractor = preprocessor.get("feature_extractor_type")
-    code = preprocessor.get("auto_map")
-    if isinstance(code, Mapping) and "AutoFeatureExtractor" in code:
-        extractor = code["AutoFeatureExtractor"]
+    auto_map = preprocessor.get("auto_map")
+    code = auto_map.get("AutoFeatureExtractor") if isinstance(auto_map, Mapping) else None
+    if code is not None and str(code).rpartition(".")[2] not in published_as_code:
+        extractor = code
     if extractor is not None and extractor not in known:
         raise CheckpointError(
             f"preprocessor_config.json has the feature extractor {brief(extractor)}: astfast runs {', '.join(known)}. "

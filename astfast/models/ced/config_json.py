@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from astfast.errors import CheckpointError, brief
 from astfast.models.ced.front_end import MELS, RATE
+
+if TYPE_CHECKING:
+    from astfast.models.timm_layout import TimmTensors
 
 # Field -> the values that it may have; absent or null is as good. What has one value is a constant of the published
 # models, from which no tensor would tell a difference.
@@ -15,6 +18,7 @@ KNOWN: dict[str, tuple[Any, ...]] = {
     "eval_avg": ("mean",),
     "pad_last": (True,),
     "qkv_bias": (True,),
+    "hidden_act": ("gelu",),
     "center": (True,),
     "patch_size": (16, [16, 16]),
     "patch_stride": (16, [16, 16]),
@@ -25,8 +29,8 @@ KNOWN: dict[str, tuple[Any, ...]] = {
     "f_min": (0,),
     "f_max": (8000,),
 }
+EXTRACTOR = "CedFeatureExtractor"
 KNOWN_OF_EXTRACTOR: dict[str, tuple[Any, ...]] = {
-    "feature_extractor_type": ("CedFeatureExtractor",),
     "sampling_rate": (RATE,),
     "feature_size": (MELS,),
     "n_fft": (512,),
@@ -46,6 +50,31 @@ def check(content: Mapping[str, Any] | None, known: Mapping[str, tuple[Any, ...]
         if value is not None and value not in values:
             raise CheckpointError(
                 f"{name} in {where} is {brief(value)}: astfast runs CED with {' or '.join(map(brief, values))} only."
+            )
+
+
+def check_extractor(preprocessor: Mapping[str, Any], source: str) -> None:
+    """Raises CheckpointError for another feature extractor than CED's, and for another value of its fields."""
+    from astfast.models.ast.hugging_face import refuse_other_extractors
+
+    try:
+        refuse_other_extractors(preprocessor, (EXTRACTOR,), (EXTRACTOR,))
+    except CheckpointError as error:
+        raise CheckpointError(f"{source} (CED): {error}") from None
+    check(preprocessor, KNOWN_OF_EXTRACTOR, f"{source}'s preprocessor_config.json")
+
+
+def check_sizes(config: Mapping[str, Any], found: TimmTensors, source: str) -> None:
+    """Raises CheckpointError where the tensors are of other sizes than config.json says, as when the last layers are
+    missing. A published name stands for a width, whatever ``embed_dim`` says."""
+    sizes = {"depth": found.num_layers, "outputdim": found.sizes.get("L")}
+    if config.get("name") not in HEADS:
+        sizes["embed_dim"] = found.sizes["D"]
+    for name, size in sizes.items():
+        if size is not None and config.get(name) not in (None, size):
+            raise CheckpointError(
+                f"{source} (CED): {name} in config.json is {brief(config[name])}, that of its tensors {size}. Check "
+                "that the file is whole and its config.json its own."
             )
 
 

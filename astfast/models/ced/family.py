@@ -47,11 +47,12 @@ class CedFamily(VitFamily):
 
         source, config = files.source, files.config or {}
         config_json.check(config, config_json.KNOWN, f"{source}'s config.json")
-        config_json.check(files.preprocessor, config_json.KNOWN_OF_EXTRACTOR, f"{source}'s preprocessor_config.json")
+        config_json.check_extractor(files.preprocessor or {}, source)
         tensors = timm_layout.unwrapped(files.tensors)
         layout = next((one for one in key_layouts.LAYOUTS if timm_layout.fits(tensors, one)), key_layouts.HUB)
         found = timm_layout.map_tensors(tensors, source, layout)
         sizes = found.sizes
+        config_json.check_sizes(config, found, source)
         if sizes["P"] != PATCH or sizes["C"] != PATCH * sizes["F"]:
             raise CheckpointError(
                 f"{source} (CED): {sizes['F']} positions along frequency and patches of {sizes['P']} are not those of "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from astfast.errors import CheckpointError, brief
-from astfast.models.ast.hugging_face import FRONT_END_FIELDS
+from astfast.models.ast.hugging_face import FRONT_END_FIELDS, refuse_other_extractors
 from astfast.models.dass.config import DassConfig
 from astfast.models.fields import refuse_null, typed
 
@@ -49,11 +49,7 @@ def front_end_fields(
 
     Raises CheckpointError for a feature extractor of another formula and for files that contradict each other.
     """
-    extractor = (preprocessor or {}).get("feature_extractor_type", EXTRACTORS[0])
-    if extractor not in EXTRACTORS:
-        raise CheckpointError(
-            f"preprocessor_config.json has the feature extractor {brief(extractor)}: a DASS has {EXTRACTORS[0]}."
-        )
+    refuse_other_extractors(preprocessor or {}, EXTRACTORS, EXTRACTORS[:1])
     front_end = typed(preprocessor or {}, FRONT_END_FIELDS, "preprocessor_config.json")
     for name, default in (("max_length", LENGTH), ("num_mel_bins", MELS)):
         if name not in given and name in front_end and front_end[name] != fields.get(name, front_end[name]):

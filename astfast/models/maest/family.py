@@ -63,9 +63,14 @@ class MaestFamily(VitFamily):
     def _folder(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         """The AST that the folder is, with MAEST's front end."""
         from astfast.models.ast.family import AST
+        from astfast.models.ast.hugging_face import refuse_other_extractors
         from astfast.models.maest.front_end import MEAN, STD, front_end
 
         said = files.preprocessor or {}
+        try:
+            refuse_other_extractors(said, (EXTRACTOR,), (EXTRACTOR,))
+        except CheckpointError as error:
+            raise CheckpointError(f"{files.source} (MAEST): {error}") from None
         for name, values in KNOWN.items():
             if said.get(name) is not None and said[name] not in values:
                 raise CheckpointError(

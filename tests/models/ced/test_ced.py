@@ -183,7 +183,7 @@ def test_features_and_forward(authors: Path) -> None:
 def test_other_lengths_and_label_counts(tmp_path: Path) -> None:
     """A fine-tune with 3000 frames and five classes, named by its config."""
     state = timm_vit.random_state(timm_vit.ced_shapes(64, 1, 5, positions=187), seed=3)
-    hub = write_hub(tmp_path / "fine", state, embed_dim=64, num_heads=1, outputdim=5, target_length=3000,
+    hub = write_hub(tmp_path / "fine", state, embed_dim=64, depth=1, num_heads=1, outputdim=5, target_length=3000,
                     id2label={str(i): f"class {i}" for i in range(5)})  # fmt: skip
     tagger = astfast.load(hub, device="cpu", precision="float32")
     assert tagger.labels == tuple(f"class {i}" for i in range(5))
@@ -209,6 +209,10 @@ def test_other_lengths_and_label_counts(tmp_path: Path) -> None:
         ({"center": False}, "center"),
         ({"eval_avg": "max"}, "eval_avg"),
         ({"patch_stride": [10, 10]}, "patch_stride"),
+        ({"hidden_act": "relu"}, "hidden_act in .* is 'relu'"),
+        ({"depth": 12}, r"\(CED\): depth in config.json is 12, that of its tensors 2"),
+        ({"outputdim": 10}, "outputdim in config.json is 10, that of its tensors 527"),
+        ({"embed_dim": 192}, "embed_dim in config.json is 192, that of its tensors 128"),
     ],
     ids=str,
 )
@@ -219,11 +223,27 @@ def test_what_has_no_formula_is_refused_by_name(
         load(write_hub(tmp_path / "ced", state, **change))
 
 
-def test_another_extractor_is_refused(state: State, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "fields", [{"feature_extractor_type": "Other"}, {"auto_map": {"AutoFeatureExtractor": "code.Other"}}], ids=str
+)
+def test_another_extractor_is_refused(state: State, tmp_path: Path, fields: dict[str, object]) -> None:
     folder = write_hub(tmp_path / "ced", state)
-    (folder / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR | {"feature_extractor_type": "Other"}))
-    with pytest.raises(CheckpointError, match=r"feature_extractor_type in .* is 'Other'"):
+    (folder / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR | fields))
+    with pytest.raises(CheckpointError, match=r"\(CED\): .* feature extractor '(code\.)?Other': astfast runs CedFeat"):
         load(folder)
+
+
+def test_the_published_extractors_code_is_known(state: State, tmp_path: Path) -> None:
+    folder = write_hub(tmp_path / "ced", state)
+    code = {"auto_map": {"AutoFeatureExtractor": "feature_extraction_ced.CedFeatureExtractor"}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR | code))
+    assert load(folder).family.name == "CED"
+
+
+def test_a_folder_without_its_last_layers_is_refused(state: State, tmp_path: Path) -> None:
+    cut = {name: x for name, x in state.items() if not name.startswith("blocks.1.")}
+    with pytest.raises(CheckpointError, match=r"\(CED\): depth in config.json is 2, that of its tensors 1"):
+        load(write_hub(tmp_path / "ced", cut))
 
 
 def drop(name: str) -> Callable[[State], None]:

@@ -191,7 +191,8 @@ def test_a_damaged_file_names_family_and_tensor(layout, part, state, tmp_path):
 
 def edited(state, tmp_path, **changes):
     dass.write_hub(state, dass.TINY, tmp_path, FRAMES, MELS)
-    extractor = {n: changes.pop(n) for n in list(changes) if n in ("feature_extractor_type", "sampling_rate", "std")}
+    own = ("feature_extractor_type", "auto_map", "sampling_rate", "std")
+    extractor = {n: changes.pop(n) for n in list(changes) if n in own}
     checkpoints.edit_json(tmp_path / "config.json", **changes)
     checkpoints.edit_json(tmp_path / "preprocessor_config.json", **extractor)
     return tmp_path
@@ -211,6 +212,7 @@ def edited(state, tmp_path, **changes):
         ({"max_length": 100}, "max_length is 100 in config.json and 66 in preprocessor_config.json. Pass max_length="),
         ({"max_length": "long"}, "max_length in .*config.json is 'long'"),
         ({"feature_extractor_type": "WhisperFeatureExtractor"}, "feature extractor 'WhisperFeatureExtractor'"),
+        ({"auto_map": {"AutoFeatureExtractor": "code.Other"}}, r"\(DASS\): .* feature extractor 'code\.Other'"),
         ({"std": 0.0}, r"std in preprocessor_config\.json is 0\.0"),
         ({"id2label": {"0": "a"}}, r"7 outputs, but config\.json names 1"),
         ({"model_type": "vmamba"}, "of a vmamba model: astfast runs AST.* DASS"),

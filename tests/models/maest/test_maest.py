@@ -87,6 +87,7 @@ def test_a_hub_folder_is_a_maest(hub: Path, model: torch.nn.Module, backend: str
         ({"do_normalize": False}, "do_normalize"),
         ({"sampling_rate": 22_050}, "sampling_rate"),
         ({"feature_extractor_type": "OtherExtractor"}, "feature extractor 'OtherExtractor'"),
+        ({"auto_map": {"AutoFeatureExtractor": "code.Other"}}, r"\(MAEST\): .* feature extractor 'code\.Other'"),
         ({"max_length": 626}, "max_length is 316 in config.json and 626"),
     ],
     ids=str,
