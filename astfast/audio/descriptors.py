@@ -17,6 +17,7 @@ from typing import Any
 from astfast.errors import AudioError
 
 BYTES_PER_READ = 1 << 20  # of a file object or pipe
+SHARE_OF_MEMORY = 4  # a pipe or file object may fill a quarter of it: it may have no end
 TEXT = "a text file object: open it in binary mode, open(path, 'rb')"
 
 
@@ -131,8 +132,9 @@ def _can_seek(source: Any, name: str) -> bool:
 
 
 def _copied(read: Callable[[int], Any], name: str) -> OpenFile:
-    """All that ``read`` gives, in memory."""
+    """All that ``read`` gives, in memory, and no more than fits well."""
     file = memory_file(name)
+    left = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE_OF_MEMORY
     while True:
         data = _called(read, name, BYTES_PER_READ)
         if isinstance(data, str):
@@ -141,6 +143,13 @@ def _copied(read: Callable[[int], Any], name: str) -> OpenFile:
             raise AudioError(f"{name}: read() gave {type(data).__name__} instead of bytes: pass a binary file object")
         if not len(data):
             return file
+        left -= len(data)
+        if left < 0:
+            raise AudioError(
+                f"{name}: has no end, or more bytes than a quarter of the memory: save it to a file and pass its path, "
+                "or tag it as live audio",
+                kind="too_long",
+            )
         write(file.fd, data)
 
 

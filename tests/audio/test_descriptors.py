@@ -201,3 +201,21 @@ def test_no_descriptor_left_is_an_error_of_the_input(content: bytes, monkeypatch
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(AudioError, match="Too many open files"):
         load_audio(content)
+
+
+def test_a_file_object_without_an_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(descriptors, "SHARE_OF_MEMORY", memory // (8 << 20))
+    reads = []
+
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            reads.append(size)
+            return bytes(size)
+
+    with pytest.raises(
+        AudioError, match=r"<file object>: has no end, or more bytes than a quarter of the memory"
+    ) as error:
+        taken(Endless(), "<file object>")
+    assert error.value.kind == "too_long"
+    assert len(reads) < 12
