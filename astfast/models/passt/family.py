@@ -6,6 +6,7 @@ tokens, of the first positions along time; of a longer one, the beginning counts
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,10 +90,10 @@ class PasstFamily(VitFamily):
 
 
 def _hop(source: str, positions: int) -> int:
-    """Samples between two frames: by the published file's name; 320 where no published file of another has as many
+    """Samples between two frames: by the published file's name, not its folder's; 320 where no published file of another has as many
     positions."""
     for part, hop in HOPS.items():
-        if part in source:
+        if part in os.path.basename(source):
             return hop
     if positions in AMBIGUOUS:
         raise CheckpointError(

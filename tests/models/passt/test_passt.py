@@ -121,6 +121,14 @@ def test_a_hop_that_cannot_be_told_is_asked_for(positions: int, tmp_path: Path) 
     assert load(path, hop_length=160).config.front_end.hop_length == 160
 
 
+def test_the_folders_name_tells_no_hop(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stfthop100"
+    folder.mkdir()
+    path = folder / checkpoint.name
+    path.write_bytes(checkpoint.read_bytes())
+    assert load(path).config.front_end.hop_length == 320
+
+
 def test_what_could_be_a_maest_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.pt", state_of((9, 50), labels=20, layers=1))
     with pytest.raises(CheckpointError, match="pass time_stride=14 if it is a PaSST"):
