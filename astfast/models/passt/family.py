@@ -6,8 +6,8 @@ tokens, of the first positions along time; of a longer one, the beginning counts
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from astfast.checkpoints.sources import CheckpointFiles
@@ -90,10 +90,10 @@ class PasstFamily(VitFamily):
 
 
 def _hop(source: str, positions: int) -> int:
-    """Samples between two frames: by the published file's name, not its folder's; 320 where no published file of another has as many
-    positions."""
+    """Samples between two frames: by the published file's name, whatever its folder's; 320 where no published file of
+    another hop has as many positions."""
     for part, hop in HOPS.items():
-        if part in os.path.basename(source):
+        if part in Path(source).name:
             return hop
     if positions in AMBIGUOUS:
         raise CheckpointError(
