@@ -90,7 +90,7 @@ def _channels_first(channels: int, samples: int) -> bool:
 
 def _scaled(block: NDArray[Any]) -> FloatArray:
     if block.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what overflows float32 is refused as not finite
+        with np.errstate(over="ignore", under="ignore"):  # what overflows float32 is refused as not finite
             return block.astype(np.float32)
     offset, scale = INTEGER_PCM[block.dtype.name]
     scaled: FloatArray = (block.astype(np.float32) - np.float32(offset)) / np.float32(scale)

@@ -34,7 +34,7 @@ def check_spectrograms(features: Any, frames: tuple[int, int], mels: int) -> NDA
             f"{NAME}: shape {np.shape(features)}: this model reads (batch, {wanted} frames, {mels} mel bins), as "
             "features() returns"
         )
-    with np.errstate(over="ignore"):  # found just below
+    with np.errstate(over="ignore", under="ignore"):  # found just below
         spectrograms = np.ascontiguousarray(x, dtype=np.float32)
     if not np.isfinite(spectrograms).all():
         raise AudioError(f"{NAME}: NaN or infinity in it: find out where it was made", kind="not_finite")

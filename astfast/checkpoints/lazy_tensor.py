@@ -154,7 +154,7 @@ def stored(
         raw = np.lib.stride_tricks.as_strided(raw, shape, [step * raw.itemsize for step in steps])
         if dtype == "BF16":
             return finite(where, (raw.astype(np.uint32, order="C") << np.uint32(16)).view(np.float32))
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused as such
+        with np.errstate(over="ignore", under="ignore"):  # a float64 beyond float32 becomes infinite, and is refused
             return finite(where, raw.astype(np.float32, order="C", copy=False))
 
     return LazyTensor(shape, read)

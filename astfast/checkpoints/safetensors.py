@@ -62,7 +62,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], dtype: Dtyp
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for name, tensor in tensors.items():
-            with np.errstate(over="ignore"):  # found just below
+            with np.errstate(over="ignore", under="ignore"):  # found just below
                 values = np.asarray(tensor).astype(numpy_dtype)
             if not np.isfinite(values).all():
                 raise CheckpointError(f"{name} has values that {dtype} can't hold, or that are no finite numbers.")

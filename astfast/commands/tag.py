@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from astfast.commands import arguments
 from astfast.commands.terminal import (
@@ -20,6 +20,7 @@ from astfast.pcm import RAW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
 
     from astfast import Tagger
 
@@ -42,9 +43,23 @@ class _StandardInput:
     name = STANDARD_INPUT  # which messages use
 
     def read(self, size: int = -1) -> bytes:
+        return self._buffer().read(size)
+
+    def read1(self) -> bytes:
+        from astfast.errors import AudioError
+
+        try:
+            return self._buffer().read1()
+        except OSError as error:  # one that is open for writing only, a folder
+            raise AudioError(
+                f"{self.name}: reading failed ({error}): pipe the samples in", kind="unreadable"
+            ) from error
+
+    @staticmethod
+    def _buffer() -> BufferedReader:
         if sys.stdin is None:
             raise OSError("standard input is closed")
-        return sys.stdin.buffer.read(size)
+        return cast("BufferedReader", sys.stdin.buffer)
 
     def seekable(self) -> bool:
         return False
@@ -246,7 +261,7 @@ def _of_channels(results: Iterator[tuple[int, Any]], each: bool) -> Iterator[tup
 def _live(tagger: Tagger, options: argparse.Namespace) -> Iterator[Any]:
     from astfast.audio.live import raw_chunks
 
-    chunks = raw_chunks(sys.stdin.buffer, options.raw, options.channels)
+    chunks = raw_chunks(_StandardInput(), options.raw, options.channels)
     return tagger.live(
         chunks,
         sampling_rate=options.rate,

@@ -229,6 +229,10 @@ def test_standard_input_that_is_closed_or_raises(
         assert error.startswith("astfast: error: -: ")
         assert reason in error
         assert len(captured.out.splitlines()) == 1
+        assert run("--model", str(tiny_model), "-", "--raw", "s16le", "--rate", "16000") != 0
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error.startswith("astfast: error: -: reading failed")
+        assert reason in error
 
 
 @pytest.mark.parametrize("window", [[], ["--window", "0.5"]])

@@ -60,6 +60,15 @@ def test_denormal_scores_are_no_error_where_numpy_raises(tagger: astfast.Tagger)
             tagger.classify(clips(3), sampling_rate=RATE, activation=activation, window=0.2)
 
 
+def test_what_float32_rounds_to_zero_is_no_error_where_numpy_raises(tagger: astfast.Tagger) -> None:
+    tiny = clips(1)[0].astype(np.float64) * 1e-42
+    features = tagger.features(tiny, sampling_rate=RATE).astype(np.float64) * 1e-50
+    with np.errstate(all="raise"):
+        assert list(tagger.live([tiny], sampling_rate=RATE, window=0.5))
+        assert tagger.segments(tiny, sampling_rate=RATE, window=0.5)
+        tagger.forward(features)
+
+
 def test_logits_that_are_not_finite_are_an_error(tagger: astfast.Tagger, tiny_model: Path) -> None:
     features = tagger.features(clips(2), sampling_rate=RATE)
     features[1] = 3e38
