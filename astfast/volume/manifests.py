@@ -21,8 +21,16 @@ READ_BYTES = 1 << 16
 
 
 def lines(file: BinaryIO, roots: Roots, zero: bool = False) -> Iterator[Item]:
-    """The inputs whose names are the lines of a file, or with ``zero`` what NUL bytes end; blank ones are left out."""
+    """The inputs whose names are the lines of a file, or with ``zero`` what NUL bytes end; blank ones are left out.
+
+    Raises AstfastError for a file that begins as no list of lines does.
+    """
     for number, line in enumerate(_ended_by(file, b"\0") if zero else file):
+        if not (number or zero) and b"\0" in line:
+            raise AstfastError(
+                f"{file.name}: not a list of names, a line each (NUL bytes in the first): pass -0 if they end "
+                "names, name a recording without --from, or write the list as UTF-8"
+            )
         name = os.fsdecode((line if number else line.removeprefix(codecs.BOM_UTF8)).rstrip(b"\0" if zero else b"\r\n"))
         if name.strip():
             yield of_name(name, roots)

@@ -143,10 +143,22 @@ def test_the_command_line_has_every_format() -> None:
 
 def test_label_tracks_stay_in_their_folder_and_apart() -> None:
     names = ["/data/a.wav", "../a.wav", "../../a.wav", "x/" + "é" * 300 + "1", "x/" + "é" * 300 + "2", "..", "/"]
+    names += [
+        "b",
+        "./b",
+        "x//y",
+        "x/y",
+        "é" * 300 + "/a.wav",
+        "n" * 290 + "/a.wav",
+        "a/" * 2500 + "1",
+        "a/" * 2500 + "2",
+    ]
     places = [audacity.place(RECORDS[0]._replace(id=name), ".txt") for name in names]
     assert len(set(places)) == len(names)
     assert all(".." not in place.parts and not place.is_absolute() for place in places)
-    assert all(len(place.name.encode()) <= 255 for place in places)
+    assert all(len(part.encode()) <= 255 for place in places for part in place.parts)
+    assert all(len(str(place).encode()) <= 2000 for place in places)
+    assert audacity.place(RECORDS[0]._replace(id="https://host/a.wav"), ".txt") == Path("https:/host/a.wav.txt")
 
 
 def test_kaleidoscope_opens_one_table(out: Path) -> None:

@@ -189,6 +189,16 @@ def test_a_list_that_is_none_stops_the_run(tmp_path: Path) -> None:
         ids(tmp_path / "m.jsonl")
 
 
+def test_a_list_that_is_a_recording_or_ended_by_nul_bytes_stops_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    for content in (b"a.wav\0b.wav\0", b"OggS\0\2\0\n\0", "a.wav\n".encode("utf-16")):
+        path.write_bytes(content)
+        with pytest.raises(AstfastError, match=r"list\.txt: not a list of names.*pass -0"):
+            list(manifests.from_file(str(path), Roots()))
+    path.write_bytes(b"a.wav\nb\0.wav\nc.wav\n")  # one bad name is one input that fails
+    assert len(list(manifests.from_file(str(path), Roots()))) == 3
+
+
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(content)

@@ -13,6 +13,7 @@ from astfast.volume.items import digest
 from astfast.volume.records import About, Record, printable
 
 LONGEST_NAME = 255 - len("-") - 2 * 16 - len(UNFINISHED)  # bytes, with its ending, of one that no digest follows
+LONGEST_PATH = 1000  # bytes of an id that is one
 
 
 def write(folder: Path, records: Iterable[Record], about: About) -> None:
@@ -42,7 +43,16 @@ def place(record: Record, ending: str) -> PurePath:
     id_ = printable(record.id)
     parts = [part for part in PurePath(id_).parts if part not in ("/", "..")]
     *above, name = parts or [""]
-    longest = LONGEST_NAME - len(ending)
-    if len(name.encode()) > longest or ".." in PurePath(id_).parts:
-        name = f"{name.encode()[:longest].decode(errors='ignore')}-{digest(record.id).hex()}"
-    return PurePath(*above, f"{name}{ending}")
+    as_written = "/".join(parts) == id_.removeprefix("/").replace("://", ":/")
+    if len(id_.encode()) > LONGEST_PATH:
+        above, as_written = [], False
+    name = _fitting(name, LONGEST_NAME - len(ending), None if as_written else record.id)
+    return PurePath(*(_fitting(part, LONGEST_NAME) for part in above), f"{name}{ending}")
+
+
+def _fitting(name: str, longest: int, id_: str | None = None) -> str:
+    """A name of at most ``longest`` bytes, or cut to them and a digest behind, of ``id_`` in any case."""
+    if id_ is None and len(name.encode()) <= longest:
+        return name
+    cut = name.encode()[:longest].decode(errors="ignore")
+    return f"{cut}-{digest(name if id_ is None else id_).hex()}"
