@@ -51,6 +51,7 @@ def load(
     batch_size: int | str = "auto",
     deterministic: bool = False,
     token_merging: float = 0.0,
+    replicas: int | str | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -72,6 +73,8 @@ def load(
     - ``deterministic``: on a GPU, no kernel is chosen by its time, and the batch size changes no bit of a score.
     - ``token_merging``: share of the tokens that a Vision Transformer's layers are spared, on average, by merging
       similar ones: 0 (default) to 0.75. Scores are approximate, most at the larger shares; not on GPUs.
+    - ``replicas``: engines on the CPU that share the weights, each pinned to cores of its own; a batch is split over
+      them. "auto": one for each third-level cache or NUMA node; None (default): one engine on all cores, not pinned.
     - ``revision``, ``cache_dir``, ``local_files_only``: as in huggingface_hub.
     - ``labels``: names of the outputs in order, or a file of them; default: those of the checkpoint.
     - ``config``: overrides under the names of the Hugging Face config and preprocessor config, such as
@@ -85,6 +88,8 @@ def load(
 
     if batch_size != "auto" and (type(batch_size) is not int or batch_size < 1):
         raise ValueError(f"batch_size is {batch_size!r}: it must be a whole number of at least 1, or 'auto'")
+    if replicas not in (None, "auto") and (type(replicas) is not int or replicas < 1):
+        raise ValueError(f"replicas is {replicas!r}: it must be a whole number of at least 1, 'auto' or None")
     sources = tuple(model) if isinstance(model, (list, tuple)) else (model,)
     if not sources:
         raise ValueError("an ensemble needs at least one model: pass None for the built-in one")
@@ -99,6 +104,7 @@ def load(
             batch_size=None if batch_size == "auto" else int(batch_size),
             deterministic=deterministic,
             token_merging=token_merging_counts.checked(token_merging),
+            replicas=replicas,
             checkpoint_options={**hub, **config},
         )
     )

@@ -15,6 +15,9 @@ def available_threads() -> int:
 def empty(bytes: int, /) -> NDArray[np.uint8]:
     """Memory of undefined contents, 64-byte aligned, on huge pages where it is large."""
 
+def own_pool(cpus: Sequence[int], /) -> None:
+    """Gives the calling thread a pool of its own, whose threads run on these CPUs, as it does from now on."""
+
 def checksum(bytes: memoryview | NDArray[np.uint8], threads: int, /) -> int:
     """Checksum of a row of bytes, the same for any number of threads: 64 bits, against damage, not forgery."""
 

@@ -1,6 +1,7 @@
 // The Python module: arguments are checked by python_arguments.h, the GIL is released while kernels run.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -311,6 +312,11 @@ PYBIND11_MODULE(_native, m) {
     const py::cpp_function at_exit(&shut_exit_gate, py::call_guard<py::gil_scoped_release>());
     py::module_::import("atexit").attr("register")(at_exit);
     m.def("available_threads", &available_threads);
+    m.def("own_pool", [](const std::vector<int>& cpus) {
+        const auto in_range = [](int cpu) { return cpu >= 0 && cpu <= kMaxThreads; };
+        if (cpus.empty() || !std::all_of(cpus.begin(), cpus.end(), in_range)) refuse("cpus", "are no CPUs");
+        own_pool(cpus);
+    });
     m.def("empty", [](std::size_t bytes) {
         auto memory = std::make_unique<Memory>(allocate(bytes));
         auto* const start = reinterpret_cast<std::uint8_t*>(memory->get());

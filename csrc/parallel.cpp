@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <exception>
 #include <fstream>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -37,14 +38,15 @@ struct Scratch {
     std::size_t size = 0;
 };
 
-class Pool {
+class Pool : public std::enable_shared_from_this<Pool> {
   public:
     std::mutex owner;              // held by the thread whose job runs
     std::vector<Scratch> scratch;  // by worker
 
     void start(int threads) {
         while (helpers_ < threads - 1) {
-            std::thread(&Pool::help, this, helpers_ + 1).detach();  // they end with the process
+            // They end with the process, or with the thread whose own pool this is: the last one destroys it.
+            std::thread([this, kept = weak_from_this().lock(), worker = helpers_ + 1] { help(worker); }).detach();
             ++helpers_;
         }
     }
@@ -69,6 +71,14 @@ class Pool {
         if (error_) std::rethrow_exception(error_);
     }
 
+    // Lets the helpers end. No job runs, and none will.
+    void end() {
+        ended_.store(true);
+        const std::lock_guard lock(sleep_);
+        state_.store(((state_.load() >> kThreadBits) + 1) << kThreadBits);
+        wake_.notify_all();
+    }
+
   private:
     static constexpr int kThreadBits = 16;
     static_assert(kMaxThreads < 1 << kThreadBits);
@@ -84,9 +94,11 @@ class Pool {
 
     // The life of helper `worker`: a job it has no part in may come and go unseen.
     void help(int worker) {
+        of_this_thread = this;
         pthread_setname_np(pthread_self(), ("astfast-" + std::to_string(worker)).c_str());
         for (std::uint64_t seen = 0;;) {
             seen = await_job(seen);
+            if (ended_.load()) return;
             const int threads = static_cast<int>(seen & ((1u << kThreadBits) - 1));
             if (worker < threads) {
                 run_body(worker);
@@ -111,7 +123,13 @@ class Pool {
         return state_.load();
     }
 
+    static thread_local Pool* of_this_thread;  // which it runs jobs on or helps; null: the process's
+
+    friend Pool& current();
+    friend class OwnPool;
+
     int helpers_ = 0;
+    std::atomic<bool> ended_{false};
     void (*body_)(void*, int) = nullptr;
     void* context_ = nullptr;
     std::exception_ptr error_;
@@ -122,13 +140,45 @@ class Pool {
     std::condition_variable wake_;
 };
 
+thread_local Pool* Pool::of_this_thread = nullptr;
+
 // Never destroyed: helpers may outlive static destructors.
 Pool* pool = new Pool;
 thread_local int locks_held = 0;
 
+Pool& current() {
+    return Pool::of_this_thread == nullptr ? *pool : *Pool::of_this_thread;
+}
+
+// The pool that a thread has for itself; its helpers end when the thread does.
+class OwnPool {
+  public:
+    ~OwnPool() {
+        if (pool_ != nullptr) pool_->end();
+    }
+
+    void make() {
+        if (pool_ != nullptr) pool_->end();
+        pool_ = std::make_shared<Pool>();
+        Pool::of_this_thread = pool_.get();
+    }
+
+    // In a forked child, where its helpers are not: the pool is left as it is, whatever state its locks are in.
+    void leave() {
+        if (pool_ != nullptr) new std::shared_ptr<Pool>(std::move(pool_));
+        Pool::of_this_thread = nullptr;
+    }
+
+  private:
+    std::shared_ptr<Pool> pool_;
+};
+
+thread_local OwnPool own_pool_of_thread;
+
 // A forked child has none of its parent's threads, and the parent's locks in whatever state they were: it starts anew.
 [[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
     pool = new Pool;
+    own_pool_of_thread.leave();
     locks_held = 0;
 });
 
@@ -195,15 +245,15 @@ void SpinWait::pause() {
 }
 
 PoolLock::PoolLock() {
-    if (locks_held++ == 0) pool->owner.lock();
+    if (locks_held++ == 0) current().owner.lock();
 }
 
 PoolLock::~PoolLock() {
-    if (--locks_held == 0) pool->owner.unlock();
+    if (--locks_held == 0) current().owner.unlock();
 }
 
 void reserve_scratch(int threads, std::size_t bytes) {
-    auto& all = pool->scratch;
+    auto& all = current().scratch;
     if (all.size() < static_cast<std::size_t>(threads)) all.resize(static_cast<std::size_t>(threads));
     for (int worker = 0; worker < threads; ++worker) {
         Scratch& s = all[static_cast<std::size_t>(worker)];
@@ -215,13 +265,22 @@ void reserve_scratch(int threads, std::size_t bytes) {
 }
 
 std::byte* scratch(int worker) {
-    return pool->scratch[static_cast<std::size_t>(worker)].bytes.get();
+    return current().scratch[static_cast<std::size_t>(worker)].bytes.get();
+}
+
+void own_pool(const std::vector<int>& cpus) {
+    const std::size_t count = static_cast<std::size_t>(*std::max_element(cpus.begin(), cpus.end())) + 1;
+    std::vector<cpu_set_t> mask(count / CPU_SETSIZE + 1);
+    const std::size_t bytes = mask.size() * sizeof(cpu_set_t);
+    for (const int cpu : cpus) CPU_SET_S(static_cast<std::size_t>(cpu), bytes, mask.data());
+    sched_setaffinity(0, bytes, mask.data());  // of this thread, and of those that it starts
+    own_pool_of_thread.make();
 }
 
 void start_threads(int threads) {
     const PoolLock lock;
     try {
-        pool->start(threads);
+        current().start(threads);
     } catch (const std::system_error& error) {
         throw std::runtime_error("the system starts no " + std::to_string(threads) + " threads: " + error.what());
     }
@@ -229,7 +288,7 @@ void start_threads(int threads) {
 
 void run_workers(int threads, void (*body)(void* context, int worker), void* context) {
     const PoolLock lock;
-    pool->run(threads, body, context);
+    current().run(threads, body, context);
 }
 
 }  // namespace astfast

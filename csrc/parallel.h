@@ -1,4 +1,5 @@
-// One persistent pool of threads for the whole process: no OpenMP, which would clash with torch's.
+// One persistent pool of threads for the whole process, but for threads that have one of their own: no OpenMP, which
+// would clash with torch's.
 //
 // Work is handed out in small pieces that the caller and its helpers take in turn, so that a core that is slow, or busy
 // with something else, simply takes fewer of them. One job runs at a time: a second calling thread waits for the first.
@@ -10,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace astfast {
 
@@ -29,6 +31,11 @@ class PoolLock {
 // job to job. Worker w of a job owns scratch(w); others may read it. The caller holds a PoolLock.
 void reserve_scratch(int threads, std::size_t bytes);
 std::byte* scratch(int worker);
+
+// Gives the calling thread a pool of its own, whose threads run on these CPUs as it does from now on, and end with it;
+// where the system has them elsewhere (the CPUs are no longer the process's), they stay there. At least one CPU, from
+// 0.
+void own_pool(const std::vector<int>& cpus);
 
 // The most workers of a job.
 constexpr int kMaxThreads = 65535;

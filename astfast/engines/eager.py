@@ -5,6 +5,7 @@ One engine may be called from many threads (calls take turns: the backend itself
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,14 @@ class EagerEngine(ModelEngine):
     def unlock(self) -> None:
         self.lock = threading.Lock()
         self._workspace_clips = 0  # another thread may be writing to the workspace
+
+    def replica(self, ops: Ops) -> EagerEngine:
+        """An engine of the same weights on other ops that are packed alike."""
+        made = copy.copy(self)
+        made.ops, made._workspace, made._known_tokens = ops, {}, {}
+        made.unlock()
+        locks.watch(made)
+        return made
 
     @property
     def preferred_batch_size(self) -> int:

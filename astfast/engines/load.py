@@ -13,7 +13,7 @@ from astfast.backends import Choice
 from astfast.engines import auto_precision
 from astfast.engines.base import Engine, ModelEngine
 from astfast.engines.eager import EagerEngine
-from astfast.errors import CheckpointError, UnsupportedModel
+from astfast.errors import BackendError, CheckpointError, UnsupportedModel
 from astfast.models import recognise
 from astfast.models.base import Checkpoint, Model
 from astfast.models.vit_family import merging, without_merging
@@ -36,6 +36,7 @@ class LoadArguments:
     batch_size: int | None = None
     deterministic: bool = False
     token_merging: float = 0.0
+    replicas: int | str | None = None
     checkpoint_options: Mapping[str, Any] = field(default_factory=dict)  # revision, cache_dir, labels, config overrides
 
 
@@ -74,13 +75,27 @@ def _engines(arguments: LoadArguments, choice: Choice) -> Engine:
             raise UnsupportedModel("token_merging runs on the cpu and reference backends only: pass device='cpu'")
         for message in checkpoint.warnings:
             notes.show(Note(message))
-        members.append(_engine(checkpoint, choice, arguments))
+        members.append(_replicated(_engine(checkpoint, choice, arguments), arguments))
         _check_agreement(members[0], members[-1], arguments.sources[0], source)
     if len(members) == 1:
         return members[0]
     from astfast.engines.ensemble import Ensemble  # imported where needed: most processes tag with one model
 
     return Ensemble(members)
+
+
+def _replicated(engine: Engine, arguments: LoadArguments) -> Engine:
+    if arguments.replicas is None:
+        return engine
+    if isinstance(engine, EagerEngine) and engine.ops.name == "cpu":
+        from astfast.engines.core_replicas import on_core_groups  # asked for by few
+
+        return on_core_groups(engine, arguments.replicas, arguments.threads)
+    if arguments.replicas == "auto":
+        return engine
+    raise BackendError(
+        f"replicas is {arguments.replicas}, and only the cpu backend has any: leave it out, or list GPUs as device"
+    )
 
 
 def _engine(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -> Engine:

@@ -1,24 +1,38 @@
-"""The same model on several GPUs: a batch is split over them, each part on a thread of its own."""
+"""The same model on several GPUs or groups of cores: a batch is split over them, each part on a thread of its own."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.engines import locks
 from astfast.engines.base import Batch, DeviceBatch, Engine, FloatArray
 from astfast.models.base import ModelConfig
 
 
 class Replicas:
-    """An engine over several that hold the same model. Results come in the order of the batch."""
+    """An engine over several that hold the same model. Results come in the order of the batch.
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    ``starts``: what the thread of each engine calls first; None: nothing.
+    """
+
+    def __init__(self, engines: Sequence[Engine], starts: Sequence[Callable[[], None]] | None = None) -> None:
         self.engines = tuple(engines)
-        self._threads = ThreadPoolExecutor(len(self.engines), thread_name_prefix="astfast-gpu")
+        self._starts = [None] * len(self.engines) if starts is None else list(starts)
+        self._next = 0  # engine that gets the first part of the next batch
+        self.unlock()
+        locks.watch(self)
+
+    def unlock(self) -> None:
+        self.lock = threading.Lock()
+        self._threads = [
+            ThreadPoolExecutor(1, thread_name_prefix="astfast-replica", initializer=start) for start in self._starts
+        ]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -92,13 +106,26 @@ class Replicas:
         return self.engines[0].forward(spectrograms)
 
     def warmup(self) -> None:
-        for warmed in [self._threads.submit(engine.warmup) for engine in self.engines]:
+        for warmed in [self._submit(index, engine.warmup) for index, engine in enumerate(self.engines)]:
             warmed.result()
 
     def _split(self, batch: Any, run: Callable[[Engine, Any], tuple[NDArray[Any], ...]]) -> list[NDArray[Any]]:
-        """Parts that differ by one clip at most; no thread for an engine without clips."""
-        ends = [len(batch) * (i + 1) // len(self.engines) for i in range(len(self.engines))]
-        parts = [(engine, a, b) for engine, a, b in zip(self.engines, [0, *ends], ends, strict=False) if a < b]
-        parts = parts or [(self.engines[0], 0, 0)]  # of an empty batch
-        futures = [self._threads.submit(run, engine, batch[a:b]) for engine, a, b in parts]
+        """Parts that differ by one clip at most, on engines in turn; no thread for an engine without clips."""
+        count = max(1, min(len(self.engines), len(batch)))
+        ends = [len(batch) * part // count for part in range(count + 1)]
+        with locks.turn(self):
+            first, self._next = self._next, (self._next + count) % len(self.engines)
+        futures = []
+        for part in range(count):
+            index = (first + part) % len(self.engines)
+            futures.append(self._submit(index, run, self.engines[index], batch[ends[part] : ends[part + 1]]))
         return [np.concatenate(arrays) for arrays in zip(*(future.result() for future in futures), strict=True)]
+
+    def _submit(self, index: int, run: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """A call on the thread of an engine; at once on this one where the interpreter exits and starts none."""
+        try:
+            return self._threads[index].submit(run, *arguments)
+        except RuntimeError:
+            done: Future[Any] = Future()
+            done.set_result(run(*arguments))
+            return done

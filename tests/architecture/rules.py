@@ -41,8 +41,8 @@ MAY_IMPORT = {
     "backends.reference": "front_end centred_log_mel ops",
     "backends": "environment errors notes ops",
     # what it does
-    "engines": "version errors pcm spans notes cache front_end centred_log_mel ops scores resampling models backends "
-    "backends.cpu backends.cuda",
+    "engines": "version environment errors pcm spans notes cache front_end centred_log_mel ops scores resampling "
+    "models backends backends.cpu backends.cuda",
     "tagging": "errors spans notes scores audio models engines",
     "volume": "version errors notes spans file_identity cache scores audio models engines tagging",
     "plotting": "errors front_end",
