@@ -28,6 +28,8 @@ def is_array(x: Any) -> bool:
 
 def to_numpy(x: Any, name: str) -> NDArray[Any]:
     """An array, a tensor of any library and device, or a list as a NumPy array. Raises AudioError naming ``name``."""
+    if hasattr(x, "filled") and np.any(x.mask):
+        raise AudioError(f"{name}: a masked array: pass x.filled(0), or the samples that count")
     try:
         if hasattr(x, "detach"):  # torch, without importing it
             x = x.detach().cpu()

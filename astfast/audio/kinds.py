@@ -149,10 +149,15 @@ def _of_dict(x: Mapping[str, Any], sampling_rate: float | None, assumed_rate: in
     key = next((key for key in ("array", "raw") if x.get(key) is not None), None)
     if key is not None and x.get("sampling_rate") is not None:
         return _of_samples(x[key], x["sampling_rate"], name)
-    if key is None and (content := x.get("bytes")):
+    content = x.get("bytes")
+    if isinstance(content, str):
+        raise AudioError(f"{name}: its 'bytes' are a string: pass the bytes of the file, or a name as 'path'")
+    if key is None and content:
         return Source(path, taken(content, path)) if isinstance(path, str) and path else _of_file(content)
     if key is None and isinstance(path, str | os.PathLike):
         return _of_file(path)
+    if key is None and {"bytes", "path"} & x.keys() and content is None and path is None:
+        raise AudioError(f"{name}: its 'bytes' and 'path' are both empty: one of them must be there", kind="empty")
     inner = x.get("audio")
     if inner is not None and not (isinstance(inner, Mapping) and "audio" in inner):
         return recognised(inner, x.get("sampling_rate", sampling_rate), assumed_rate)

@@ -230,7 +230,9 @@ def _trained(path: Path, content: Any) -> dict[str, Strided]:
 
 
 def _what(value: Any) -> str:
-    return f"a {value.name} (named there, not run)" if isinstance(value, Other) else f"a {type(value).__name__}"
+    if isinstance(value, Other):
+        return f"a {value.name} (named there, not run)"
+    return "a tensor" if isinstance(value, Strided) else f"a {type(value).__name__}"
 
 
 def _tensor(file: TensorFile, name: str, value: Strided) -> LazyTensor:

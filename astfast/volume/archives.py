@@ -29,6 +29,8 @@ def tar(path: str, passed_over: Counter[str]) -> Iterator[Item]:
         with tarfile.open(path, "r|*") as archive:
             for key, group in itertools.groupby(itertools.filterfalse(tarfile.TarInfo.isdir, archive), _key):
                 yield from _sample(archive, group, f"{path}/{key}", path, stamp, passed_over, seen)
+            if _goes_on(archive):
+                raise tarfile.TarError("another archive is joined behind its end")
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         yield Item(
             path,
@@ -36,6 +38,15 @@ def tar(path: str, passed_over: Counter[str]) -> Iterator[Item]:
             AudioError(f"{path}: the archive is damaged or no tar ({error}): repair it", kind="unreadable"),
             stamp=stamp,
         )
+
+
+def _goes_on(archive: tarfile.TarFile) -> bool:
+    """Whether anything but the zeros of its padding follows the end of an archive that was read as a stream."""
+    rest: Any = archive.fileobj
+    while block := rest.read(1 << 20):
+        if block.strip(b"\0"):
+            return True
+    return False
 
 
 def _key(member: tarfile.TarInfo) -> str:

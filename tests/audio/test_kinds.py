@@ -60,7 +60,7 @@ def test_dicts_and_rows_of_datasets(wave: np.ndarray, tmp_path: Path) -> None:
 def test_dicts_that_hold_no_audio_are_refused() -> None:
     looped: dict[str, Any] = {}
     looped["audio"] = looped
-    for bad in ({"bytes": None, "path": None}, {"audio": None}, {"audio": {"audio": {}}}, looped, {"bytes": b""}):
+    for bad in ({"audio": None}, {"audio": {"audio": {}}}, looped, {"bytes": b""}):
         with pytest.raises(AudioError, match="a dict needs"):
             load_audio(bad)
     with pytest.raises(AudioError, match=r"<list>"):
@@ -196,6 +196,24 @@ def test_other_arrays_of_samples(wave: np.ndarray) -> None:
 def test_what_is_no_audio_is_refused(bad: Callable[[], Any]) -> None:
     with pytest.raises(AudioError):
         load_audio(bad(), RATE)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.ma.array(np.zeros(100, np.float32), mask=[True] + 99 * [False]), r"<array>: a masked array: pass x.filled"),
+        ({"bytes": "a.wav", "path": None}, "<dict>: its 'bytes' are a string"),
+        ({"bytes": None, "path": None}, "<dict>: its 'bytes' and 'path' are both empty"),
+    ],
+)
+def test_what_only_looks_like_audio_is_told_from_it(bad: Any, message: str) -> None:
+    with pytest.raises(AudioError, match=message):
+        load_audio(bad, RATE)
+
+
+def test_a_masked_array_without_masked_samples_is_an_array() -> None:
+    wave = np.ma.array(np.ones(100, np.float32), mask=False)
+    np.testing.assert_array_equal(load_audio(wave, RATE).wave, np.ones(100, np.float32))
 
 
 def test_a_batch_of_several_channels_names_the_dict() -> None:

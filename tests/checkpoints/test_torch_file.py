@@ -232,3 +232,9 @@ def test_broken_bin_in_a_folder(model, tmp_path):
     os.truncate(folder / "pytorch_model.bin", 3000)
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
         load(folder)
+
+
+def test_a_tensor_alone_is_called_one(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "t.pth")
+    with pytest.raises(CheckpointError, match=r"t\.pth holds a tensor, not a state dict"):
+        load(tmp_path / "t.pth")

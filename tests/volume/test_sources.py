@@ -247,6 +247,20 @@ def test_a_damaged_tar_gives_what_comes_before_the_damage(tmp_path: Path) -> Non
     assert f"{path}: the archive is damaged" in errors(path)[0]
 
 
+def test_a_tar_that_goes_on_behind_its_end_says_so(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.tar", tmp_path / "b.tar"]
+    for path in paths:
+        with tarfile.open(path, "w") as archive:
+            _add(archive, f"{path.stem}.wav", bytes(1000))
+    joined = tmp_path / "c.tar"
+    joined.write_bytes(paths[0].read_bytes() + paths[1].read_bytes())
+    assert len(ids(joined)) == 2
+    assert f"{joined}: the archive is damaged or no tar (another archive is joined behind its end)" in errors(joined)[0]
+    padded = tmp_path / "padded.tar"
+    padded.write_bytes(paths[0].read_bytes() + bytes(100_000))
+    assert not errors(padded)
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
 def test_shards_of_datasets_give_bytes_and_columns(tmp_path: Path, suffix: str) -> None:
     audio = [{"bytes": bytes([i]), "path": f"{i % 3}.wav"} for i in range(100)]

@@ -35,6 +35,7 @@ MODEL_FIELDS: dict[str, Any] = {
     "qkv_bias": None,
     "problem_type": None,
 }
+OTHER_FORMULAS = ("n_fft", "hop_length", "log_compression")  # fields that no ASTFeatureExtractor has, but MAEST's
 FRONT_END_FIELDS = ("sampling_rate", "num_mel_bins", "max_length", "mean", "std", "do_normalize")
 FIELDS = tuple(dict.fromkeys((*MODEL_FIELDS, *FRONT_END_FIELDS)))
 
@@ -78,6 +79,12 @@ def front_end_fields(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises CheckpointError for a value of another type, and for a feature extractor of another formula.
     """
     refuse_other_extractors(preprocessor or {}, EXTRACTORS)
+    foreign = [name for name in OTHER_FORMULAS if (preprocessor or {}).get(name) is not None]
+    if foreign and (preprocessor or {}).get("feature_extractor_type") is None:
+        raise CheckpointError(
+            f"{PREPROCESSOR} has {', '.join(foreign)}, which no {EXTRACTORS[0]} has, and does not name its feature "
+            f'extractor: add "feature_extractor_type" ({OTHER_FAMILIES[0]} for a MAEST).'
+        )
     refuse_null(preprocessor or {}, ("sampling_rate", "num_mel_bins", "max_length", "do_normalize"), PREPROCESSOR)
     return typed(preprocessor or {}, FRONT_END_FIELDS, PREPROCESSOR)
 

@@ -88,6 +88,7 @@ def test_a_hub_folder_is_a_maest(hub: Path, model: torch.nn.Module, backend: str
         ({"sampling_rate": 22_050}, "sampling_rate"),
         ({"feature_extractor_type": "OtherExtractor"}, "feature extractor 'OtherExtractor'"),
         ({"auto_map": {"AutoFeatureExtractor": "code.Other"}}, r"\(MAEST\): .* feature extractor 'code\.Other'"),
+        ({"feature_extractor_type": None}, "has n_fft, hop_length, log_compression, which no ASTFeatureExtractor has"),
         ({"max_length": 626}, "max_length is 316 in config.json and 626"),
     ],
     ids=str,
