@@ -47,7 +47,7 @@ FORMATS = {
 BUILT_IN = "built-in"
 DECODING = ("threads", "processes")
 WORKERS = (1, 2)  # of the feed path
-FEED_SECONDS = 2.0  # at least, of one turn of the feed path
+FEED_CLIPS = 600  # of one turn of the feed path
 MODEL, RUN = "model alone, a file", "run with {}, a file"
 TRANSFORMERS, CLIPS = "transformers pipeline, a clip", 4  # of a turn
 Runs = dict[str, Callable[[], Any]]
@@ -180,15 +180,15 @@ def feed(engine: Engine, files: list[Path], workers: int, processes: bool) -> tu
     With ``processes``, the latter bounds what a clip holds of the interpreter's lock.
     """
     names = [str(file) for file in files]
-    items = (item for _ in iter(int, 1) for item in Sources(names, Roots()))  # without end
+    items = (item for _ in range(-(-FEED_CLIPS // len(names))) for item in Sources(names, Roots()))
     reader = Reader(items, read_options(engine, None), workers, 2 * workers, processes=processes)
     batches = reader.batches()
     try:
         for part in next(batches):
             reader.finished(part.input)
         start, own, clips = time.perf_counter(), time.process_time(), 0
-        while clips < len(files) or time.perf_counter() - start < FEED_SECONDS:
-            for part in next(batches):
+        for batch in batches:
+            for part in batch:
                 reader.finished(part.input)
                 clips += 1
         return (time.perf_counter() - start) / clips, (time.process_time() - own) / clips
