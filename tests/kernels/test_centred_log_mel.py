@@ -98,8 +98,7 @@ def test_the_floor_is_below_each_clips_own_maximum() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize("name", ["CED", "PaSST", "MAEST, hub"])
+@pytest.mark.parametrize(("name", "arch"), [("CED", 80), ("MAEST, hub", 90)])
 def test_compiled_code_in_the_emulator(name: str, arch: int) -> None:
     """At the tile that ships, with the race detectors, a clip that is shorter than a tile of frames beside it."""
     ptxemu()

@@ -21,7 +21,7 @@ import torch
 from triton.errors import TritonError
 
 from astfast import notes
-from astfast.backends.cuda import autotune_cache, fallback_images, fallback_ops
+from astfast.backends.cuda import autotune_cache, centred_log_mel, fallback_images, fallback_ops
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.runtime import Runtime
@@ -182,11 +182,8 @@ def environment_key(gpu: str, driver: str) -> str:
     """Key of autotuning results: GPU, driver, PyTorch and its switches, Triton, and a hash of both sides' sources."""
     import triton
 
-    ours = [
-        *sorted(Path(launch.__file__).parent.glob("*.py")),
-        Path(fallback_ops.__file__),
-        Path(fallback_images.__file__),
-    ]
+    fallbacks = (fallback_ops.__file__, fallback_images.__file__, centred_log_mel.__file__)
+    ours = [*sorted(Path(launch.__file__).parent.glob("*.py")), *map(Path, fallbacks)]
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in ours)).hexdigest()[:12]
     cudnn: Any = torch.backends.cudnn
     versions = f"torch {torch.__version__}, cuDNN {cudnn.version()}, triton {triton.__version__}"

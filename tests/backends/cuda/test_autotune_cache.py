@@ -5,14 +5,16 @@ import re
 import threading
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from astfast import cache as cache_file
-from astfast.backends.cuda import autotune_cache
+from astfast.backends.cuda import autotune_cache, centred_log_mel, fallback_images, fallback_ops
 from astfast.backends.cuda.autotune import environment_key
 from astfast.backends.cuda.autotune_cache import KernelResult
+from astfast.kernels import linear
 
 
 def test_the_file_survives_what_others_leave_in_it(tmp_path: Path) -> None:
@@ -85,3 +87,10 @@ def test_switches_of_pytorch_are_part_of_the_environment() -> None:
     assert environment_key("NVIDIA H200", "580.1") == key
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         assert environment_key("NVIDIA H200", "580.1") != key
+
+
+@pytest.mark.parametrize("module", [linear, fallback_ops, fallback_images, centred_log_mel])
+def test_sources_of_both_sides_are_part_of_the_environment(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, read = environment_key("NVIDIA H200", "580.1"), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path == Path(str(module.__file__))))
+    assert environment_key("NVIDIA H200", "580.1") != key

@@ -100,8 +100,7 @@ def test_error_at_most_twice_torchs(name: str, make: Callable[[torch.dtype], Cud
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("arch", [80, 90, 120])
+@pytest.mark.parametrize(("arch", "dtype"), [(80, torch.float16), (90, torch.bfloat16), (120, torch.float32)])
 def test_compiled_code_in_the_emulator(arch: int, dtype: torch.dtype) -> None:
     """With the race detectors: tiles that are cut off on both sides of the image and at its last channels."""
     ptxemu()
