@@ -320,7 +320,7 @@ def test_scaling_rows(cache: Path, tmp_path: Path) -> None:
 
 def test_pipeline_rows(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_pipeline, "FORMATS", {"16 kHz WAV": run_pipeline.FORMATS["16 kHz WAV"]})
-    monkeypatch.setattr(run_pipeline, "FEED_SECONDS", 0.0)
+    monkeypatch.setattr(run_pipeline, "FEED_CLIPS", 8)
     arguments = ["--formats", "16 kHz WAV", "--precision", "float32", "--files", "2", *ALONE]
     found = run(run_pipeline, cache, tmp_path / "pipeline.jsonl", *arguments)
     stages = {row["stage"]: row for row in found}
