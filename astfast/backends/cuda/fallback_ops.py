@@ -201,7 +201,8 @@ def sums_of_squares(x: torch.Tensor, out: torch.Tensor) -> None:
 def _part_widths(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """Columns of each part of the rows of x that has a mean, [ceil(D / 64)]."""
     first = STATISTICS_TILE * torch.arange(means.shape[-1], device=x.device)
-    return (x.shape[-1] - first).clamp(max=STATISTICS_TILE).to(means.dtype)
+    widths: torch.Tensor = (x.shape[-1] - first).clamp(max=STATISTICS_TILE).to(means.dtype)
+    return widths
 
 
 def centred_sums_of_squares(x: torch.Tensor) -> torch.Tensor:
