@@ -62,6 +62,18 @@ def refuse_null(values: Mapping[str, Any], fields: Iterable[str], where: str) ->
             raise CheckpointError(f"{name} in {where} is null: it must be {_converted(name, None)[1]}.")
 
 
+def refuse_other_values(
+    values: Mapping[str, Any] | None, known: Mapping[str, tuple[Any, ...]], where: str, family: str
+) -> None:
+    """Raises CheckpointError for a field of another value than those ``known``, naming it; absent or null is as good as
+    the first."""
+    for name, allowed in known.items():
+        value = (values or {}).get(name)
+        if value is not None and value not in allowed:
+            words = f"with {' or '.join(map(brief, allowed))} only" if allowed else "without it"
+            raise CheckpointError(f"{name} in {where} is {brief(value)}: astfast runs {family} {words}.")
+
+
 def check_spectrogram(frames: int, mel_bins: int) -> None:
     """Raises CheckpointError for a spectrogram that is larger than any model reads."""
     if frames * mel_bins > MAX_SPECTROGRAM:

@@ -202,6 +202,17 @@ def test_numbers_of_config_json_have_ranges(model, tmp_path, field, value):
     assert len(str(error.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("position_embedding_type", "relative_key"), ("pooling", "mean"), ("act_layer", "silu"), ("is_decoder", True)],
+)
+def test_variants_that_have_no_formula_are_refused_by_name(model, tmp_path, field, value):
+    write_v4(model, tmp_path)
+    edit_json(tmp_path / "config.json", **{field: value})
+    with pytest.raises(CheckpointError, match=rf"{field} in .*config\.json is {value!r}: astfast runs an AST with"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("field", ["num_attention_heads", "hidden_size", "max_length", "layer_norm_eps", "qkv_bias"])
 def test_numbers_of_config_json_are_not_null(model, tmp_path, field):
     write_v4(model, tmp_path)

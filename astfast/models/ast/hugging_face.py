@@ -7,13 +7,25 @@ from typing import Any
 
 from astfast.errors import CheckpointError, brief
 from astfast.front_end import KaldiFbank
-from astfast.models.fields import refuse_null, typed
+from astfast.models.fields import refuse_null, refuse_other_values, typed
 from astfast.models.vit_config import VitConfig
 
 OTHER_FAMILIES = ("MAESTFeatureExtractor",)  # feature extractors of ASTs that are read by another family
 EXTRACTORS = ("ASTFeatureExtractor",)  # whose formula KaldiFbank is
 PREPROCESSOR = "preprocessor_config.json"
 MODEL_TYPE = "audio-spectrogram-transformer"
+# Fields of variants of transformers, which an ASTConfig does not have -> the values that change nothing.
+VARIANTS: dict[str, tuple[Any, ...]] = {
+    "position_embedding_type": ("absolute",),
+    "pooling": (),
+    "pooling_type": (),
+    "pooling_mode": (),
+    "act_layer": ("gelu",),
+    "norm_type": ("layer_norm", "layernorm"),
+    "pruned_heads": ({},),
+    "is_decoder": (False,),
+    "use_relative_position_bias": (False,),
+}
 ERF_GELU = ("gelu", "gelu_python")  # the two names that transformers has for it
 # Defaults under the names of ASTConfig and ASTFeatureExtractor. None: the layout's default, or none.
 GEOMETRY = {
@@ -60,6 +72,7 @@ def model_fields(source: str, config_json: Mapping[str, Any] | None) -> dict[str
         raise CheckpointError(
             f"{where} is of a {brief(config_json['model_type'])} model: astfast runs {MODEL_TYPE} models."
         )
+    refuse_other_values(config_json, VARIANTS, where, "an AST")
     refuse_null(
         config_json, (*GEOMETRY, "max_length", "num_mel_bins", "layer_norm_eps", "hidden_act", "qkv_bias"), where
     )

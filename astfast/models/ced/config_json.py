@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from astfast.errors import CheckpointError, brief
 from astfast.models.ced.front_end import MELS, RATE
+from astfast.models.fields import refuse_other_values
 
 if TYPE_CHECKING:
     from astfast.models.timm_layout import TimmTensors
@@ -39,18 +40,12 @@ KNOWN_OF_EXTRACTOR: dict[str, tuple[Any, ...]] = {
     "f_min": (0,),
     "f_max": (8000,),
     "center": (True,),
+    "n_mels": (MELS,),
+    "hop_length": (160,),
+    "top_db": (120,),
+    "mel_scale": ("htk",),
 }
 HEADS = {"ced-tiny": 3, "ced-mini": 4, "ced-small": 6, "ced-base": 12}  # the authors' class goes by the name
-
-
-def check(content: Mapping[str, Any] | None, known: Mapping[str, tuple[Any, ...]], where: str) -> None:
-    """Raises CheckpointError for a field of another value than those known, naming it."""
-    for name, values in known.items():
-        value = (content or {}).get(name)
-        if value is not None and value not in values:
-            raise CheckpointError(
-                f"{name} in {where} is {brief(value)}: astfast runs CED with {' or '.join(map(brief, values))} only."
-            )
 
 
 def check_extractor(preprocessor: Mapping[str, Any], source: str) -> None:
@@ -61,7 +56,7 @@ def check_extractor(preprocessor: Mapping[str, Any], source: str) -> None:
         refuse_other_extractors(preprocessor, (EXTRACTOR,), (EXTRACTOR,))
     except CheckpointError as error:
         raise CheckpointError(f"{source} (CED): {error}") from None
-    check(preprocessor, KNOWN_OF_EXTRACTOR, f"{source}'s preprocessor_config.json")
+    refuse_other_values(preprocessor, KNOWN_OF_EXTRACTOR, f"{source}'s preprocessor_config.json", "CED")
 
 
 def check_sizes(config: Mapping[str, Any], found: TimmTensors, source: str) -> None:

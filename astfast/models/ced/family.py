@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from astfast.checkpoints.sources import CheckpointFiles
 from astfast.errors import CheckpointError
 from astfast.models.base import Checkpoint, Exported, LabelNames
+from astfast.models.fields import refuse_other_values
 from astfast.models.vit_family import VitFamily
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class CedFamily(VitFamily):
         from astfast.models.vit_config import VitConfig
 
         source, config = files.source, files.config or {}
-        config_json.check(config, config_json.KNOWN, f"{source}'s config.json")
+        refuse_other_values(config, config_json.KNOWN, f"{source}'s config.json", "CED")
         config_json.check_extractor(files.preprocessor or {}, source)
         tensors = timm_layout.unwrapped(files.tensors)
         layout = next((one for one in key_layouts.LAYOUTS if timm_layout.fits(tensors, one)), key_layouts.HUB)
