@@ -99,13 +99,13 @@ class TorchOps:
             x, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias, activation == "gelu"
         )
 
-    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: None) -> Any:
+    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: None, sizes: None = None) -> Any:
         return torch_ops.attention(q, kv, self.heads)
 
     def linear_residual(self, x: torch.Tensor, w: Any, residual: torch.Tensor) -> Any:
         return torch_ops.linear_residual(x, w.weight, w.bias, residual)
 
-    def pool(self, x: torch.Tensor, w: Any, out: None) -> Any:
+    def pool(self, x: torch.Tensor, w: Any, out: None, sizes: None = None) -> Any:
         return torch_ops.pool(x, w.weight, w.bias, w.eps)
 
     def head(self, x: torch.Tensor, w: Any, out: None) -> Any:

@@ -52,7 +52,8 @@ class InProcess:
 
     The memory that they share has no name, so that nothing of it is left however either ends. A process that dies (a
     crash in a decoder, the system for lack of memory) is started anew, and goes on behind the windows that were taken;
-    an input over which two have died fails. It ends when this process does, however that ends: its connection closes.
+    an input over which two have died without getting on fails. It ends when this process does, however that ends: its
+    connection closes.
     """
 
     depth = SLOTS
@@ -86,11 +87,11 @@ class InProcess:
         if found is None:
             return Slice(self._begun.popleft(), [], False, True, 0.0)
         self._begun.popleft()
+        number = found.stream.input.number
+        self._deaths.pop(number, None)  # it got on
         if found.is_last:
-            number = found.stream.input.number
             self._owned.discard(number)
             self._open.discard(number)
-            self._deaths.pop(number, None)
         self._send()
         return found
 

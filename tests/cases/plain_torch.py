@@ -81,8 +81,8 @@ def conv2d(
     return (y if bias is None else y + bias).mT.unflatten(2, (rows, columns))
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    scores = product(q, k.mT) / q.shape[-1] ** 0.5
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    scores = product(q, k.mT) / q.shape[-1] ** 0.5 + (0 if bias is None else bias)
     p = (scores - scores.amax(-1, keepdim=True)).double().exp().float()
     return product(p, v) / total(p)
 
