@@ -42,7 +42,7 @@ class Tiles:
     head: Tile = Tile(16, 64, 64, 4, 2)
     narrow: tuple[Tile, ...] = (Tile(128, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3))  # convolutions, float32 results
     depthwise: Tile = Tile(32, 64, 0, 4, 1)  # positions, channels
-    scan: Tile = Tile(4, 8, 64, 8, 1)  # rows and columns of an image, and its channels, as many as a partial sum has
+    scan: Tile = Tile(4, 4, 64, 8, 1)  # rows and columns of an image, and its channels, as many as a partial sum has
     persistent_norm_linear: Tile | None = None
     persistent_residual: Tile | None = None
 
