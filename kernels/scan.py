@@ -76,23 +76,36 @@ def tile_segments(
 
 
 @triton.jit
+def tile_values(x_ptr, x_row_stride, position, valid, channel):
+    """x at a tile's positions, float32 [BLOCK_R, BLOCK_C, BLOCK_K], 0 outside the image."""
+    source = x_ptr + position[:, :, None] * x_row_stride + channel[None, None, :]
+    return tl.load(source, mask=valid[:, :, None], other=0.0).to(tl.float32)
+
+
+@triton.jit
 def tile_transitions(
-    projected,  # pointers to the direction's columns of ``projected``: dt, b, c; [BLOCK_R, BLOCK_C]
+    direction,
+    projected,  # pointers to the rows of ``projected``: dt, b, c of each direction; [BLOCK_R, BLOCK_C]
     x,  # float32 [BLOCK_R, BLOCK_C, BLOCK_K], 0 at positions outside the image
     valid,  # which positions are in the image, [BLOCK_R, BLOCK_C]
-    weight,  # pointers to the channels' first weights in the direction, [BLOCK_K]
-    bias,  # pointers to the channels' biases, [BLOCK_K]
-    decay,  # pointers to the channels' A, [BLOCK_K]
+    weight_ptr,  # [4, rank, C]
+    bias_ptr,  # [4, C]
+    decay_ptr,  # [4, C]: A
+    channel,  # [BLOCK_K]
     rank,  # not a constant, so that the loop stays a loop
     C: tl.constexpr,
 ):
     """(factor, addend) of every step of a tile in one direction; of positions outside, 1 and 0."""
-    step = tl.zeros_like(x) + tl.load(bias)[None, None, :]
+    projected += direction * (rank + 2)
+    weight = weight_ptr + direction * rank * C + channel
+    step = tl.zeros_like(x) + tl.load(bias_ptr + direction * C + channel)[None, None, :]
     for r in range(0, rank):
         dt = tl.load(projected + r, mask=valid, other=0.0)
         step += dt[:, :, None] * tl.load(weight + r * C)[None, None, :]
     step = softplus(step)
-    factor = tl.where(valid[:, :, None], tl.exp(tl.load(decay)[None, None, :] * step), 1.0)
+    factor = tl.where(
+        valid[:, :, None], tl.exp(tl.load(decay_ptr + direction * C + channel)[None, None, :] * step), 1.0
+    )
     return factor, step * tl.load(projected + rank, mask=valid, other=0.0)[:, :, None] * x
 
 
@@ -124,19 +137,11 @@ def scan_segments_kernel(
     clip = tl.program_id(2).to(tl.int64)
     k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     channel = tl.minimum(k, C - 1)
-    source = x_ptr + clip * x_clip_stride + position[:, :, None] * x_row_stride + channel[None, None, :]
-    x = tl.load(source, mask=valid[:, :, None], other=0.0).to(tl.float32)
+    x = tile_values(x_ptr + clip * x_clip_stride, x_row_stride, position, valid, channel)
     projected = projected_ptr + clip * projected_clip_stride + position * projected_row_stride
     for direction in tl.static_range(4):
         factor, addend = tile_transitions(
-            projected + direction * (rank + 2),
-            x,
-            valid,
-            weight_ptr + direction * rank * C + channel,
-            bias_ptr + direction * C + channel,
-            decay_ptr + direction * C + channel,
-            rank,
-            C,
+            direction, projected, x, valid, weight_ptr, bias_ptr, decay_ptr, channel, rank, C
         )
         factor, state = tl.associative_scan((factor, addend), 1 - direction % 2, then, reverse=direction >= 2)
         segment, _, inside = tile_segments(direction, tile_r, tile_c, grid_rows, grid_columns, BLOCK_R, BLOCK_C)
@@ -192,22 +197,13 @@ def scan_outputs_kernel(
     """stream = scale * the directions' outputs in all, and its rows' statistics. Grid: tiles, of channels, clips."""
     tile_r, tile_c, position, valid = image_tile(grid_rows, grid_columns, BLOCK_R, BLOCK_C)
     clip = tl.program_id(2).to(tl.int64)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    channel = tl.minimum(k, C - 1)
-    source = x_ptr + clip * x_clip_stride + position[:, :, None] * x_row_stride + channel[None, None, :]
-    x = tl.load(source, mask=valid[:, :, None], other=0.0).to(tl.float32)
+    channel = tl.minimum(tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K), C - 1)
+    x = tile_values(x_ptr + clip * x_clip_stride, x_row_stride, position, valid, channel)
     projected = projected_ptr + clip * projected_clip_stride + position * projected_row_stride
     y = x * tl.load(skip_ptr + channel)[None, None, :]
     for direction in tl.static_range(4):
         factor, addend = tile_transitions(
-            projected + direction * (rank + 2),
-            x,
-            valid,
-            weight_ptr + direction * rank * C + channel,
-            bias_ptr + direction * C + channel,
-            decay_ptr + direction * C + channel,
-            rank,
-            C,
+            direction, projected, x, valid, weight_ptr, bias_ptr, decay_ptr, channel, rank, C
         )
         segment, count, inside = tile_segments(direction, tile_r, tile_c, grid_rows, grid_columns, BLOCK_R, BLOCK_C)
         before = segment + 1 if direction >= 2 else segment - 1
