@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from astfast.audio.descriptors import OpenFile
 from astfast.audio.endings import joined_at
+from astfast.audio.frames import TAIL, adts_frame, mp3_frame
+from astfast.audio.frames import next_stream as next_frames
 from astfast.audio.parts import Ended, Findings, Part, Parts
 
 READ_AHEAD = 1 << 16  # bytes, at most, that the decoder may have read behind the frame that it stopped at
@@ -22,6 +24,7 @@ OTHER = re.compile(  # what files of other formats may begin with
     rb"|G(?=.{187}G.{187}G)|\xff(?=[\xe0-\xff])",
     re.DOTALL,
 )
+SYNC = b"\xff"  # which OTHER finds of a frame of MP3 or AAC
 FRAME = re.compile(rb"\xff[\xf8\xf9]")
 
 
@@ -63,7 +66,12 @@ def flac_parts(file: OpenFile, start: int, findings: Findings) -> Parts:
 
 def _say_joined(file: OpenFile, at: int, findings: Findings) -> None:
     """Tells of a file of another format behind the stream, whose end is some way behind ``at``."""
-    for found in OTHER.finditer(os.pread(file.fd, 2 * READ_AHEAD, at)):
+    data = os.pread(file.fd, 2 * READ_AHEAD, at)
+    near_end = max(at, at + len(data) - TAIL)
+    has_frames = any(next_frames(file, near_end, parse) is not None for parse in (mp3_frame, adts_frame))
+    for found in OTHER.finditer(data):
+        if found[0] == SYNC and not has_frames:
+            continue  # as there are hundreds of in a FLAC
         if said := joined_at(file, at + found.start()):
             findings.lost(said)
             return

@@ -60,10 +60,12 @@ def adts_frame(header: bytes) -> Frame | None:
     return Frame(size, stream) if size > HEADER else None
 
 
-def begins_stream(file: OpenFile, at: int, parse: Parse) -> bool:
-    """Whether frames of one stream follow each other from here: three, or two that end with the file."""
-    header = os.pread(file.fd, HEADER, at)
-    found = parse(header)
+def begins_stream(file: OpenFile, at: int, parse: Parse, data: bytes = b"", base: int = 0) -> bool:
+    """Whether frames of one stream follow each other from here: three, or two that end with the file.
+
+    ``data``: bytes of the file from ``base`` on, which aren't read again.
+    """
+    found = parse(_header(file, at, data, base))
     stream = found and found.stream
     for count in range(CONSISTENT):
         if found is None or found.stream != stream:
@@ -71,8 +73,13 @@ def begins_stream(file: OpenFile, at: int, parse: Parse) -> bool:
         at += found.size
         if at >= file.size:
             return count > 0
-        found = parse(os.pread(file.fd, HEADER, at))
+        found = parse(_header(file, at, data, base))
     return True
+
+
+def _header(file: OpenFile, at: int, data: bytes, base: int) -> bytes:
+    inside = base <= at and at + HEADER <= base + len(data)
+    return data[at - base : at - base + HEADER] if inside else os.pread(file.fd, HEADER, at)
 
 
 def next_stream(file: OpenFile, at: int, parse: Parse) -> int | None:
@@ -80,7 +87,7 @@ def next_stream(file: OpenFile, at: int, parse: Parse) -> int | None:
     data = os.pread(file.fd, SEARCHED + HEADER, at)
     place = data.find(b"\xff")
     while 0 <= place < SEARCHED:
-        if parse(data[place : place + HEADER]) and begins_stream(file, at + place, parse):
+        if parse(data[place : place + HEADER]) and begins_stream(file, at + place, parse, data, at):
             return at + place
         place = data.find(b"\xff", place + 1)
     return None
