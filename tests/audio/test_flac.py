@@ -1,6 +1,7 @@
 """FLAC streams: lengths that are unknown or wrong, joined files, and what is behind damage."""
 
 import contextlib
+import os
 
 import numpy as np
 import pytest
@@ -137,3 +138,13 @@ def test_many_holes_are_scanned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.suppress(AudioError):
         messages(content)
     assert len(checked) < 4 * (150 + 2000 + 100)
+
+
+def test_noise_is_not_searched_for_frames_read_by_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loud noise has the first byte of a frame of MP3 or AAC hundreds of times: each was read up to six times."""
+    noise = np.random.default_rng(0).standard_normal(RATE * 10).clip(-4, 4) / 4.1
+    content, reads, pread = file_bytes(noise, format="FLAC", subtype="PCM_16"), [], os.pread
+    monkeypatch.setattr(os, "pread", lambda *arguments: reads.append(1) or pread(*arguments))
+    assert len(load_audio(content).wave) == RATE * 10
+    assert content.count(b"\xff") > 500
+    assert len(reads) < 60
