@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
-import threading
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.audio import memory
 from astfast.audio.descriptors import OpenFile
 from astfast.audio.endings import end_of, lost_at
 from astfast.audio.flac import flac_parts
@@ -23,7 +22,6 @@ from astfast.audio.wav import wav_parts
 
 FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "FLAC", "OGG", "MP3", "CAF", "AU", "NIST"}  # libsndfile has 17 more
 UNKNOWN_LENGTH = 1 << 62  # and above
-HELD_BY_US = 3  # references to memory that is free: the thread's, a local name, that of the count itself
 NO_SAMPLES = "no samples in it"
 
 Block = NDArray[np.float32]  # [samples, channels]
@@ -111,7 +109,8 @@ class _Reading:
         size = samples_per_block(self.rate, self._channels, self._seconds)
         done, why = 0, ""
         while not why and (counted is None or done < counted):
-            block = _empty(size if counted is None else min(size, counted - done), self._channels)
+            samples = size if counted is None else min(size, counted - done)
+            block = memory.empty(samples * self._channels).reshape(samples, self._channels)
             try:
                 got = sound.buffer_read_into(block, "float32")
             except soundfile.SoundFileError as error:
@@ -135,24 +134,6 @@ class _Reading:
             count = min(size, samples - start)
             self._done += count
             yield np.zeros((count, self._channels), np.float32)
-
-
-class _Memory(threading.local):
-    """The memory of a thread's last block."""
-
-    last: NDArray[np.float32] | None = None
-
-
-_memory = _Memory()
-
-
-def _empty(samples: int, channels: int) -> Block:
-    """A block of undefined contents; in the memory of the thread's last one if nobody holds that any more, since fresh
-    pages cost as much as decoding some formats."""
-    values, last = samples * channels, _memory.last
-    if last is None or len(last) < values or sys.getrefcount(last) > HELD_BY_US:
-        last = _memory.last = np.empty(values, np.float32)
-    return last[:values].reshape(samples, channels)
 
 
 def _parts(file: OpenFile, form: Format, findings: Findings) -> Parts:

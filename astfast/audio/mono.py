@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.audio import memory
 from astfast.audio.parts import Findings
 from astfast.errors import AudioError
 from astfast.notes import Note
@@ -142,7 +143,7 @@ def mean_of_channels(block: FloatArray) -> FloatArray:
     if block.shape[1] == 1:
         return block[:, 0]
     with np.errstate(all="ignore"):  # what overflows is refused as not finite
-        wave: FloatArray = block[:, 0] + block[:, 1]
+        wave: FloatArray = np.add(block[:, 0], block[:, 1], out=memory.empty(len(block)))
         for channel in range(2, block.shape[1]):
             wave += block[:, channel]
         wave /= np.float32(block.shape[1])
