@@ -33,7 +33,7 @@ from benchmarks.rows import ROOT, Rows
 
 PAGE = ROOT / "docs" / "decoding.md"
 SECONDS = 10.0
-PER_THREAD = 4  # files that each of two threads reads
+PER_THREAD = 16  # files that each of two threads reads
 # name -> (soundfile format, subtype) or (PyAV container, codec); Hz, channels
 SOUNDFILE = {
     "WAV, 16 kHz mono": ("WAV", "PCM_16", 16_000, 1),
