@@ -9,7 +9,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from benchmarks.pages import markdown, write_section
 from tests.cases import checkpoints
 from tests.cases.persistent_ops import PersistentOps
 from tests.emulation import gpu_docs
-from tests.emulation.emulator import Emulator, ptxemu
+from tests.emulation.emulator import Counts, Emulator, ptxemu
 
 BASE = {
     "hidden_size": 768,
@@ -45,7 +44,7 @@ class Outcome:
     error: float
     peer_error: float  # of transformers in the same type, on the CPU
     largest: float  # logit
-    results: list[tuple[str, Any]]  # (kernel, the emulator's account) of every launch
+    counts: list[Counts]  # of every launch
 
 
 def run(arch: int, precision: str, layers: int = 12, races: bool = True, persistent: bool = False) -> Outcome:
@@ -72,7 +71,7 @@ def run(arch: int, precision: str, layers: int = 12, races: bool = True, persist
         (logits - exact).abs().max().item(),
         (peer - exact).abs().max().item(),
         exact.abs().max().item(),
-        emulator.results,
+        emulator.counts,
     )
 
 
@@ -82,14 +81,13 @@ def table(outcome: Outcome) -> str:
     rows: list[tuple[object, ...]] = [
         ("kernel", "launches", "warp instructions", "global MB", "bytes asked over moved", "bank cycles over ideal")
     ]
-    for name in dict.fromkeys(name for name, _ in outcome.results):
-        stats = [result.stats for kernel, result in outcome.results if kernel == name]
-        instructions = sum(sum(s.warp_ops.values()) for s in stats)
-        moved = sum(s.sum("global", "bytes") for s in stats)
-        sectors = sum(s.sum("global", "total") * 32 for s in stats)
-        ideal = sum(s.ideal_bank_cycles() for s in stats)
-        conflicts = f"{sum(s.sum('shared', 'total') for s in stats) / ideal:.2f}" if ideal else "-"
-        rows.append((name, len(stats), f"{instructions:,}", f"{moved / 1e6:,.1f}", f"{moved / sectors:.2f}", conflicts))
+    for kernel in dict.fromkeys(counts.kernel for counts in outcome.counts):
+        launches = [counts for counts in outcome.counts if counts.kernel == kernel]
+        instructions, asked, moved, cycles, ideal = (sum(column) for column in list(zip(*launches, strict=True))[1:])
+        conflicts = f"{cycles / ideal:.2f}" if ideal else "-"
+        rows.append(
+            (kernel, len(launches), f"{instructions:,}", f"{asked / 1e6:,.1f}", f"{asked / moved:.2f}", conflicts)
+        )
     return markdown(rows)
 
 

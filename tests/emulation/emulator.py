@@ -8,7 +8,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -45,14 +45,34 @@ def tensor_map(descriptor: Any, meta: dict[str, Any]) -> Any:
     return ptxemu().Struct("<Q120s", descriptor.base, raw[8:])
 
 
+class Counts(NamedTuple):
+    """What one launch did, of the emulator's account, which holds on to the launch's memories."""
+
+    kernel: str
+    instructions: int  # of all warps
+    bytes_asked: int  # of global memory, by threads
+    bytes_moved: float  # of the sectors that they lie in
+    bank_cycles: float  # of shared memory
+    ideal_bank_cycles: float  # without conflicts
+
+    @classmethod
+    def of(cls, kernel: str, stats: Any) -> "Counts":
+        asked, sectors, cycles = (
+            stats.sum("global", "bytes"),
+            stats.sum("global", "total"),
+            stats.sum("shared", "total"),
+        )
+        return cls(kernel, sum(stats.warp_ops.values()), asked, 32 * sectors, cycles, stats.ideal_bank_cycles())
+
+
 @dataclass
 class Emulator:
-    """Runs launches on CPU tensors as ``arch`` would. ``results`` keeps the emulator's account of each launch."""
+    """Runs launches on CPU tensors as ``arch`` would, and counts what each does."""
 
     arch: int
     races: bool = True
     edit_ptx: Callable[[str], str] | None = None  # plants a bug
-    results: list[tuple[str, Any]] = field(default_factory=list)
+    counts: list[Counts] = field(default_factory=list)
 
     def __call__(self, launch: Launch) -> None:
         emulator = ptxemu()
@@ -88,4 +108,4 @@ class Emulator:
             global_race=self.races,
         )
         assert not result.unwritten, f"{launch.name} left {result.unwritten} unwritten"
-        self.results.append((launch.name, result))
+        self.counts.append(Counts.of(launch.name, result.stats))

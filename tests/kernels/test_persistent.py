@@ -64,7 +64,7 @@ def test_two_layers_of_a_clip_of_ast_base() -> None:
     """All of it: ``python -m tests.emulation.emulate_clip --arch 90 --persistent``."""
     ptxemu()
     outcome = emulate_clip.run(90, "bfloat16", 2, races=False, persistent=True)
-    assert sum(name == "persistent_linear_kernel" for name, _ in outcome.results) >= 5
+    assert sum(counts.kernel == "persistent_linear_kernel" for counts in outcome.counts) >= 5
     assert outcome.error <= 2 * outcome.peer_error
 
 
