@@ -20,7 +20,7 @@ from astfast.engines.base import Engine
 from astfast.engines.load import engine_for
 from astfast.errors import AstfastError, AudioError, BackendError, CheckpointError, brief
 from astfast.models import recognise
-from astfast.models.ast.hugging_face import ERF_GELU
+from astfast.models.ast.hugging_face import ERF_GELU, EXTRACTORS
 from astfast.notes import Note
 
 SOURCE = "the model given to astfast.accelerate"
@@ -240,7 +240,8 @@ def files_of(model: Any) -> CheckpointFiles:
     tensors = {name: lazy(name, tensor) for name, tensor in model.state_dict().items()}
     model_tensors = unwrapped(SOURCE, tensors).tensors
     # The features come from the caller: the constants of the front end are never used.
-    return CheckpointFiles(SOURCE, (), model_tensors, live_config(model), {"do_normalize": False})
+    preprocessor = {"feature_extractor_type": EXTRACTORS[0], "do_normalize": False}
+    return CheckpointFiles(SOURCE, (), model_tensors, live_config(model), preprocessor)
 
 
 def live_config(model: Any) -> dict[str, Any]:

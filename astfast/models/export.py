@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,28 @@ def _averaged(checkpoints: Sequence[Checkpoint]) -> Exported:
 
 
 def _difference(first: Checkpoint, other: Checkpoint) -> str | None:
-    """What makes two checkpoints different models: their families or the first field of their configs; or None."""
+    """What makes two checkpoints different models: their families or the first value of their configs; or None."""
     if other.family is not first.family:
         return f"families ({other.family.name}, {first.family.name})"
     if (other.weights.head is None) != (first.weights.head is None):
         return "classifiers (one has none)"
-    for field in fields(first.config):
-        ours, theirs = (getattr(checkpoint.config, field.name) for checkpoint in (other, first))
-        if ours != theirs:
-            return f"values of {field.name} ({brief(ours)}, {brief(theirs)})"
-    return None
+    return _first_difference("", other.config, first.config)
+
+
+def _first_difference(name: str, ours: Any, theirs: Any) -> str | None:
+    """The first value that differs, within records and tuples; None where none does."""
+    if is_dataclass(ours) and type(ours) is type(theirs):
+        names = [field.name for field in fields(ours)]
+        parts = ((f"{name}.{part}".lstrip("."), getattr(ours, part), getattr(theirs, part)) for part in names)
+        return next(filter(None, (_first_difference(*part) for part in parts)), None)
+    if ours == theirs:
+        return None
+    if isinstance(ours, tuple) and isinstance(theirs, tuple):
+        if len(ours) != len(theirs):
+            return f"numbers of {name} ({len(ours)}, {len(theirs)})"
+        index = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+        return f"values of {name}[{index}] ({brief(ours[index])}, {brief(theirs[index])})"
+    return f"values of {name} ({brief(ours)}, {brief(theirs)})"
 
 
 def _write_exported(exported: Exported, folder: str | os.PathLike[str], dtype: Dtype, force: bool) -> tuple[str, ...]:

@@ -200,6 +200,18 @@ def _positions(found: TimmTensors) -> LazyTensor:
     return concatenated([found.tensors[layout.prefix_positions].reshape(len(layout.prefix_tokens), d), of_patches])
 
 
+def max_length(given: int | None, usual: int, found: TimmTensors, stride: int, source: str) -> int:
+    """Frames of the longest input: as given, else the usual number. Raises CheckpointError for more than make as many
+    patches as there are positions."""
+    longest = found.sizes["T"] * stride + found.sizes["P"] - 1
+    if given is not None and given > longest:
+        raise CheckpointError(
+            f"{source} ({found.layout.family}) has positions for {longest} frames and not for {given}: pass a "
+            "max_length= up to that."
+        )
+    return usual if given is None else given
+
+
 def num_heads(hidden: int, source: str) -> int:
     """Attention heads of a model of this width, which no tensor tells: of 64 each, as in all published ones."""
     if hidden % HEAD_DIM:

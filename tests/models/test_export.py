@@ -1,6 +1,7 @@
 """`astfast convert` writes what transformers and astfast load, whole or not at all."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.cases.checkpoints import (
     MEAN,
     SMALL,
     assert_close,
+    edit_json,
     logits,
     random_model,
     spectrogram,
@@ -130,9 +132,9 @@ def test_an_average_of_a_state_space_model(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_length": 88}, r"values of front_end \("),
+        ({"max_length": 88}, r"values of front_end\.max_length \(88, 76\) differ"),
         ({"num_hidden_layers": 2}, r"values of num_hidden_layers \(2, 3\) differ"),
-        ({"num_labels": 6}, r"values of labels \("),
+        ({"num_labels": 6}, r"numbers of labels \(6, 7\) differ"),
         ({"layer_norm_eps": 1e-5}, r"values of layer_norm_eps \(1e-05, 1e-12\)"),
         ({"bare": True}, r"classifiers \(one has none\)"),
     ],
@@ -144,6 +146,14 @@ def test_models_that_differ_are_not_averaged(change, message, v4, tmp_path):
     assert not (tmp_path / "mean").exists()
     with pytest.raises(ValueError, match="no source"):
         convert([], tmp_path / "mean")
+
+
+def test_labels_that_differ_are_named_by_the_first(v4, tmp_path):
+    shutil.copytree(v4, tmp_path / "other")
+    names = json.loads((v4 / "config.json").read_text())["id2label"]
+    edit_json(tmp_path / "other" / "config.json", id2label=names | {"3": "bark", "4": "woof"})
+    with pytest.raises(CheckpointError, match=r"their values of labels\[3\] \('bark', 'sound 3, a'\) differ"):
+        convert([v4, tmp_path / "other"], tmp_path / "mean")
 
 
 def test_families_are_not_averaged(v4, tmp_path):

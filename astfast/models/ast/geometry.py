@@ -11,7 +11,13 @@ from astfast.errors import CheckpointError
 from astfast.front_end import KaldiFbank
 from astfast.models.assumed import label_names, note, with_normalisation
 from astfast.models.ast.config import PREFIX, AstConfig
-from astfast.models.ast.hugging_face import FRONT_END_FIELDS, GEOMETRY, MODEL_FIELDS, front_end_fields
+from astfast.models.ast.hugging_face import (
+    FRONT_END_FIELDS,
+    GEOMETRY,
+    MODEL_FIELDS,
+    front_end_fields,
+    refuse_likely_maest,
+)
 from astfast.models.ast.key_layouts import AstTensors, Layout
 from astfast.models.base import LabelNames
 from astfast.ops import patch_grid
@@ -55,6 +61,7 @@ def resolve(
             values = {**fields, **front_end, **overrides}
             file_grid = _grid({**values, "max_length": fields["max_length"]})
         _check_positions(sizes["T"] - len(PREFIX), file_grid)
+        refuse_likely_maest(files.preprocessor, values["num_mel_bins"])
         names = label_names(sizes.get("L"), files.config, labels, assumed)
         values = with_normalisation(values, names, fields is not None, assumed)
         return ResolvedConfig(_model_config(values, tensors.layout, names), file_grid, note(files.source, assumed))

@@ -47,6 +47,7 @@ MODEL_FIELDS: dict[str, Any] = {
     "qkv_bias": None,
     "problem_type": None,
 }
+MELS_OF_MAEST = 96  # the only published AST-shaped models of so many are MAESTs
 OTHER_FORMULAS = ("n_fft", "hop_length", "log_compression")  # fields that no ASTFeatureExtractor has, but MAEST's
 FRONT_END_FIELDS = ("sampling_rate", "num_mel_bins", "max_length", "mean", "std", "do_normalize")
 FIELDS = tuple(dict.fromkeys((*MODEL_FIELDS, *FRONT_END_FIELDS)))
@@ -100,6 +101,16 @@ def front_end_fields(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
         )
     refuse_null(preprocessor or {}, ("sampling_rate", "num_mel_bins", "max_length", "do_normalize"), PREPROCESSOR)
     return typed(preprocessor or {}, FRONT_END_FIELDS, PREPROCESSOR)
+
+
+def refuse_likely_maest(preprocessor: Mapping[str, Any] | None, num_mel_bins: int) -> None:
+    """Raises CheckpointError for a model of MAEST's mel bins whose files don't say whether it is one: another front end
+    than an AST's would go unnoticed."""
+    if num_mel_bins == MELS_OF_MAEST and (preprocessor or {}).get("feature_extractor_type") is None:
+        raise CheckpointError(
+            f"it is of {num_mel_bins} mel bins, as a MAEST is, and no {PREPROCESSOR} beside it names the feature "
+            f'extractor: add one with "feature_extractor_type" {OTHER_FAMILIES[0]} or {EXTRACTORS[0]}.'
+        )
 
 
 def refuse_other_extractors(

@@ -43,6 +43,7 @@ class CedFamily(VitFamily):
     def read(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         from astfast.models import timm_layout
         from astfast.models.ced import config_json, key_layouts
+        from astfast.models.ced.front_end import FRAMES
         from astfast.models.fields import typed
         from astfast.models.vit_config import VitConfig
 
@@ -62,7 +63,8 @@ class CedFamily(VitFamily):
         given = typed(overrides, self.fields, "the call") | typed(
             {"max_length": config.get("target_length")} if "max_length" not in overrides else {}, self.fields, source
         )
-        max_length = _max_length(given.get("max_length"), sizes["T"], source)
+        usual = FRAMES if sizes["T"] == FRAMES // PATCH else sizes["T"] * PATCH
+        max_length = timm_layout.max_length(given.get("max_length"), usual, found, PATCH, source)
         heads = config_json.heads(config) or timm_layout.num_heads(sizes["D"], source)
         return Checkpoint(
             family=self,
@@ -93,21 +95,6 @@ class CedFamily(VitFamily):
         raise CheckpointError(
             "CED has no model class in transformers that a folder could be written for: keep the checkpoint as it is."
         )
-
-
-def _max_length(given: int | None, positions: int, source: str) -> int:
-    """Frames of the longest input: as given, else those that the positions were made for."""
-    from astfast.models.ced.front_end import FRAMES
-
-    fitting = FRAMES if positions == FRAMES // PATCH else positions * PATCH
-    if given is None:
-        return fitting
-    if given // PATCH > positions:
-        raise CheckpointError(
-            f"{source} (CED) has positions for {positions * PATCH} frames and not for {given}: pass a max_length= up "
-            "to that."
-        )
-    return given
 
 
 def _front_end(found: TimmTensors, batch_norm: str, max_length: int, source: str) -> CentredLogMel:

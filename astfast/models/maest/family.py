@@ -63,7 +63,7 @@ class MaestFamily(VitFamily):
     def _folder(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         """The AST that the folder is, with MAEST's front end."""
         from astfast.models.ast.family import AST
-        from astfast.models.ast.hugging_face import refuse_other_extractors
+        from astfast.models.ast.hugging_face import EXTRACTORS, refuse_other_extractors
         from astfast.models.maest.front_end import MEAN, STD, front_end
 
         said = files.preprocessor or {}
@@ -77,7 +77,9 @@ class MaestFamily(VitFamily):
                     f"{name} in {files.source}'s preprocessor_config.json is {brief(said[name])}: astfast runs MAEST "
                     f"with {' or '.join(map(brief, values))} only."
                 )
-        fields = {name: said.get(name) for name in ("max_length", "num_mel_bins")}
+        fields = {name: said.get(name) for name in ("max_length", "num_mel_bins")} | {
+            "feature_extractor_type": EXTRACTORS[0]  # its formula is replaced below
+        }
         normalisation = {"mean": MEAN, "std": STD} | {n: said[n] for n in ("mean", "std") if said.get(n) is not None}
         named = files._replace(source=f"{files.source} (MAEST)", preprocessor=fields | normalisation)
         ast = AST.read(named, overrides, labels)
@@ -99,13 +101,17 @@ class MaestFamily(VitFamily):
         from astfast.models.passt import key_layouts
         from astfast.models.vit_config import VitConfig
 
+        if (
+            "hop_length" in overrides
+        ):  # a keyword of PaSST, through whose family a MAEST of other labels and length comes
+            raise CheckpointError(f"{files.source} (MAEST): leave out hop_length=, which is 256 samples.")
         given = typed(overrides, self.fields, "the call")
         found = timm_layout.map_tensors(
             timm_layout.unwrapped(files.tensors), files.source, key_layouts.layout(self.name, LAYOUT)
         )
         sizes = found.sizes
-        longest = FRAMES.get(sizes["T"], sizes["T"] * STRIDE)
-        max_length = min(given.get("max_length", longest), longest)
+        usual = FRAMES.get(sizes["T"], sizes["T"] * STRIDE)
+        max_length = timm_layout.max_length(given.get("max_length"), usual, found, STRIDE, files.source)
         notes = [*files.notes]
         return Checkpoint(
             family=self,

@@ -36,6 +36,7 @@ class PasstFamily(VitFamily):
     def read(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         from astfast.models import timm_layout
         from astfast.models.fields import typed
+        from astfast.models.maest import family as maest
         from astfast.models.passt import key_layouts
         from astfast.models.passt.front_end import MELS, front_end
         from astfast.models.vit_config import VitConfig
@@ -47,6 +48,8 @@ class PasstFamily(VitFamily):
         )
         sizes = found.sizes
         stride = given.get("time_stride", STRIDES.get(sizes["F"]))
+        if (sizes["F"], stride) == (maest.FREQUENCY, maest.STRIDE):
+            return maest.MAEST.read(files, {name: x for name, x in given.items() if name != "time_stride"}, labels)
         if stride is None or MELS // stride != sizes["F"]:
             raise CheckpointError(
                 f"{source} (PaSST): {sizes['F']} positions along frequency are of no known stride over {MELS} mel "
@@ -55,17 +58,17 @@ class PasstFamily(VitFamily):
         if stride == 14 and sizes.get("L") != 527 and sizes["T"] != 71 and "time_stride" not in given:
             raise CheckpointError(
                 f"{source} has 9 positions along frequency, as PaSST of stride 14 and MAEST have, and neither's length "
-                f"and labels: pass time_stride=14 if it is a PaSST."
+                f"and labels: pass time_stride=14 if it is a PaSST, time_stride=10 if it is a MAEST."
             )
         hop = given.get("hop_length") or _hop(source, sizes["T"])
-        longest = sizes["T"] * stride + sizes["P"] - 1  # frames that make as many patches as there are positions
+        usual = sizes["T"] * stride + sizes["P"] - 1
         notes = [*files.notes]
         return Checkpoint(
             family=self,
             config=VitConfig(
                 labels=timm_layout.label_names(found, files, labels, notes),
                 problem_type="multi_label_classification",
-                front_end=front_end(min(given.get("max_length", longest), longest), hop),
+                front_end=front_end(timm_layout.max_length(given.get("max_length"), usual, found, stride, source), hop),
                 hidden_size=sizes["D"],
                 num_hidden_layers=found.num_layers,
                 num_attention_heads=timm_layout.num_heads(sizes["D"], source),

@@ -143,6 +143,32 @@ def test_published_files_read_as_many_frames_as_they_were_trained_on(
     assert load(tmp_path / "maest.ckpt").config.max_length == frames
 
 
+def test_more_frames_than_positions_are_refused(tmp_path: Path) -> None:
+    """31 positions hold up to 325 frames, of which the published model reads 312."""
+    torch.save(state_of(31), tmp_path / "maest.ckpt")
+    assert load(tmp_path / "maest.ckpt", max_length=325).config.max_length == 325
+    with pytest.raises(CheckpointError, match=r"\(MAEST\) has positions for 325 frames and not for 326:"):
+        load(tmp_path / "maest.ckpt", max_length=326)
+
+
+@pytest.mark.parametrize("labels", [5, LABELS])
+def test_mel_bins_of_a_maest_without_an_extractor_are_refused(labels: int, tmp_path: Path) -> None:
+    """A folder of MAEST's shape is no AST by default: which of the two it is, its extractor must say."""
+    model = checkpoints.random_model(
+        num_mel_bins=96, max_length=FRAMES, frequency_stride=10, time_stride=10, num_labels=labels
+    )
+    preprocessor = checkpoints.write_v4(model, tmp_path) / "preprocessor_config.json"
+    assert load(tmp_path).family.name == "AST"
+    checkpoints.edit_json(preprocessor, feature_extractor_type=None)
+    with pytest.raises(
+        CheckpointError, match=r"96 mel bins, as a MAEST is.*MAESTFeatureExtractor.*ASTFeatureExtractor"
+    ):
+        load(tmp_path)
+    preprocessor.unlink()
+    with pytest.raises(CheckpointError, match=r"\(AST\): it is of 96 mel bins, as a MAEST is"):
+        load(tmp_path, mean=-4.0, std=4.0)
+
+
 def test_windows_are_the_pieces_of_the_authors_code(tmp_path: Path) -> None:
     """But for the frames at a piece's ends, where a window is mirrored and the whole recording goes on."""
     state = state_of(31)

@@ -131,9 +131,22 @@ def test_the_folders_name_tells_no_hop(checkpoint: Path, tmp_path: Path) -> None
 
 def test_what_could_be_a_maest_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.pt", state_of((9, 50), labels=20, layers=1))
-    with pytest.raises(CheckpointError, match="pass time_stride=14 if it is a PaSST"):
+    with pytest.raises(CheckpointError, match="pass time_stride=14 if it is a PaSST, time_stride=10 if it is a MAEST"):
         load(path)
-    assert load(path, time_stride=14).config.time_stride == 14
+    as_passt, as_maest = load(path, time_stride=14), load(path, time_stride=10, max_length=400)
+    assert (as_passt.family.name, as_passt.config.time_stride) == ("PaSST", 14)
+    assert (as_maest.family.name, as_maest.config.time_stride, as_maest.config.max_length) == ("MAEST", 10, 400)
+    with pytest.raises(CheckpointError, match=r"\(MAEST\): leave out hop_length="):
+        load(path, time_stride=10, hop_length=320)
+
+
+def test_more_frames_than_positions_are_refused(checkpoint: Path) -> None:
+    longest = load(checkpoint).config.max_length
+    with pytest.raises(
+        CheckpointError, match=rf"\(PaSST\) has positions for {longest} frames and not for {longest + 1}:"
+    ):
+        load(checkpoint, max_length=longest + 1)
+    assert load(checkpoint, max_length=longest).config.max_length == longest
 
 
 @pytest.mark.parametrize("name", ["dist_token", "new_pos_embed", "blocks.1.norm2.bias", "head.1.bias"])
