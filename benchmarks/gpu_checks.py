@@ -68,17 +68,18 @@ def of_type(arch: tuning.Arch, precision: str, device: str) -> dict[str, Make]:
 
 
 def float8(arch: tuning.Arch, device: str) -> dict[str, Make]:
-    """Cases of the kernels that differ in float8: the matrix products, and the output of attention."""
+    """Cases of the kernels that differ in float8: quantisation, the matrix products, and the output of attention."""
     d, m, tiles = 768, 3072, tuning.tiles_for(arch, 1)
     stream, narrow = torch.bfloat16, torch.float8_e4m3fn
 
     def norm_linear(tile: tuning.Tile) -> gpu_cases.Case:
-        return float8_cases.norm_linear(stream, (2, 161, d), m, tile, "gelu", narrow, device=device)
+        return float8_cases.linear_(stream, (2, 161, d), m, tile, "gelu", narrow, device=device)
 
     def linear_residual(tile: tuning.Tile) -> gpu_cases.Case:
         return float8_cases.linear_residual(stream, (2, 161, m), d, tile, device=device)
 
     return {
+        "quantise_rows": lambda: float8_cases.quantise_rows(stream, (2, 161, d), tiles.quantise_rows, device=device),
         **{f"norm_linear {tile}": partial(norm_linear, tile) for tile in tiles.norm_linear},
         **{f"linear_residual {tile}": partial(linear_residual, tile) for tile in tiles.residual},
         "attention": lambda: float8_cases.attention_(stream, 2, 161, 161, 12, 64, tiles.attention, device=device),

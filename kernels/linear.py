@@ -6,15 +6,13 @@ RMSNorm, and its gamma and beta are folded into the next weight: one factor a ro
 the accumulator in the epilogue. Each kernel that writes the stream also stores partial sums of squares, one per 64
 columns; the next kernel reduces them to ``rstd``, so that statistics take no pass over the stream.
 
-float8 (e4m3): weights have a power of two a channel, ``w_scale``. A row of the stream is multiplied by the power of
-two below its rstd as it is read, and by the rest of rstd in the epilogue: |x| rstd <= sqrt(K), so that nothing
-saturates, no maximum is searched for, and a 16-bit x is rounded exactly once. Outputs that only a product reads are
-written in float8 times one power of two, ``gain``, which a bound on them gives (``backends/cuda/packing.py``).
+In float8 (e4m3) both operands are quantised before (``quantise.py``); weights have a scale a channel, ``w_scale``, in
+the epilogue. Outputs that only a product reads are written in float8 times one power of two, ``gain``, which a bound on
+them gives (``backends/cuda/packing.py``). On Hopper such sums keep about 14 bits, see docs/gpu.md.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import triton
@@ -31,7 +29,6 @@ from astfast.kernels.statistics import (
 from astfast.kernels.tuning import Tile
 
 GROUP = 8  # row tiles whose weights are shared through the L2 cache
-FLOAT8_MAX = 448.0  # largest finite number of e4m3
 
 
 @triton.jit
@@ -61,15 +58,8 @@ def as_type(y, TYPE: tl.constexpr):
 
 
 @triton.jit
-def power_of_two_below(x):
-    """2^floor(log2 x), x positive and normal float32: x without its mantissa."""
-    return (x.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def tile_product(
     x_rows,  # pointers to the first element of each row of x, [BLOCK_M]
-    x_scale,  # of x where it is quantised to the type of w, [BLOCK_M]; unused where they are of one type
     w_rows,  # pointers to the first element of each row of w, [BLOCK_N]
     k_tiles,  # cdiv(K, BLOCK_K); not a constant, so that the loop stays a loop
     K: tl.constexpr,
@@ -90,8 +80,6 @@ def tile_product(
         else:
             x = tl.load(x_tile, mask=(k < K - i * BLOCK_K)[None, :], other=0.0)
             w = tl.load(w_tile, mask=(k < K - i * BLOCK_K)[:, None], other=0.0)
-        if x.dtype != w.dtype:
-            x = as_type(x.to(tl.float32) * x_scale[:, None], w.dtype)
         acc = tl.dot(x, w, acc, input_precision=PRECISION)
         x_tile += BLOCK_K
         w_tile += BLOCK_K
@@ -154,7 +142,6 @@ def norm_linear_kernel(
     PRECISION: tl.constexpr,
     STATISTICS: tl.constexpr,
     PADDED_PARTS: tl.constexpr,  # K / STATISTICS, rounded up to a power of two
-    ROOM: tl.constexpr,  # the largest power of two that sqrt(K) can be multiplied by in float8
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -166,21 +153,14 @@ def norm_linear_kernel(
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.minimum(m, rows - 1)  # rows past the end read the last one; their results are not stored
 
-    if sumsq_ptr is not None:
-        sumsq_rows = sumsq_ptr + row_offset(row, rows_per_clip, sumsq_clip_stride, sumsq_row_stride)
     column = n if N % BLOCK_N == 0 else tl.minimum(n, N - 1)
     x_rows = x_ptr + row_offset(row, rows_per_clip, x_clip_stride, x_row_stride)
-    w_rows = w_ptr + column * K
+    y = tile_product(x_rows, w_ptr + column * K, k_tiles, K, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+    if sumsq_ptr is not None:  # behind the loop: before it, all of it would wait for the statistics
+        sumsq_rows = sumsq_ptr + row_offset(row, rows_per_clip, sumsq_clip_stride, sumsq_row_stride)
+        y *= row_rstd(sumsq_rows, eps, K, STATISTICS, PADDED_PARTS, CENTRED)[:, None]
     if w_scale_ptr is not None:
-        rstd = row_rstd(sumsq_rows, eps, K, STATISTICS, PADDED_PARTS)
-        x_scale = power_of_two_below(rstd) * ROOM
-        acc = tile_product(x_rows, x_scale, w_rows, k_tiles, K, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
-        y = acc * (rstd / x_scale)[:, None] * tl.load(w_scale_ptr + column)[None, :]
-    else:
-        acc = tile_product(x_rows, None, w_rows, k_tiles, K, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
-        y = acc
-        if sumsq_ptr is not None:  # behind the loop: before it, all of it would wait for the statistics
-            y *= row_rstd(sumsq_rows, eps, K, STATISTICS, PADDED_PARTS, CENTRED)[:, None]
+        y *= tl.load(w_scale_ptr + column)[None, :]
     y += tl.load(bias_ptr + column)[None, :]
     if GELU:
         y = gelu(y, out_ptr.dtype.element_ty)
@@ -236,7 +216,7 @@ def linear_residual_kernel(
     if EARLY_RESIDUAL:
         residual = tl.load(stream_rows[:, None] + n[None, :], mask=valid, other=0.0)
     x_rows = x_ptr + row_offset(row, rows_per_clip, x_clip_stride, x_row_stride)
-    acc = tile_product(x_rows, None, w_ptr + column * K, k_tiles, K, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+    acc = tile_product(x_rows, w_ptr + column * K, k_tiles, K, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
     if not EARLY_RESIDUAL:
         residual = tl.load(stream_rows[:, None] + n[None, :], mask=valid, other=0.0)
     if w_scale_ptr is not None:
@@ -291,15 +271,16 @@ def norm_linear(
         "PRECISION": precision,
         "STATISTICS": STATISTICS_TILE,
         "PADDED_PARTS": triton.next_power_of_2(statistics_parts(k)),
-        "ROOM": float8_room(k),
         **_blocks(tile),
     }
     return _launch(norm_linear_kernel, clips * rows_per_clip, n, k, args, tile, ("out_ptr",), x, weight, out)
 
 
-def linear(x: Any, weight: Any, bias: Any, out: Any, *, precision: str, tile: Tile) -> Launch:
-    """x [B, R, K] -> out [B, R, N] = x weight^T + bias."""
-    return norm_linear(x, None, weight, bias, 0.0, out, activation=None, precision=precision, tile=tile)
+def linear(
+    x: Any, weight: Any, bias: Any, out: Any, *, activation: str | None = None, **epilogue_and_tile: Any
+) -> Launch:
+    """x [B, R, K] -> out [B, R, N] = act(x weight^T + bias); the other arguments as in ``norm_linear``."""
+    return norm_linear(x, None, weight, bias, 0.0, out, activation=activation, **epilogue_and_tile)
 
 
 def linear_residual(
@@ -352,11 +333,6 @@ def linear_residual(
     return _launch(
         linear_residual_kernel, clips * rows_per_clip, n, k, args, tile, ("sumsq_ptr",), x, weight, stream, stream
     )
-
-
-def float8_room(k: int) -> float:
-    """Largest power of two by which numbers up to sqrt(k) can be multiplied within the range of e4m3."""
-    return 2.0 ** math.floor(math.log2(FLOAT8_MAX / math.sqrt(k)))
 
 
 def row_strides(name: str, view: Any) -> dict[str, int]:

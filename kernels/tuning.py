@@ -42,6 +42,7 @@ class Tiles:
     head: Tile = Tile(16, 64, 64, 4, 2)
     narrow: tuple[Tile, ...] = (Tile(128, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3))  # convolutions, float32 results
     depthwise: Tile = Tile(32, 64, 0, 4, 1)  # positions, channels
+    quantise_rows: Tile = Tile(16, 256, 0, 4, 1)  # rows, columns
     scan: Tile = Tile(4, 4, 64, 8, 1)  # rows and columns of an image, and its channels, as many as a partial sum has
     persistent_norm_linear: Tile | None = None
     persistent_residual: Tile | None = None
@@ -127,22 +128,29 @@ SIXTEEN_BIT[89] = SIXTEEN_BIT[86]
 SIXTEEN_BIT[120] = replace(SIXTEEN_BIT[86], attention=Tile(128, 64, 0, 8, 2))
 
 
-# Float8 weights; norm_linear loads tiles of x in 16 bits, and attention stays in 16 bits.
+# Products of float8 operands; attention stays in 16 bits.
 EIGHT_BIT: dict[Arch, Tiles] = {
     89: replace(
         SIXTEEN_BIT[89],
-        norm_linear=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 3), Tile(64, 64, 64, 4, 4)),
+        norm_linear=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
         residual=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
     ),
     90: replace(
         SIXTEEN_BIT[90],
-        norm_linear=(Tile(128, 128, 128, 8, 3), Tile(64, 128, 128, 4, 3), Tile(64, 64, 128, 4, 4)),
+        norm_linear=(
+            Tile(128, 256, 128, 8, 3),
+            Tile(128, 128, 128, 8, 4),
+            Tile(64, 128, 128, 4, 4),
+            Tile(64, 64, 128, 4, 4),
+        ),
         residual=(Tile(128, 128, 128, 8, 4), Tile(64, 128, 128, 4, 4), Tile(64, 64, 128, 4, 4)),
         persistent_norm_linear=None,
         persistent_residual=None,
     ),
 }
-EIGHT_BIT[100] = replace(SIXTEEN_BIT[100], norm_linear=EIGHT_BIT[90].norm_linear, residual=EIGHT_BIT[90].residual)
+EIGHT_BIT[100] = replace(  # has no registers for the largest tile
+    SIXTEEN_BIT[100], norm_linear=EIGHT_BIT[90].norm_linear[1:], residual=EIGHT_BIT[90].residual
+)
 EIGHT_BIT[120] = replace(SIXTEEN_BIT[120], norm_linear=EIGHT_BIT[89].norm_linear, residual=EIGHT_BIT[89].residual)
 
 

@@ -1,4 +1,4 @@
-"""Cases of the products in float8, as ``gpu_cases`` has them for the other types.
+"""Cases of quantisation and of the products in float8, as ``gpu_cases`` has them for the other types.
 
 Exact is the product of the operands as quantised, in float64; the peer is torch, in the 16-bit type, on the same
 quantised operands. So a case tells a wrong product from a coarse one; how coarse float8 is shows test_float8.py.
@@ -7,9 +7,8 @@ quantised operands. So a case tells a wrong product from a coarse one; how coars
 import torch
 import torch.nn.functional as F
 
-from astfast.backends.cuda import fallback_ops as cuda_torch_ops
 from astfast.backends.cuda import packing as cuda_packing
-from astfast.kernels import attention, linear, statistics
+from astfast.kernels import attention, linear, quantise, statistics
 from astfast.kernels.tuning import Tile
 from tests.cases import gpu_cases
 from tests.cases.gpu_cases import Case, any_order, normal, of_squares, stream, sums_of_squares, unwritten
@@ -19,8 +18,42 @@ FLOAT8 = torch.float8_e4m3fn
 gpu_cases.EPSILON[FLOAT8] = 2.0**-4
 
 
-def norm_linear(
+class Quantised(Case):
+    """Held to the rounding of each element by itself."""
+
+    def check(self) -> None:
+        """Raises AssertionError for an element further from the exact one than float8 is coarse."""
+        assert_rounded(self.outputs["out"].cpu().double(), self.exact["out"])
+
+
+def assert_rounded(values: torch.Tensor, exact: torch.Tensor) -> None:
+    """Half a unit in the last place of 4 digits, of which float16 on the way takes 2^-8 more, or half the last step of
+    the range; and nothing past the largest number."""
+    error = (values - exact).abs()
+    allowed = exact.abs() * 2.0**-4 + 2.0**-10
+    assert (error <= allowed).all(), f"off by {error.max():.2e}, {(error - allowed).max():.2e} more than allowed"
+    assert values.abs().max() <= quantise.FLOAT8_MAX
+
+
+def quantise_rows(
     dtype: torch.dtype,  # of the stream
+    shape: tuple[int, int, int],  # clips, tokens, K
+    tile: Tile,
+    rows: int | None = None,  # only the first rows of each clip, as in the last layer
+    device: str = "cpu",
+) -> Quantised:
+    x = stream(shape, dtype, seed=1)
+    x[0, 0] = 0
+    x[-1, 0, 1:] = 0  # one channel holds all of a row
+    eps, used = 1e-6, x[:, :rows].double()
+    exact = quantise.float8_room(shape[-1]) * used / (used.square().mean(-1, keepdim=True) + eps).sqrt()
+    sumsq, out = sums_of_squares(x).float(), unwritten(shape, FLOAT8, device)
+    launch = quantise.quantise_rows(x.to(device)[:, :rows], sumsq.to(device)[:, :rows], eps, out[:, :rows], tile=tile)
+    return Quantised(launch, {"out": out[:, :rows]}, {"out": exact}, {})
+
+
+def linear_(
+    dtype: torch.dtype,  # of the output
     shape: tuple[int, int, int],  # clips, tokens, K
     n: int,
     tile: Tile,
@@ -29,26 +62,24 @@ def norm_linear(
     rows: int | None = None,
     device: str = "cpu",
 ) -> Case:
-    x = stream(shape, dtype, seed=1)
+    normed = F.layer_norm(stream(shape, torch.float64, seed=1), shape[-1:])
+    x = (quantise.float8_room(shape[-1]) * normed).half().to(FLOAT8)[:, :rows]
     weight, weight_scale = cuda_packing.float8_weight(normal((n, shape[-1]), torch.float32, 2, shape[-1] ** -0.5))
+    weight_scale /= quantise.float8_room(shape[-1])
     bias = normal((n,), torch.float32, 3)
-    eps, gain = 1e-6, 4.0 if out_type == FLOAT8 else 1.0
-    sumsq = sums_of_squares(x).float()
-    quantised, left = cuda_torch_ops.quantised_rows(x[:, :rows], sumsq[:, :rows], eps)  # of the other part of rstd
+    gain = 4.0 if out_type == FLOAT8 else 1.0
 
     def product(dtype: torch.dtype) -> torch.Tensor:
         wide = torch.float32 if dtype == torch.float16 else dtype  # 448 squared, summed, is more than float16 holds
-        y = F.linear(quantised.to(wide), weight.to(wide)).to(torch.promote_types(wide, torch.float32))
-        y = (y * left * weight_scale + bias).to(dtype)
+        y = F.linear(x.to(wide), weight.to(wide)).to(torch.promote_types(wide, torch.float32))
+        y = (y * weight_scale + bias).to(dtype)
         return gain * (F.gelu(y) if activation == "gelu" else y)
 
-    out = unwritten((*quantised.shape[:2], n), out_type or dtype, device)
-    launch = linear.norm_linear(
-        x.to(device)[:, :rows],
-        sumsq.to(device)[:, :rows],
+    out = unwritten((*x.shape[:2], n), out_type or dtype, device)
+    launch = linear.linear(
+        x.to(device),
         weight.to(device),
         bias.to(device),
-        eps,
         out,
         activation=activation,
         precision="ieee",

@@ -7,11 +7,15 @@ or the first ones), D hidden.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
-from astfast.kernels.linear import float8_room
+from astfast.kernels.quantise import float8_room
 from astfast.kernels.statistics import STATISTICS_TILE, are_centred, statistics_parts
+
+SCALED_MM_MULTIPLE = 16  # of both sides of a weight in torch._scaled_mm
 
 
 def log_mel(
@@ -77,21 +81,67 @@ def norm_linear(
     eps: float,
     out: torch.Tensor,  # [B, R, N]
     activation: str | None,
-    weight_scale: torch.Tensor | None = None,  # [N] of a float8 weight
-    gain: float = 1.0,
 ) -> torch.Tensor:
-    """out = gain act(rstd(x) weight_scale (x weight^T) + bias), rstd = 1 / sqrt(sum of squares / K + eps)."""
-    if weight_scale is not None:
-        quantised, left = quantised_rows(x, sumsq, eps) if weight.itemsize == 1 else (x, row_rstd(x, sumsq, eps))
-        y = (quantised.to(x.dtype) @ weight.to(x.dtype).T) * left * weight_scale + bias
-        out.copy_(gain * (F.gelu(y) if activation == "gelu" else y))
-        return out
+    """out = act(rstd(x) (x weight^T) + bias), rstd = 1 / sqrt(sum of squares / K + eps)."""
     rstd = row_rstd(x, sumsq, eps)
     if not are_centred(x.shape[-1], sumsq):
         x = x - x.to(rstd.dtype).mean(-1, keepdim=True)
     normed = torch.mul(x, rstd, out=torch.empty(x.shape, dtype=weight.dtype, device=x.device))
     torch.addmm(bias, normed.flatten(0, 1), weight.T, out=out.view(-1, len(weight)))
     return torch.ops.aten.gelu_(out) if activation == "gelu" else out
+
+
+def quantise_rows(
+    x: torch.Tensor,  # [B, R, K], zero-mean rows
+    sumsq: torch.Tensor,  # [B, R, ceil(K / 64)]
+    eps: float,
+    out: torch.Tensor,  # [B, R, K] float8
+) -> torch.Tensor:
+    """out = float8_room(K) rstd(x) x; to float8 by way of float16, as the kernel does it."""
+    y = x * (row_rstd(x, sumsq, eps) * float8_room(x.shape[-1]))
+    return out.copy_(y.half() if out.itemsize == 1 else y)
+
+
+def float8_linear(
+    x: torch.Tensor,  # [B, R, K] float8
+    weight: torch.Tensor,  # [N, K] float8
+    bias: torch.Tensor,  # [N]
+    out: torch.Tensor,  # [B, R, N]
+    weight_scale: torch.Tensor,  # [N]
+    activation: str | None,
+    gain: float,
+) -> torch.Tensor:
+    """gain act(weight_scale (x weight^T) + bias), a new tensor: a copy to ``out`` would cost time."""
+    y = float8_product(x, weight, weight_scale, bias)
+    y = F.gelu(y) if activation == "gelu" else y
+    return (y if gain == 1.0 else gain * y).to(out.dtype)
+
+
+def float8_product(
+    x: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """weight_scale (x weight^T) + bias of float8 x [B, R, K] and weight [N, K], in the type of the bias [N]."""
+    rows, type_ = x.flatten(0, 1), bias.dtype
+    if x.itemsize == 1 and not any(side % SCALED_MM_MULTIPLE for side in weight.shape) and has_scaled_mm(x.device):
+        one = torch.ones(len(rows), 1, device=x.device)  # a row's scale is in x, see quantise_rows
+        scales = one, weight_scale[None]
+        y = torch._scaled_mm(rows, weight.T, *scales, bias=bias, out_dtype=type_, use_fast_accum=True)
+    else:
+        y = (rows.to(type_) @ weight.to(type_).T * weight_scale + bias).to(type_)
+    return y.view(*x.shape[:2], -1)
+
+
+@functools.cache
+def has_scaled_mm(device: torch.device) -> bool:
+    """Whether PyTorch has float8 products with a scale a row and a channel for a device: not for every GPU."""
+    side = SCALED_MM_MULTIPLE
+    a, one = torch.zeros(side, side, device=device).to(torch.float8_e4m3fn), torch.ones(side, 1, device=device)
+    bias = torch.zeros(side, dtype=torch.bfloat16, device=device)
+    try:
+        torch._scaled_mm(a, a.T, one, one.T, bias=bias, out_dtype=bias.dtype, use_fast_accum=True)
+    except (RuntimeError, ValueError):  # which of them, and what it says, differs by version
+        return False
+    return True
 
 
 def attention(q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int) -> torch.Tensor:
@@ -126,8 +176,7 @@ def linear_residual(
     if x_sumsq is not None:
         x = ((x - x.to(x_sumsq.dtype).mean(-1, keepdim=True)) * row_rstd(x, x_sumsq, eps)).to(weight.dtype)
     if weight_scale is not None:
-        product = x.to(stream.dtype) @ weight.to(stream.dtype).T
-        stream += (scale * weight_scale * product + bias).to(stream.dtype)
+        stream += float8_product(x, weight, scale * weight_scale, bias)
         sums_of_squares(stream, sumsq)
         return stream
     stream += torch.addmm(bias, x.flatten(0, 1), weight.T, alpha=scale).view(stream.shape)
@@ -165,14 +214,6 @@ def row_rstd(x: torch.Tensor, sumsq: torch.Tensor, eps: float) -> torch.Tensor:
         apart = means - (widths * means).sum(-1, keepdim=True) / x.shape[-1]
         sumsq = sumsq + widths * apart.square()
     return torch.rsqrt(sumsq.sum(-1, keepdim=True) / x.shape[-1] + eps)
-
-
-def quantised_rows(x: torch.Tensor, sumsq: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantises the rows of x as ``kernels/linear.py`` does -> (x times a power of two a row, in float8; the rest of
-    rstd [B, R, 1])."""
-    rstd = row_rstd(x, sumsq, eps)
-    scale = torch.ldexp(torch.ones_like(rstd), torch.frexp(rstd).exponent - 1) * float8_room(x.shape[-1])
-    return (x.float() * scale).half().to(torch.float8_e4m3fn), rstd / scale
 
 
 def sums_of_squares(x: torch.Tensor, out: torch.Tensor) -> None:

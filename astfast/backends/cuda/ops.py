@@ -18,7 +18,7 @@ import torch
 import triton
 from numpy.typing import NDArray
 
-from astfast.backends.cuda import centred_log_mel, fallback_ops, image_ops
+from astfast.backends.cuda import centred_log_mel, fallback_ops, float8_ops, image_ops
 from astfast.backends.cuda.autotune import Autotuner
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
@@ -119,7 +119,8 @@ class CudaOps:
     def empty(self, shape: tuple[int, ...], kind: str) -> Any:
         if kind in ("stream", "image"):
             parts = statistics.statistics_parts(shape[-1]) * (2 if kind == "image" else 1)
-            return Stream(self._empty(shape, self._packing.dtype), self._empty((*shape[:-1], parts), torch.float32))
+            x, sumsq = self._empty(shape, self._packing.dtype), self._empty((*shape[:-1], parts), torch.float32)
+            return Stream(x, sumsq, self._empty(shape, self._packing.operand_dtype) if self._packing.float8 else None)
         types = {"activation": self._packing.dtype, "operand": self._packing.operand_dtype}
         return self._empty(shape, types.get(kind, torch.float32))
 
@@ -239,14 +240,18 @@ class CudaOps:
     def norm_linear(
         self, x: Stream, w: PackedLinear, out: torch.Tensor, activation: Literal["gelu"] | None = None
     ) -> torch.Tensor:
+        if w.weight_scale is not None:
+            x8 = self._run(float8_ops.quantise_call(x, w, self._tiles.quantise_rows))
+            tile = self._tile(self._tiles.norm_linear, x8, w)
+            return self._run(float8_ops.linear_call(x8, w, out, activation, tile))
         centred = statistics.are_centred(x.shape[-1], x.sumsq)
         call = OpCall(
             "norm_linear" if centred else "norm_linear of an image",
             linear.norm_linear,
             fallback_ops.norm_linear,
             clips={"x": x.x, "sumsq": x.sumsq, "out": out},
-            weights=_linear_weights(w),
-            settings={"eps": w.eps, "activation": activation, "gain": w.gain if out.element_size() == 1 else 1.0},
+            weights={"weight": w.weight, "bias": w.bias},
+            settings={"eps": w.eps, "activation": activation},
             result="out",
             written=("out",),
             tuning={"precision": self._products, "tile": self._tile(self._tiles.norm_linear, x, w)},

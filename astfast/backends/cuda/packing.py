@@ -10,7 +10,7 @@ import torch
 
 from astfast.backends.cuda import folding
 from astfast.front_end import KaldiFbank, mel_filters
-from astfast.kernels.linear import FLOAT8_MAX
+from astfast.kernels.quantise import FLOAT8_MAX, float8_room
 from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, patch_grid
 
 # Of the residual stream and the activations; in float8 the operands of the layers' products are of 8 bits.
@@ -26,6 +26,7 @@ class Stream:
 
     x: torch.Tensor  # [B, T, D]
     sumsq: torch.Tensor  # [B, T, ceil(D / 64)] float32
+    quantised: torch.Tensor | None = None  # [B, T, D] in float8, for the product that reads the stream next
 
     @property
     def shape(self) -> torch.Size:
@@ -35,7 +36,7 @@ class Stream:
         return len(self.x)
 
     def __getitem__(self, index: Any) -> Stream:
-        return Stream(self.x[index], self.sumsq[index])
+        return Stream(self.x[index], self.sumsq[index], None if self.quantised is None else self.quantised[index])
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Packing:
             gain = float8_gain(weight[-value_columns:], bias[-value_columns:])
             weight[-value_columns:] *= gain
             bias[-value_columns:] *= gain
-        return self._float8_linear(weight, bias, 1.0, eps, float8_gain(weight, bias))
+        room = float8_room(weight.shape[1])
+        return self._float8_linear(weight, bias, room, eps, float8_gain(weight, bias))
 
     def linear(self, w: Linear, input_layer: NormLinear | None = None, centred: bool = True) -> PackedLinear:
         """``input_layer``: layer whose last outputs, through attention or the GELU, are the input; float8 needs it."""
@@ -143,7 +145,7 @@ class Packing:
         self,
         weight: folding.Matrix,
         bias: folding.Matrix,
-        input_gain: float = 1.0,
+        input_gain: float,
         eps: float = 0.0,
         gain: float = 1.0,
     ) -> PackedLinear:
