@@ -69,6 +69,7 @@ MAY_BE_HEAVY = {
     "backends.cuda.centred_log_mel",
     "backends.cuda.fallback_ops",
     "backends.cuda.fallback_images",
+    "backends.cuda.float8_ops",
     "backends.cuda.image_ops",
     "backends.cuda.op_call",
     "backends.cuda.ops",
