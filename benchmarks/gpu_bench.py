@@ -31,7 +31,8 @@ from astfast.engines.load import engine_for
 from astfast.kernels import launch, tuning
 from astfast.models import recognise
 from astfast.models.base import Checkpoint
-from benchmarks import models
+from astfast.models.vit_config import VitConfig
+from benchmarks import family_models, models
 from tests import launchers
 
 SPIN_SECONDS, TIMED_SECONDS = 0.3, 1.0  # of work before a measurement, which an idle GPU's clock needs; and of one
@@ -79,13 +80,27 @@ class Bench:
             return CudaOps(heads, precision, self.device, **how)
         return backend.open(heads, precision, self.device)
 
+    def kernels(self, precision: str) -> CudaOps:
+        """All of the backend's kernels, unchecked."""
+        tiles = DRY_TILES if self.dry_run else None
+        return CudaOps(1, precision, self.device, launcher=self.launcher, target=self.target, tiles=tiles)
+
+    def name(self, geometry: str = "") -> str:
+        """The model of that name in models.py or family_models.py; in a dry run, the tiny one of its family."""
+        if self.dry_run:
+            return f"tiny-{geometry.partition('-')[0]}" if geometry in family_models.MODELS else "tiny"
+        return geometry or "ast-base"
+
     @functools.cache  # noqa: B019, one object lives as long as its process
     def checkpoint(self, geometry: str = "") -> Checkpoint:
+        if geometry in family_models.MODELS:
+            name = self.name(geometry)
+            return recognise.load(family_models.checkpoint(name, self.cache), **family_models.MODELS[name].options)
         return recognise.load(self.folder(geometry))
 
     def folder(self, geometry: str = "") -> Path:
-        name = "tiny" if self.dry_run else geometry or "ast-base"
-        return models.checkpoint(name, self.cache, outliers=True)
+        """Of an AST in transformers' layout."""
+        return models.checkpoint(self.name(geometry), self.cache, outliers=True)
 
     @functools.cache  # noqa: B019
     def engine(self, precision: str, geometry: str = "", batch_size: int | None = None) -> CudaGraphEngine:
@@ -97,7 +112,9 @@ class Bench:
 
     @functools.cache  # noqa: B019
     def model(self, precision: str, geometry: str = "") -> Any:
-        """transformers' model with PyTorch's fused attention."""
+        """transformers' model with PyTorch's fused attention; of another family its formulas in PyTorch's fast ops."""
+        if geometry in family_models.MODELS:
+            return family_models.torch_model(self.name(geometry), precision, self.device)
         return transformers_model(self.folder(geometry), precision).to(self.device)
 
     @functools.cache  # noqa: B019
@@ -110,7 +127,7 @@ class Bench:
     def contestant(self, name: str, precision: str, batch: int, geometry: str = "") -> Work:
         """A function without arguments: a batch of features on the device to logits there; made once.
 
-        ``name``: astfast, or what runs transformers' model: sdpa, accelerated, or compiled (max-autotune).
+        ``name``: astfast, or what runs PyTorch's model: sdpa; of an AST also accelerated, or compiled (max-autotune).
         """
         key = name, precision, batch, geometry
         if key not in self.contestants:
@@ -141,14 +158,16 @@ class Bench:
         return forward
 
     @functools.cache  # noqa: B019
-    def waves(self) -> list[Any]:
+    def waves(self, geometry: str = "") -> list[Any]:
         """Waveforms that fill the model's input, no two alike; 64, or few in a dry run."""
-        config: Any = self.checkpoint().config
+        config: Any = self.checkpoint(geometry).config
         return list(models.waves(4 if self.dry_run else 64, config))
 
-    def attention_choice(self, precision: str, batch: int) -> str:
-        """PyTorch's own name of the attention that transformers' model runs on."""
-        config = self.checkpoint().config
+    def attention_choice(self, precision: str, batch: int, geometry: str = "") -> str | None:
+        """PyTorch's own name of the attention that its model runs on; None for a model without attention."""
+        config = self.checkpoint(geometry).config
+        if not isinstance(config, VitConfig):
+            return None
         heads, tokens = config.num_attention_heads, config.num_tokens
         shape = (batch, heads, tokens, config.hidden_size // heads)
         x = torch.zeros(shape, dtype=getattr(torch, precision), device=self.device)
@@ -156,7 +175,7 @@ class Bench:
             return str(SDPBackend(torch._fused_sdp_choice(x, x, x)).name)
 
     def error(self, logits: torch.Tensor, batch: int, geometry: str = "") -> float:
-        """Of logits of ``features(batch)``: root mean square against transformers in float32, relative to their
+        """Of logits of ``features(batch)``: root mean square against PyTorch's model in float32, relative to their
         standard deviation."""
         exact = self._exact(batch, geometry)
         return float((logits.double() - exact).square().mean().sqrt() / exact.std())

@@ -12,7 +12,7 @@ from astfast.backends.cuda.packing import DTYPES
 from astfast.front_end import KaldiFbank
 from astfast.kernels import tuning
 from benchmarks.gpu_bench import DRY_TILES, Bench
-from tests.cases import float8_cases, gpu_cases
+from tests.cases import float8_cases, gpu_cases, gpu_family_cases, image_cases
 
 Make = Callable[[], gpu_cases.Case]
 
@@ -23,6 +23,25 @@ def check(bench: Bench, precision: str, name: str) -> dict[str, Any]:
     bench.launcher(case.launch)
     case.check()
     return {"ok": True}
+
+
+def check_family(bench: Bench, precision: str, name: str) -> dict[str, Any]:
+    """Runs an op of DASS, in the sizes of its first stages, or a front end of another family on their kernels."""
+    ops, dtype = bench.kernels(precision), DTYPES[precision]
+    if name in gpu_family_cases.FRONT_ENDS:
+        front_end = gpu_family_cases.FRONT_ENDS[name]
+        gpu_family_cases.check_front_end(gpu_family_cases.short(front_end, 20) if bench.dry_run else front_end, ops)
+    else:
+        geometry = image_cases.QUICK["row"] if bench.dry_run else image_cases.ImageGeometry(2, 34, 9, 96, 192)
+        made = {f"DASS {case.name}": case for case in image_cases.cases(geometry, precision)}
+        gpu_family_cases.check_image_op(made[name], geometry, ops, dtype)
+    return {"ok": True}
+
+
+def families() -> list[str]:
+    """Names for ``check_family``."""
+    images = image_cases.cases(image_cases.QUICK["one_pixel"], "float32")
+    return [*gpu_family_cases.FRONT_ENDS, *(f"DASS {case.name}" for case in images)]
 
 
 def cases(arch: tuning.Arch, precision: str, device: str = "cuda") -> dict[str, Make]:

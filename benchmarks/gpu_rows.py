@@ -31,6 +31,7 @@ LARGEST_ERROR = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 0.03, "float8": 0
 TESTS = ROOT / "tests"
 TESTERS = 4  # processes of pytest
 SHORT_CLIPS = "speech-commands"  # a geometry of 146 tokens
+FAMILIES = ("ced-mini", "dass-small", "passt-s-10", "maest-30s")  # of which all but the last are timed
 Found = dict[str, Any] | list[dict[str, Any]]
 
 
@@ -65,9 +66,18 @@ def rows(arch: tuning.Arch, dry_run: bool = False) -> list[Row]:
     made += [Row(f"batch {many}", "kernels", 10, lambda _: resources())]
     for samples in ("int16", "float32"):
         for clips in called:
-            name = f"top-{TOP_K} of {samples} waveforms {fastest} batch {clips}"
-            work = partial(to_top_k, precision=fastest, samples=samples, clips=clips)
-            made.append(Row("waveforms to top-k", name, 30, work))
+            made.append(top_k("waveforms to top-k", fastest, samples, clips))
+    made += [
+        Row("families", f"check {name}", 20, partial(gpu_checks.check_family, precision=fastest, name=name))
+        for name in gpu_checks.families()
+    ]
+    made += [
+        Row("families", f"engine {fastest} {name}", 60, partial(engine_works, precision=fastest, geometry=name))
+        for name in FAMILIES
+    ]
+    for name in FAMILIES[:-1]:
+        made += [throughput("families", engine, fastest, many, 45, name) for engine in ("astfast", "sdpa")]
+        made += [top_k("families", fastest, "int16", many, name)]
     for clips in called[:-1]:
         made += [throughput("other batches", name, fastest, clips, 30) for name in ("astfast", "sdpa", "accelerated")]
     for precision in narrow:
@@ -103,11 +113,11 @@ def ceilings(bench: Bench) -> Found:
     return {"product_tflops": 2 * n**3 / product / 1e12, "copy_tbs": 2 * size / copied / 1e12}
 
 
-def engine_works(bench: Bench, precision: str) -> Found:
-    """One call of the engine against transformers in float32; whether graphs are in use; which kernels were refused."""
-    engine = bench.engine(precision)
+def engine_works(bench: Bench, precision: str, geometry: str = "") -> Found:
+    """One call of the engine against PyTorch in float32; whether graphs are in use; which kernels were refused."""
+    engine = bench.engine(precision, geometry)
     clips = 2 if bench.dry_run else 8
-    error = accurate(bench, engine.forward(bench.features(clips)), precision, clips)
+    error = accurate(bench, engine.forward(bench.features(clips, geometry)), precision, clips, geometry)
     row = {"error": error, "graphs": engine.ops.runtime.graphs_failure is None, "hardware": engine.hardware}
     refused = [f"{key}: {result.failure}" for key, result in engine.ops.op_results().items() if result.failure]
     return {**row, "failed": f"kernels that are not used: {'; '.join(refused)}"} if refused else row
@@ -128,7 +138,7 @@ def throughput(section: str, name: str, precision: str, batch: int, seconds: flo
         """Clips a second, features on the device to logits there, after a look at the logits."""
         work = bench.contestant(name, precision, batch, geometry)
         row: dict[str, Any] = {"engine": name, "precision": precision, "batch": batch, "geometry": geometry}
-        row["model"] = "tiny" if bench.dry_run else geometry or "ast-base"
+        row["model"] = bench.name(geometry)
         start = time.perf_counter()
         row["error"] = accurate(bench, work(), precision, batch, geometry)
         row["first_call_seconds"] = time.perf_counter() - start
@@ -140,7 +150,7 @@ def throughput(section: str, name: str, precision: str, batch: int, seconds: flo
                 "ops": autotune_cache.describe(of_batch(bench, precision, batch, geometry)),
             }
         if name in ("sdpa", "compiled"):
-            row["attention"] = bench.attention_choice(precision, batch)
+            row["attention"] = bench.attention_choice(precision, batch, geometry)
         return row
 
     return Row(section, f"{name} {precision} batch {batch}{where}", seconds, measure)
@@ -196,10 +206,16 @@ def operations(key: str, tokens: int) -> float:
     return 2.0 * clips * rows_ * columns * shapes[2][1] if key.startswith(("norm_linear", "linear_residual")) else 0.0
 
 
-def to_top_k(bench: Bench, precision: str, samples: str, clips: int) -> Found:
+def top_k(section: str, precision: str, samples: str, clips: int, geometry: str = "") -> Row:
+    where = f" {geometry}" if geometry else ""
+    work = partial(to_top_k, precision=precision, samples=samples, clips=clips, geometry=geometry)
+    return Row(section, f"top-{TOP_K} of {samples} waveforms {precision} batch {clips}{where}", 30, work)
+
+
+def to_top_k(bench: Bench, precision: str, samples: str, clips: int, geometry: str = "") -> Found:
     """Waveforms to the best scores and labels, both in host memory, in one call of the engine."""
-    engine = bench.engine(precision)
-    waves = bench.waves()
+    engine = bench.engine(precision, geometry)
+    waves = bench.waves(geometry)
     if samples == "int16":
         waves = [(32767 * wave.clip(-1, 1)).astype(np.int16) for wave in waves]
     waves = [np.roll(waves[i % len(waves)], i) for i in range(clips)]

@@ -35,7 +35,7 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
             told = ", ".join(f"{value[1]:.2f}x {key.replace('_', ' ')}" for key, value in ratios.items())
             yield f"in turns, {row['precision']}, batch {row['batch']}: {told}"
     for row in done:
-        if row["section"] == "waveforms to top-k":
+        if row["name"].startswith("top-"):
             yield f"{row['name']}: {_rate(row)} clips/s, {row['milliseconds']:.2f} ms a call"
     for row in done:
         if "kernel_tflops" in row or "torch_tflops" in row:
@@ -54,7 +54,7 @@ def _rate(row: dict[str, Any] | None) -> str:
 
 def _share(row: dict[str, Any] | None, ceilings: dict[str, Any]) -> str:
     """Share of the measured product: of the operations of the model, without what the last layer can skip."""
-    if row is None or not ceilings:
+    if row is None or not ceilings or row["model"] not in GEOMETRIES:
         return "-"
     geometry = GEOMETRIES[row["model"]].model_config()
     return f"{operations(geometry) * row['clips_per_second'] / ceilings['product_tflops'] / 1e12:.0%}"

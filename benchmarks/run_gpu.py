@@ -4,7 +4,8 @@ python -m benchmarks.run_gpu [--plan measure|tune] [--dry-run] [--seconds 480] [
 
 Smoke (ceilings of this GPU, every kernel in bfloat16 against float64, the engine against transformers); batch 32 in
 bfloat16: astfast, transformers with PyTorch's fused attention, with torch.compile, with astfast.accelerate; waveforms
-to top-k; other batch sizes; float8, float16, float32; odd shapes; the tests marked gpu.
+to top-k; DASS, CED, PaSST and MAEST: their kernels, each engine, and three of them timed beside PyTorch; other batch
+sizes; float8, float16, float32; odd shapes; the tests marked gpu.
 
 Kernels are compiled beforehand in parallel processes. Rows are measured in a process of their own, the worker, which
 packs a model once a precision. A row that crashes the worker, or takes longer than its limit, is named as failed, and a

@@ -4,9 +4,11 @@ Run it with ``python -m tests.emulation.gpu_docs``. The tables of an emulated cl
 ``python -m tests.emulation.emulate_clip --docs``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from astfast.backends.cuda.ops import Target
+from astfast.kernels import tuning
+from astfast.kernels.launch import Launch
 from astfast.models.ast.config import AstConfig
 from benchmarks import gpu_model
 from benchmarks.pages import markdown, write_section
@@ -18,13 +20,13 @@ BATCHES = (1, 8, 32)
 PREDICTED = {"H100": ("H100 SXM", 90), "A100": ("A100", 80), "RTX 4090": ("RTX 4090", 89)}
 
 
-def resources() -> str:
-    """Every configuration of AST-base on every GPU, as the compiler made it."""
+def resources(configurations: Callable[[tuning.Arch, str], dict[str, Launch]]) -> str:
+    """Every configuration of a model on every GPU, as the compiler made it."""
     parts = []
     for arch, target in compiled.GPUS.items():
         rows = [("kernel", "type", "tile, warps, stages", "registers", "shared KiB", "spills", "matrix instructions")]
         for precision in ("bfloat16", "float32"):
-            for name, launch in compiled.configurations(arch, precision).items():
+            for name, launch in configurations(arch, precision).items():
                 made = compiled.compiled(launch, arch)
                 kernel, tile = name.rstrip(")").split(" (")
                 kinds = ", ".join(f"{count} {kind}" for kind, count in compiled.matrix_instructions(made.code).items())
@@ -54,4 +56,5 @@ def predictions() -> str:
 
 if __name__ == "__main__":
     write_section(PREDICTIONS, "predictions", predictions())
-    write_section(KERNELS, "resources", resources())
+    write_section(KERNELS, "resources", resources(compiled.configurations))
+    write_section(KERNELS, "resources of images", resources(compiled.image_configurations))

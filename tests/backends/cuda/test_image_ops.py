@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from astfast.backends.cuda import fallback_ops
 from astfast.backends.cuda.ops import CudaOps
-from astfast.backends.cuda.packing import Stream
 from astfast.backends.cuda.target import Target
-from astfast.backends.reference import ReferenceOps
 from astfast.errors import UnsupportedModel
 from astfast.ops import Scan
 from tests import launchers
-from tests.cases import image_cases, op_cases
-from tests.cases.gpu_cases import EPSILON
+from tests.cases import gpu_family_cases, image_cases
 from tests.cases.image_cases import QUICK, ImageGeometry
-from tests.cases.plain_torch import PlainTorch
 from tests.emulation.emulator import Emulator, ptxemu
 from tests.fakes.recording_runtime import GPU, RecordingRuntime, torch_ops
 
@@ -37,53 +31,9 @@ def by_torch(dtype: torch.dtype) -> CudaOps:
     return CudaOps(1, precision, "cpu", target=GPU, runtime=fast.runtime, autotuner=fast._autotuner, stream_scale=0.5)
 
 
-def on(ops: CudaOps, case: op_cases.OpCase, dtype: torch.dtype) -> np.ndarray:
-    """The case's result in float64, of buffers that were NaN."""
-    scale, names = ops._packing.scale, {"depthwise_silu", "x_proj", "selective_scan"}
-
-    def put(x: np.ndarray, kind: str) -> Any:
-        values = torch.from_numpy(np.ascontiguousarray(x))
-        if kind == "activation":
-            return values.to(dtype)
-        if case.name in ("stem", "head_without_norm") or (case.name in names and kind == "stream"):
-            return values  # a spectrogram, an embedding, an output of ``linear``
-        stream = ops.empty(tuple(values.shape), "image")
-        stream.x.copy_(scale * values)
-        fallback_ops.sums_of_squares(stream.x, stream.sumsq)
-        return stream
-
-    class Empty:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(ops, name)
-
-        def empty(self, shape: tuple[int, ...], kind: str) -> Any:
-            out = ops.empty(shape, "image" if kind == "stream" else kind)
-            for buffer in (out.x, out.sumsq) if isinstance(out, Stream) else (out,):
-                buffer.fill_(torch.nan)
-            return out
-
-    result = case.call(Empty(), put)
-    if not isinstance(result, Stream):
-        return result.double().numpy()
-    expected = torch.empty_like(result.sumsq)
-    fallback_ops.sums_of_squares(result.x, expected)
-    torch.testing.assert_close(result.sumsq, expected, rtol=1e-5, atol=1e-5)
-    return result.x.double().numpy() / scale
-
-
 def judge(geometry: ImageGeometry, ops: CudaOps, dtype: torch.dtype) -> None:
-    """Errors are at most twice torch's, and a rounding of the largest result in the type, and the case's own floor."""
-    failures = []
-    with torch.inference_mode():
-        for case in image_cases.cases(geometry, str(dtype).removeprefix("torch.")):
-            exact = op_cases.result_of(case, geometry, torch.float64)
-            with PlainTorch():
-                peer = case.call(ReferenceOps(1, dtype), op_cases.on_torch(dtype)).double().numpy()
-            error = np.abs(on(ops, case, dtype) - exact)
-            allowed = 2 * np.abs(peer - exact).max() + EPSILON[dtype] * np.abs(exact).max() + case.floor
-            if not (error <= allowed).all():
-                failures.append(f"{case.name}: {error.max():.2e} of {np.max(allowed):.2e}")
-    assert not failures
+    for case in image_cases.cases(geometry, str(dtype).removeprefix("torch.")):
+        gpu_family_cases.check_image_op(case, geometry, ops, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
