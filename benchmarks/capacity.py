@@ -39,8 +39,8 @@ PREDICTED = """\
 ## GPUs, predicted
 
 **Nothing here was measured on a GPU**: rates are the predictions of [docs/gpu.md](gpu.md#predictions) for AST-base in
-bfloat16, waveforms to tags, batch 32. Cores are those that decode for one GPU, at the decoding rate measured on
-{cpu}; prices are without them. Energy is the board's limit of power over the
+bfloat16, waveforms to tags, batch 32, the lower end of each. Cores are those that decode for one GPU, at the decoding
+rate measured on {cpu}; prices are without them. Energy is the board's limit of power over the
 rate, an upper bound without the host."""
 
 RAY = """\

@@ -67,12 +67,17 @@ class Counts(NamedTuple):
 
 @dataclass
 class Emulator:
-    """Runs launches on CPU tensors as ``arch`` would, and counts what each does."""
+    """Runs launches on CPU tensors as ``arch`` would, and counts what each does.
+
+    Races in shared memory are looked for in the first launch of a kernel with its grid and numbers: which warp touches
+    what, and when, depends on no tensor's values. Those in global memory, whose tensors differ, in every launch.
+    """
 
     arch: int
     races: bool = True
     edit_ptx: Callable[[str], str] | None = None  # plants a bug
     counts: list[Counts] = field(default_factory=list)
+    watched: set[tuple[Any, ...]] = field(default_factory=set)  # launches whose shared memory was
 
     def __call__(self, launch: Launch) -> None:
         emulator = ptxemu()
@@ -96,6 +101,8 @@ class Emulator:
         entry = emulator.load_module(ptx).entries[kernel.metadata.name]
         scratch = len(entry.params) - len(values)  # pointers that Triton appends, unused by these kernels
         assert kernel.metadata.global_scratch_size == 0
+        numbers = [value for value in values if isinstance(value, int | float)]
+        kind = (ptx, launch.grid, *numbers)
         result = emulator.run_ptx(
             ptx,
             kernel.metadata.name,
@@ -104,8 +111,9 @@ class Emulator:
             values + [None] * scratch,
             shared=kernel.metadata.shared,
             names=labels + [f"scratch{i}" for i in range(scratch)],
-            race=self.races,
+            race=self.races and kind not in self.watched,
             global_race=self.races,
         )
         assert not result.unwritten, f"{launch.name} left {result.unwritten} unwritten"
+        self.watched.add(kind)
         self.counts.append(Counts.of(launch.name, result.stats))

@@ -6,13 +6,15 @@ Run it with ``python -m tests.emulation.gpu_docs``. The tables of an emulated cl
 
 from collections.abc import Callable, Sequence
 
-from astfast.backends.cuda.ops import Target
+from astfast.backends.cuda.ops import CudaOps, Target
+from astfast.backends.cuda.target import has_float8
 from astfast.kernels import tuning
 from astfast.kernels.launch import Launch
 from astfast.models.ast.config import AstConfig
 from benchmarks import gpu_model
 from benchmarks.pages import markdown, write_section
 from tests import ROOT
+from tests.cases.persistent_ops import PersistentOps
 from tests.kernels import test_compiled as compiled
 
 PREDICTIONS, KERNELS = (ROOT / "docs" / name for name in ("gpu.md", "gpu_kernels.md"))
@@ -37,20 +39,27 @@ def resources(configurations: Callable[[tuning.Arch, str], dict[str, Launch]]) -
 
 
 def predictions() -> str:
-    """Clips/s of AST-base in bfloat16 by GPU and batch: int16 waveforms that are there already, to logits there; to the
-    best labels on the host, uploads hidden behind the batch before; and with no batch before."""
+    """Clips/s of AST-base by GPU and batch, at worst and at best, in bfloat16 where nothing else is said: int16
+    waveforms that are there already, to logits there; to the best labels on the host, uploads hidden behind the batch
+    before; and with no batch before."""
     model = AstConfig(labels=tuple(map(str, range(527))))
     rows: list[Sequence[object]] = [("GPU", "from, to", *(f"batch {clips}" for clips in BATCHES))]
     for name, (label, arch) in PREDICTED.items():
-        gpu = gpu_model.GPUS[name]
-        target = Target(arch, gpu.multiprocessors, name)
-        ways = {
-            way: [gpu_model.batch_seconds(model, clips, "bfloat16", target, gpu)[way] for clips in BATCHES]
-            for way in gpu_model.WAYS
-        }
-        for way, seconds in ways.items():
-            rates = [clips / each for clips, each in zip(BATCHES, seconds, strict=True)]
-            rows.append((label, way, *(f"{rate:,.0f}" for rate in rates)))
+        ends = gpu_model.GPUS[name]
+        target = Target(arch, ends[0].multiprocessors, name)
+        kinds: list[tuple[str, str, type[CudaOps], Sequence[str]]] = [("", "bfloat16", CudaOps, gpu_model.WAYS)]
+        if tuning.tiles_for(arch, 2).persistent_norm_linear:
+            kinds.append(("; persistent products", "bfloat16", PersistentOps, gpu_model.WAYS[1:2]))
+        if has_float8(arch):
+            kinds.append(("; float8", "float8", CudaOps, gpu_model.WAYS[1:2]))
+        for suffix, precision, backend, ways in kinds:
+            seconds = [
+                [gpu_model.batch_seconds(model, clips, precision, target, gpu, backend) for gpu in ends]
+                for clips in BATCHES
+            ]
+            for way in ways:
+                rates = [[clips / end[way] for end in each] for clips, each in zip(BATCHES, seconds, strict=True)]
+                rows.append((label, way + suffix, *(f"{worst:,.0f} to {best:,.0f}" for worst, best in rates)))
     return markdown(rows)
 
 
