@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from astfast.errors import CheckpointError, brief
+from astfast.errors import CheckpointError, brief, brief_name
+
+if TYPE_CHECKING:
+    from astfast.checkpoints.sources import CheckpointFiles
 
 INTEGERS = {
     "hidden_size": (1, 16_384),
@@ -34,6 +37,36 @@ NUMBERS = {
 FLAGS = ("qkv_bias", "do_normalize")
 STRINGS = ("hidden_act",)
 CHOICES = {"problem_type": ("single_label_classification", "multi_label_classification", "regression")}
+# Fields of variants of a model, which no published config of these families has -> the values that change nothing.
+VARIANTS: dict[str, tuple[Any, ...]] = {
+    "position_embedding_type": ("absolute",),
+    "pooling": (),
+    "pooling_type": (),
+    "pooling_mode": (),
+    "act_layer": ("gelu",),
+    "norm_layer": (),
+    "norm_type": ("layer_norm", "layernorm"),
+    "pruned_heads": ({},),
+    "is_decoder": (False,),
+    "use_relative_position_bias": (False,),
+    "quantization_config": (),
+}
+# Fields that change no result: those that transformers writes into every config, and those of training.
+_HARMLESS = """
+model_type architectures auto_map name_or_path transformers_version torch_dtype dtype id2label label2id num_labels
+problem_type finetuning_task task_specific_params custom_pipelines return_dict output_hidden_states
+output_attentions torchscript use_bfloat16 tf_legacy_loss use_cache attn_implementation chunk_size_feed_forward
+is_encoder_decoder cross_attention_hidden_size add_cross_attention tie_word_embeddings tie_encoder_decoder
+tokenizer_class prefix bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id
+max_length min_length do_sample
+early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
+remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+hidden_dropout_prob attention_probs_dropout_prob classifier_dropout initializer_range gradient_checkpointing
+use_checkpoint drop_rate attn_drop_rate drop_path_rate
+"""
+HARMLESS = frozenset(_HARMLESS.split())
 MAX_TOKENS = 32_768  # of a clip: attention takes their square
 MAX_SPECTROGRAM = 4_000_000  # frames x mel bins of a clip: 16 MB; 10,000 frames of 128 bins are a third
 
@@ -72,6 +105,17 @@ def refuse_other_values(
         if value is not None and value not in allowed:
             words = f"with {' or '.join(map(brief, allowed))} only" if allowed else "without it"
             raise CheckpointError(f"{name} in {where} is {brief(value)}: astfast runs {family} {words}.")
+
+
+def unknown_fields(files: CheckpointFiles, known: Iterable[str]) -> tuple[str, ...]:
+    """The warning about fields of config.json that are neither ``known`` to a family nor harmless; none for one that
+    is null or private to transformers."""
+    given = (name for name, value in (files.config or {}).items() if value is not None and not name.startswith("_"))
+    unknown = sorted({*given} - HARMLESS - {*known})
+    if not unknown:
+        return ()
+    listed = ", ".join(map(brief_name, unknown[:4])) + (", …" if len(unknown) > 4 else "")
+    return (f"{files.source}'s config.json has fields that astfast doesn't know, and ignores: {listed}",)
 
 
 def check_spectrogram(frames: int, mel_bins: int) -> None:

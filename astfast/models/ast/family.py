@@ -11,6 +11,7 @@ from astfast.models.ast import hugging_face, key_layouts
 from astfast.models.ast.config import AstConfig
 from astfast.models.ast.geometry import resolve
 from astfast.models.base import Checkpoint, Exported, LabelNames
+from astfast.models.fields import unknown_fields
 from astfast.models.vit_family import VitFamily
 
 
@@ -53,7 +54,7 @@ class AstFamily(VitFamily):
             layout=tensors.layout.name,
             paths=files.paths,
             approximate=approximate,
-            notes=(*files.notes, *resolved.notes),
+            notes=(*files.notes, *unknown_fields(files, hugging_face.CONFIG_FIELDS), *resolved.notes),
         )
 
     def export(self, config: AstConfig, weights: vit.Weights) -> Exported:

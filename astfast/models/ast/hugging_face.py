@@ -7,25 +7,13 @@ from typing import Any
 
 from astfast.errors import CheckpointError, brief
 from astfast.front_end import KaldiFbank
-from astfast.models.fields import refuse_null, refuse_other_values, typed
+from astfast.models.fields import VARIANTS, refuse_null, refuse_other_values, typed
 from astfast.models.vit_config import VitConfig
 
 OTHER_FAMILIES = ("MAESTFeatureExtractor",)  # feature extractors of ASTs that are read by another family
 EXTRACTORS = ("ASTFeatureExtractor",)  # whose formula KaldiFbank is
 PREPROCESSOR = "preprocessor_config.json"
 MODEL_TYPE = "audio-spectrogram-transformer"
-# Fields of variants of transformers, which an ASTConfig does not have -> the values that change nothing.
-VARIANTS: dict[str, tuple[Any, ...]] = {
-    "position_embedding_type": ("absolute",),
-    "pooling": (),
-    "pooling_type": (),
-    "pooling_mode": (),
-    "act_layer": ("gelu",),
-    "norm_type": ("layer_norm", "layernorm"),
-    "pruned_heads": ({},),
-    "is_decoder": (False,),
-    "use_relative_position_bias": (False,),
-}
 ERF_GELU = ("gelu", "gelu_python")  # the two names that transformers has for it
 # Defaults under the names of ASTConfig and ASTFeatureExtractor. None: the layout's default, or none.
 GEOMETRY = {
@@ -48,6 +36,7 @@ MODEL_FIELDS: dict[str, Any] = {
     "problem_type": None,
 }
 MELS_OF_MAEST = 96  # the only published AST-shaped models of so many are MAESTs
+CONFIG_FIELDS = (*MODEL_FIELDS, *VARIANTS, "head_dim")  # all that is read of a config.json
 OTHER_FORMULAS = ("n_fft", "hop_length", "log_compression")  # fields that no ASTFeatureExtractor has, but MAEST's
 FRONT_END_FIELDS = ("sampling_rate", "num_mel_bins", "max_length", "mean", "std", "do_normalize")
 FIELDS = tuple(dict.fromkeys((*MODEL_FIELDS, *FRONT_END_FIELDS)))

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from astfast.errors import CheckpointError, brief
 from astfast.models.ced.front_end import MELS, RATE
-from astfast.models.fields import refuse_other_values
+from astfast.models.fields import VARIANTS, refuse_other_values
 
 if TYPE_CHECKING:
     from astfast.models.timm_layout import TimmTensors
 
 # Field -> the values that it may have; absent or null is as good. What has one value is a constant of the published
 # models, from which no tensor would tell a difference.
-KNOWN: dict[str, tuple[Any, ...]] = {
+KNOWN: dict[str, tuple[Any, ...]] = VARIANTS | {
+    "problem_type": ("multi_label_classification",),  # the authors' class ends with a sigmoid
     "pooling": ("mean",),
     "eval_avg": ("mean",),
     "pad_last": (True,),
@@ -30,6 +31,7 @@ KNOWN: dict[str, tuple[Any, ...]] = {
     "f_min": (0,),
     "f_max": (8000,),
 }
+SIZES = ("name", "depth", "embed_dim", "num_heads", "mlp_ratio", "outputdim", "target_length")
 EXTRACTOR = "CedFeatureExtractor"
 KNOWN_OF_EXTRACTOR: dict[str, tuple[Any, ...]] = {
     "sampling_rate": (RATE,),

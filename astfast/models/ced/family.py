@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from astfast.checkpoints.sources import CheckpointFiles
 from astfast.errors import CheckpointError
 from astfast.models.base import Checkpoint, Exported, LabelNames
-from astfast.models.fields import refuse_other_values
+from astfast.models.fields import refuse_other_values, typed, unknown_fields
 from astfast.models.vit_family import VitFamily
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ class CedFamily(VitFamily):
         from astfast.models import timm_layout
         from astfast.models.ced import config_json, key_layouts
         from astfast.models.ced.front_end import FRAMES
-        from astfast.models.fields import typed
         from astfast.models.vit_config import VitConfig
 
         source, config = files.source, files.config or {}
@@ -65,11 +64,12 @@ class CedFamily(VitFamily):
         )
         usual = FRAMES if sizes["T"] == FRAMES // PATCH else sizes["T"] * PATCH
         max_length = timm_layout.max_length(given.get("max_length"), usual, found, PATCH, source)
+        notes = [*files.notes, *unknown_fields(files, (*config_json.KNOWN, *config_json.SIZES))]
         heads = config_json.heads(config) or timm_layout.num_heads(sizes["D"], source)
         return Checkpoint(
             family=self,
             config=VitConfig(
-                labels=timm_layout.label_names(found, files, labels, notes := [*files.notes]),
+                labels=timm_layout.label_names(found, files, labels, notes),
                 problem_type="multi_label_classification",
                 cuts_spectrogram=True,
                 front_end=_front_end(found, key_layouts.BATCH_NORM[layout.name], max_length, source),

@@ -14,7 +14,7 @@ from astfast.models.base import Checkpoint, Exported, LabelNames
 from astfast.models.dass import forward, hugging_face, key_layouts
 from astfast.models.dass.config import DassConfig
 from astfast.models.dass.forward import DassWeights
-from astfast.models.fields import typed
+from astfast.models.fields import typed, unknown_fields
 from astfast.ops import Ops
 
 
@@ -43,7 +43,8 @@ class DassFamily:
             prefix = "" if files.source in str(error) else f"{files.source} (DASS): "
             raise CheckpointError(f"{prefix}{error}") from None
         weights = key_layouts.canonical_weights(tensors, config)
-        notes = (*files.notes, *note(files.source, assumed))
+        unknown = unknown_fields(files, hugging_face.CONFIG_FIELDS)
+        notes = (*files.notes, *unknown, *note(files.source, assumed))
         return Checkpoint(self, config, weights, files.source, tensors.layout.name, files.paths, notes)
 
     @staticmethod

@@ -8,10 +8,13 @@ from typing import Any
 from astfast.errors import CheckpointError, brief
 from astfast.models.ast.hugging_face import FRONT_END_FIELDS, refuse_other_extractors
 from astfast.models.dass.config import DassConfig
-from astfast.models.fields import refuse_null, typed
+from astfast.models.fields import VARIANTS, refuse_null, refuse_other_values, typed
 
 MODEL_TYPE = "dass"
 PATCH_SIZE = 4  # of the stem: two convolutions of stride 2
+KNOWN: dict[str, tuple[Any, ...]] = VARIANTS | {"patch_size": (PATCH_SIZE,), "hidden_act": ("gelu",)}
+# All that its config.json may have; embed_dim and num_classes are what the tensors say.
+CONFIG_FIELDS = (*KNOWN, "max_length", "num_mel_bins", "depths", "dims", "embed_dim", "num_classes")
 EXTRACTORS = ("DASSFeatureExtractor", "ASTFeatureExtractor")  # one formula under two names
 LENGTH, MELS = 1024, 128  # DASSConfig's defaults
 
@@ -24,6 +27,7 @@ def model_fields(source: str, config_json: Mapping[str, Any] | None) -> dict[str
     if config_json is None:
         return {}
     where = f"{source}'s config.json"
+    refuse_other_values(config_json, KNOWN, where, "a DASS")
     refuse_null(config_json, ("max_length", "num_mel_bins"), where)
     fields = typed(config_json, ("max_length", "num_mel_bins", "problem_type"), where)
     for name in ("depths", "dims"):
@@ -35,10 +39,6 @@ def model_fields(source: str, config_json: Mapping[str, Any] | None) -> dict[str
         fields[name] = tuple(sizes)
     if "depths" in fields and len(fields.get("dims", fields["depths"])) != len(fields["depths"]):
         raise CheckpointError(f"{where} has {len(fields['depths'])} depths and {len(fields['dims'])} dims: as many.")
-    if config_json.get("patch_size", PATCH_SIZE) != PATCH_SIZE:
-        raise CheckpointError(
-            f"patch_size in {where} is {brief(config_json['patch_size'])}: astfast runs {PATCH_SIZE} only."
-        )
     return fields
 
 

@@ -201,7 +201,7 @@ def edited(state, tmp_path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patch_size": 8}, "patch_size in .* is 8: astfast runs 4 only"),
+        ({"patch_size": 8}, "patch_size in .* is 8: astfast runs a DASS with 4 only"),
         ({"depths": [1, 2, 2, 1]}, r"depths 1-2-2-1\) lacks 18 tensors: dass.layers.2.blocks.1"),
         ({"depths": [1, 1, 1, 1]}, "has, beside those of a DASS, 18 tensors: dass.layers.1.blocks.1"),
         ({"depths": [10**9] * 4}, r"its config says depths \[1000000000"),
