@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 
+from astfast.backends.cuda.ops import persistent_kernels
 from astfast.backends.cuda.packing import DTYPES
 from astfast.front_end import KaldiFbank
 from astfast.kernels import tuning
 from benchmarks.gpu_bench import DRY_TILES, Bench
 from tests.cases import float8_cases, gpu_cases, gpu_family_cases, image_cases
+
+PERSISTENT = "persistent"  # in the names of checks of such kernels
+PROGRAMS = 8  # which walk over nine tiles or more each
 
 Make = Callable[[], gpu_cases.Case]
 
@@ -66,12 +70,20 @@ def of_type(arch: tuning.Arch, precision: str, device: str) -> dict[str, Make]:
     def linear_residual(tile: tuning.Tile) -> gpu_cases.Case:
         return gpu_cases.linear_residual(dtype, (clips, tokens, m), d, tile, **where)
 
+    def persistent(case: Callable[..., gpu_cases.Case], inner: int, n: int, *rest: Any) -> gpu_cases.Case:
+        return case(dtype, (clips, tokens, inner), n, *rest, programs=PROGRAMS, **where)
+
     def attention(queries: int, tile: tuning.Tile) -> gpu_cases.Case:
         return gpu_cases.attention_(dtype, clips, queries, tokens, heads, d // heads, tile, **where)
 
     def log_mel(integers: bool) -> gpu_cases.Case:
         return gpu_cases.log_mel_(front_end, [1500, 399], tiles.log_mel, integers=integers, device=device)
 
+    wide, residual = tiles.persistent_norm_linear, tiles.persistent_residual
+    hopper = {
+        f"{PERSISTENT} norm_linear": partial(persistent, gpu_cases.norm_linear, d, m, wide, "gelu"),
+        f"{PERSISTENT} linear_residual": partial(persistent, gpu_cases.linear_residual, m, d, residual),
+    }
     patches = partial(gpu_cases.patch_embed_, dtype, clips, 96, 64, 16, (10, 10), d, tiles.patch_embed)
     return {
         **{f"norm_linear {tile}": partial(norm_linear, tile) for tile in tiles.norm_linear},
@@ -83,6 +95,7 @@ def of_type(arch: tuning.Arch, precision: str, device: str) -> dict[str, Make]:
         "head": partial(gpu_cases.head_, clips, d, 35, tiles.head, device=device),
         "log_mel": partial(log_mel, False),
         "log_mel of int16": partial(log_mel, True),
+        **(hopper if wide and persistent_kernels(arch) else {}),
     }
 
 

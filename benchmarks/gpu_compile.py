@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from astfast.backends.cuda.ops import CudaOps
 from astfast.backends.cuda.target import Target
 from astfast.kernels.launch import Launch
 from astfast.models.ast.config import AstConfig
 from tests import launchers
+from tests.cases.persistent_ops import PersistentOps
 from tests.cases.recorded_launches import record
 
 Launches = Callable[[], list[Callable[[], Launch]]]  # each of which a process makes only if it is its own to compile
@@ -64,8 +67,9 @@ def compile_one(launch: Launch) -> None:
 
 
 def of_model(config: AstConfig, batches: Sequence[int], precision: str, target: Target) -> list[Launch]:
-    """Launches of a model's batches that differ for the compiler."""
-    return list(_distinct(launch for clips in batches for launch in record(config, clips, precision, target)))
+    """Launches of a model's batches that differ for the compiler, on persistent kernels too."""
+    ways = itertools.product((CudaOps, PersistentOps), batches)
+    return list(_distinct(launch for ops, clips in ways for launch in record(config, clips, precision, target, ops)))
 
 
 def _distinct(launches: Iterator[Launch]) -> Iterator[Launch]:

@@ -9,8 +9,9 @@ sizes; float8, float16, float32; odd shapes; the tests marked gpu.
 
 Kernels are compiled beforehand in parallel processes. Rows are measured in a process of their own, the worker, which
 packs a model once a precision. A row that crashes the worker, or takes longer than its limit, is named as failed, and a
-new worker goes on with the next one. Rows are written as they come, into a .partial file that takes the place of the
-results only when a run has come to its end; ``--resume`` keeps what a stopped run of this commit has measured.
+new worker goes on with the next one; where a persistent kernel fails its check, without such kernels from then on. Rows
+are written as they come, into a .partial file that takes the place of the results only when a run has come to its end;
+``--resume`` keeps what a stopped run of this commit has measured.
 ``--dry-run`` goes through the whole script on a CPU with a tiny model in Triton's interpreter: its times mean nothing.
 """
 
@@ -34,7 +35,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from astfast.backends.cuda import backend
+from astfast.backends.cuda import backend, ops
 from astfast.backends.cuda.target import Target, has_float8
 from astfast.kernels.launch import Launch
 from benchmarks import gpu_checks, gpu_compile, gpu_rows, gpu_table, gpu_tune, models
@@ -47,6 +48,7 @@ TABLE_SECONDS = 5.0  # kept for the end of the run
 BATCHES = (32, 8, 1)  # buckets of the rows
 LAST = "last"  # in an answer of a worker whose device is of no more use, as after an access out of bounds
 PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
+WITHOUT = "--without-persistent"
 WORKER = (sys.executable, "-m", "benchmarks.run_gpu", "--worker")
 
 
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--section", action="append", metavar="NAME", help="only these rows, by their section; repeatable"
     )
+    parser.add_argument(WITHOUT, action="store_true", help="without Hopper's persistent kernels")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if not options.dry_run and not torch.cuda.is_available():
@@ -78,6 +81,8 @@ def work(options: argparse.Namespace) -> int:
     os.dup2(2, 1)  # what libraries print is no answer
     if options.dry_run:
         torch.set_num_threads(1)  # of small products, which wait for each other where others compute too
+    if options.without_persistent:
+        ops.persistent_kernels = lambda _: None
     bench = Bench(options.dry_run, options.cache)
     answers.write(json.dumps(bench.describe()) + "\n")
     known = {(row.section, row.name): row for row in PLANS[options.plan].rows(bench.target.arch, bench.dry_run)}
@@ -105,6 +110,7 @@ class Worker:
             "--cache",
             str(options.cache),
             *(["--dry-run"] if options.dry_run else []),
+            *([WITHOUT] if options.without_persistent else []),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -126,7 +132,11 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):  # the answer says it
             self._process.stdin.write(json.dumps([row.section, row.name]).encode() + b"\n")
             self._process.stdin.flush()
-        return self._answer(min(row.seconds, seconds))
+        answer = self._answer(min(row.seconds, seconds))
+        if gpu_checks.PERSISTENT in row.name and "failed" in answer and WITHOUT not in self._command:
+            self.stop()  # autotuning would run into it with every product: one that hangs, forever
+            self._command.append(WITHOUT)
+        return answer
 
     def _answer(self, seconds: float) -> Any:
         assert self._process is not None

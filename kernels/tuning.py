@@ -103,7 +103,7 @@ SIXTEEN_BIT: dict[Arch, Tiles] = {
     ),
     100: Tiles(
         norm_linear=(
-            Tile(128, 256, 64, 8, 3),
+            Tile(128, 256, 64, 8, 3),  # 255 registers without spills; 16 warps would spill, and multiply by mma.sync
             Tile(128, 128, 64, 8, 4),
             Tile(64, 128, 64, 4, 4),
             Tile(64, 64, 64, 4, 4),

@@ -53,13 +53,14 @@ def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> run_gpu.Worker:
         f"print(json.dumps({SAID!r}), flush=True)\n"
         "for line in sys.stdin:\n"
         "    name = json.loads(line)[1]\n"
+        "    if 'persistent' in name: time.sleep(60)\n"
         "    if name == 'crash': os.kill(os.getpid(), 11)\n"
         "    if name == 'hang': time.sleep(60)\n"
         "    if name == 'poisoned': print(json.dumps({'failed': 'an access', 'last': True}), flush=True); break\n"
-        "    print(json.dumps({'pid': os.getpid(), 'of': name}), flush=True)\n"
+        "    print(json.dumps({'pid': os.getpid(), 'of': name, 'with': sys.argv}), flush=True)\n"
     )
     monkeypatch.setattr(run_gpu, "WORKER", (sys.executable, "-S", "-c", code))
-    options = run_gpu.argparse.Namespace(cache=tmp_path, dry_run=True, plan="measure")
+    options = run_gpu.argparse.Namespace(cache=tmp_path, dry_run=True, plan="measure", without_persistent=False)
     return run_gpu.Worker(options)
 
 
@@ -75,6 +76,15 @@ def test_a_crash_and_a_hang_cost_one_row_each(worker: run_gpu.Worker) -> None:
     answers = [first, second, third, fourth]
     assert [answer["of"] for answer in answers] == ["first", "second", "third", "fourth"]
     assert len({answer["pid"] for answer in answers}) == 4
+    worker.stop()
+
+
+def test_a_persistent_kernel_that_hangs_is_left_out_of_what_follows(worker: run_gpu.Worker) -> None:
+    before = worker.measure(row("before"), 60)
+    for part in ("norm_linear", "linear_residual"):
+        assert "failed" in worker.measure(row(f"check persistent {part} bfloat16", seconds=0.2), 60)
+    after = worker.measure(row("after"), 60)
+    assert [each["with"].count(run_gpu.WITHOUT) for each in (before, after)] == [0, 1]
     worker.stop()
 
 
@@ -233,7 +243,7 @@ def test_kernels_are_compiled_beforehand_as_their_launches_would(
     monkeypatch.setattr(runtime.driver, "_active", Driver())
     config, target = models.GEOMETRIES["speech-commands"].model_config(), Target(90, 132, "H100")
     launches = gpu_compile.of_model(config, (8, 1), "bfloat16", target)
-    assert {"log_mel_kernel", "pool_kernel", "norm_linear_kernel"} <= {launch.name for launch in launches}
+    assert {"log_mel_kernel", "norm_linear_kernel", "persistent_linear_kernel"} <= {each.name for each in launches}
     pools = [launch for launch in launches if launch.name == "pool_kernel"]
     assert len(pools) == 1  # whatever the batch
     gpu_compile.compile_one(pools[0])
@@ -250,7 +260,8 @@ def no_launches() -> list[Any]:
 
 def test_checks_are_compiled_on_tensors_without_memory() -> None:
     names = {precision: gpu_checks.cases(90, precision, "meta") for precision in ("bfloat16", "float8")}
-    for precision, name in (("bfloat16", "attention"), ("bfloat16", "pool"), ("float8", "attention")):
+    persistent = f"{gpu_checks.PERSISTENT} linear_residual"
+    for precision, name in (("bfloat16", "attention"), ("bfloat16", persistent), ("float8", "attention")):
         launch = names[precision][name]().launch
         assert launch.args["out_ptr"].device.type == "meta"
 
