@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from astfast.kernels.launch import Launch, Work
+from astfast.kernels.log_mel import mel_energies
 from astfast.kernels.tuning import Tile
 
 FLOOR_FRAMES = 32  # that ``raise_floor`` reads at a time
@@ -40,6 +41,17 @@ def signal(
         after = tl.load(samples + place + 1, mask=inside & (place + 1 < length), other=0).to(tl.float32)
         here = after - emphasis * here
     return here
+
+
+@triton.jit
+def folded_frame(i, of):
+    """Values of the signal that lie i places to the left and to the right of each frame's centre."""
+    samples, centre, length, signal_length, emphasis, OWN_CENTRE, EMPHASISED, MIRRORED = of
+    left = centre - i[None, :]
+    if not OWN_CENTRE:
+        left -= 1
+    early = signal(samples, left, length, signal_length, emphasis, EMPHASISED, MIRRORED)
+    return early, signal(samples, centre + i[None, :], length, signal_length, emphasis, EMPHASISED, MIRRORED)
 
 
 @triton.jit(do_not_specialize=["clip_stride"])
@@ -84,30 +96,12 @@ def centred_log_mel_kernel(
     mel_bin = tl.arange(0, PADDED_MELS)
     y = tl.zeros((BLOCK_M, PADDED_MELS), dtype=tl.float32)  # the logarithm of frames behind the clip
     if tl.program_id(0) * BLOCK_M < frames:
-        k = tl.arange(0, BLOCK_K)
         samples = wave_ptr + clip * clip_stride
         centre = (tl.minimum(frame, frames - 1) * HOP)[:, None]
-        energy = tl.zeros((BLOCK_M, PADDED_MELS), dtype=tl.float32)
-        for bin in range(0, BINS, BLOCK_N):
-            n = bin + tl.arange(0, BLOCK_N)
-            real = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-            imaginary = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-            for start in range(0, HALF, BLOCK_K):
-                inside = start + k < HALF
-                i = tl.minimum(start + k, HALF - 1)[None, :]
-                left = centre - i
-                if not OWN_CENTRE:
-                    left -= 1
-                early = signal(samples, left, length, signal_length, emphasis, EMPHASISED, MIRRORED)
-                late = signal(samples, centre + i, length, signal_length, emphasis, EMPHASISED, MIRRORED)
-                column = matrix_ptr + (start + k)[:, None] * (2 * BINS) + n[None, :]
-                cosine = tl.load(column, mask=inside[:, None], other=0.0)
-                sine = tl.load(column + BINS, mask=inside[:, None], other=0.0)
-                real = tl.dot(late + early, cosine, real, input_precision=PRECISION)
-                imaginary = tl.dot(late - early, sine, imaginary, input_precision=PRECISION)
-            power = (real * real + imaginary * imaginary) * (gain * gain)
-            mel = tl.load(mel_ptr + n[:, None] * PADDED_MELS + mel_bin[None, :])
-            energy = tl.dot(power, mel, energy, input_precision=PRECISION)
+        of = (samples, centre, length, signal_length, emphasis, OWN_CENTRE, EMPHASISED, MIRRORED)
+        energy = mel_energies(
+            folded_frame, of, matrix_ptr, mel_ptr, gain, HALF, BINS, PADDED_MELS, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K
+        )
         logarithm = log_factor * tl.log(tl.maximum(energy, floor) + addend)
         y = tl.where((frame < frames)[:, None], logarithm, 0.0)
     named = mel_bin < MELS

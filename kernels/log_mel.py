@@ -18,6 +18,43 @@ from astfast.kernels.tuning import Tile
 
 
 @triton.jit
+def mel_energies(
+    FOLDED: tl.constexpr,  # (places from 0 to HALF - 1, of) -> the samples of a frame that mirror each other
+    of,  # what FOLDED reads them by
+    matrix_ptr,  # [HALF, 2 * BINS] float32: real parts, then imaginary parts
+    mel_ptr,  # [BINS, PADDED_MELS] float32
+    gain,  # waveform units to [-1, 1]
+    HALF: tl.constexpr,  # places of a folded frame
+    BINS: tl.constexpr,  # a multiple of BLOCK_N
+    PADDED_MELS: tl.constexpr,  # a power of two
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """mel . |DFT|^2 of a tile of frames, [BLOCK_M, PADDED_MELS]."""
+    k = tl.arange(0, BLOCK_K)
+    mel_bin = tl.arange(0, PADDED_MELS)
+    energy = tl.zeros((BLOCK_M, PADDED_MELS), dtype=tl.float32)
+    for bin in range(0, BINS, BLOCK_N):
+        n = bin + tl.arange(0, BLOCK_N)
+        real = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        imaginary = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for start in range(0, HALF, BLOCK_K):
+            inside = start + k < HALF
+            early, late = FOLDED(tl.minimum(start + k, HALF - 1), of)
+            column = matrix_ptr + (start + k)[:, None] * (2 * BINS) + n[None, :]
+            cosine = tl.load(column, mask=inside[:, None], other=0.0)
+            sine = tl.load(column + BINS, mask=inside[:, None], other=0.0)
+            real = tl.dot(late + early, cosine, real, input_precision=PRECISION)
+            imaginary = tl.dot(late - early, sine, imaginary, input_precision=PRECISION)
+        power = (real * real + imaginary * imaginary) * (gain * gain)
+        mel = tl.load(mel_ptr + n[:, None] * PADDED_MELS + mel_bin[None, :])
+        energy = tl.dot(power, mel, energy, input_precision=PRECISION)
+    return energy
+
+
+@triton.jit
 def emphasised(
     samples,  # pointers to the first sample of each frame, [BLOCK_M]
     left,  # samples that count from there on, [BLOCK_M]
@@ -31,6 +68,14 @@ def emphasised(
     here = tl.load(x, mask=i[None, :] < left[:, None], other=0).to(tl.float32)
     before = tl.load(x - 1, mask=(i > 0)[None, :] & (i[None, :] <= left[:, None]), other=0).to(tl.float32)
     return (here - mean[:, None]) - emphasis * (before - mean[:, None])
+
+
+@triton.jit
+def folded_frame(i, of):
+    """Samples i and FRAME_LENGTH - 1 - i of each frame, emphasised."""
+    samples, left, mean, emphasis, FRAME_LENGTH = of
+    early = emphasised(samples, left, i, mean, emphasis)
+    return early, emphasised(samples, left, FRAME_LENGTH - 1 - i, mean, emphasis)
 
 
 @triton.jit(do_not_specialize=["clip_stride"])
@@ -77,24 +122,10 @@ def log_mel_kernel(
             total += tl.sum(x, axis=1)
         mean = total / FRAME_LENGTH
 
-        energy = tl.zeros((BLOCK_M, PADDED_MELS), dtype=tl.float32)
-        for bin in range(0, BINS, BLOCK_N):
-            n = bin + tl.arange(0, BLOCK_N)
-            real = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-            imaginary = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-            for start in range(0, HALF, BLOCK_K):
-                inside = start + k < HALF
-                i = tl.minimum(start + k, HALF - 1)
-                early = emphasised(samples, length - first, i, mean, emphasis)
-                late = emphasised(samples, length - first, FRAME_LENGTH - 1 - i, mean, emphasis)
-                column = matrix_ptr + (start + k)[:, None] * (2 * BINS) + n[None, :]
-                cosine = tl.load(column, mask=inside[:, None], other=0.0)
-                sine = tl.load(column + BINS, mask=inside[:, None], other=0.0)
-                real = tl.dot(late + early, cosine, real, input_precision=PRECISION)
-                imaginary = tl.dot(late - early, sine, imaginary, input_precision=PRECISION)
-            power = (real * real + imaginary * imaginary) * (gain * gain)
-            mel = tl.load(mel_ptr + n[:, None] * PADDED_MELS + mel_bin[None, :])
-            energy = tl.dot(power, mel, energy, input_precision=PRECISION)
+        of = (samples, length - first, mean, emphasis, FRAME_LENGTH)
+        energy = mel_energies(
+            folded_frame, of, matrix_ptr, mel_ptr, gain, HALF, BINS, PADDED_MELS, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K
+        )
         y = tl.where((frame < frames)[:, None], tl.log(tl.maximum(energy, floor)), 0.0)
     out = out_ptr + clip * out_clip_stride + frame[:, None] * MELS + mel_bin[None, :]
     tl.store(out, (y - shift) * scale, mask=(frame < FRAMES)[:, None] & (mel_bin < MELS)[None, :])
