@@ -9,9 +9,9 @@ sizes; float8, float16, float32; odd shapes; the tests marked gpu.
 
 Kernels are compiled beforehand in parallel processes. Rows are measured in a process of their own, the worker, which
 packs a model once a precision. A row that crashes the worker, or takes longer than its limit, is named as failed, and a
-new worker goes on with the next one; where a persistent kernel fails its check, without such kernels from then on. Rows
-are written as they come, into a .partial file that takes the place of the results only when a run has come to its end;
-``--resume`` keeps what a stopped run of this commit has measured.
+new worker goes on with the next one: if it ran our engine, without persistent kernels from then on. Rows are written as
+they come, into a .partial file that takes the place of the results only when a run has come to its end; ``--resume``
+keeps what a stopped run of this commit has measured.
 ``--dry-run`` goes through the whole script on a CPU with a tiny model in Triton's interpreter: its times mean nothing.
 """
 
@@ -49,6 +49,7 @@ BATCHES = (32, 8, 1)  # buckets of the rows
 LAST = "last"  # in an answer of a worker whose device is of no more use, as after an access out of bounds
 PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
 WITHOUT = "--without-persistent"
+SUSPECTS = (f"check {gpu_checks.PERSISTENT}", "engine", "astfast")  # rows that a persistent kernel may have hung
 WORKER = (sys.executable, "-m", "benchmarks.run_gpu", "--worker")
 
 
@@ -133,9 +134,8 @@ class Worker:
             self._process.stdin.write(json.dumps([row.section, row.name]).encode() + b"\n")
             self._process.stdin.flush()
         answer = self._answer(min(row.seconds, seconds))
-        if gpu_checks.PERSISTENT in row.name and "failed" in answer and WITHOUT not in self._command:
-            self.stop()  # autotuning would run into it with every product: one that hangs, forever
-            self._command.append(WITHOUT)
+        if self._process is None and row.name.startswith(SUSPECTS) and WITHOUT not in self._command:
+            self._command.append(WITHOUT)  # or autotuning would run into it with every product: one that hangs, forever
         return answer
 
     def _answer(self, seconds: float) -> Any:
