@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from astfast.resampling import Rates
 from astfast.spans import SHORTEST_WINDOW, ignored_tail
 
 FloatArray = NDArray[np.float32]
@@ -77,6 +78,7 @@ def window_samples(rate: int, window: float, hop: float | None = None) -> tuple[
 def _windows(blocks: Iterable[FloatArray], size: int, step: int, rate: int) -> Iterator[Window]:
     parts: list[FloatArray] = []  # samples [first, end) of the clip
     first = end = 0
+    spare = int(isinstance(rate, Rates))
     start = reached = 0  # where the next window starts, where the last one ended
     for block in blocks:
         parts.append(block)
@@ -88,8 +90,10 @@ def _windows(blocks: Iterable[FloatArray], size: int, step: int, rate: int) -> I
             yield Window(start / rate, (start + size) / rate, held[start - first : start - first + size].copy())
             reached = start + size
             start += step
-        keep = min(start, end - size)  # a last window that is moved back may begin this early
+        keep = min(start, max(0, end - size - spare))  # a last window that is moved back may begin this early
         parts, first = [held[keep - first :].copy()], keep
     if not reached or max(start, reached) < end - ignored_tail(rate):
         begin = max(0, end - size)
-        yield Window(begin / rate, end / rate, np.concatenate(parts)[begin - first :])
+        held = np.concatenate(parts)
+        last = rate.last(held, size) if isinstance(rate, Rates) else held[begin - first :]
+        yield Window(begin / rate, end / rate, last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -13,18 +14,26 @@ from astfast.engines.base import Batch, DeviceBatch, Engine, FloatArray, Waves
 from astfast.errors import AstfastError
 from astfast.front_end import FrontEnd
 from astfast.models.base import ModelConfig
-from astfast.resampling import at_rate
+from astfast.resampling import Rates, at_rate
 from astfast.scores import top_k
+from astfast.spans import SHORTEST_WINDOW
 
 
 class Ensemble:
     """An engine over members with the same labels. Only probabilities can be averaged.
 
-    Waveforms come at the highest of the members' rates, and are resampled once for each of the others.
+    Members of several rates get what each hears alone: ``sampling_rate`` is then ``Rates``, and clips come as its rows.
     """
 
     def __init__(self, members: Sequence[Engine]) -> None:
         self.members = tuple(members)
+        rates = tuple(dict.fromkeys(member.sampling_rate for member in members))
+        self.sampling_rate = rates[0] if len(rates) == 1 else Rates(rates)
+        if self.sampling_rate * SHORTEST_WINDOW < 1:
+            raise AstfastError(
+                f"models at {', '.join(map(str, rates))} Hz make no ensemble: these rates have no common divisor of "
+                f"{1 / SHORTEST_WINDOW:g} Hz or more. Load its members one by one."
+            )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -33,10 +42,6 @@ class Ensemble:
     @property
     def config(self) -> ModelConfig:
         self._refuse("config")
-
-    @property
-    def sampling_rate(self) -> int:
-        return max(member.sampling_rate for member in self.members)
 
     @property
     def input_samples(self) -> int:
@@ -94,9 +99,7 @@ class Ensemble:
     def window_scores(self, waves: Batch, activation: str = "auto", aggregate: str = "mean") -> FloatArray:
         """Features are computed once for members with the same front end that need no parts."""
         assert not isinstance(waves, DeviceBatch)
-        at: dict[int, Waves] = {self.sampling_rate: list(waves)}
-        for rate in {member.sampling_rate for member in self.members} - at.keys():
-            at[rate] = [at_rate(wave, self.sampling_rate, rate) for wave in waves]
+        at = self._at_each_rate(waves)
         sharing = Counter(member.config.front_end for member in self.members)
         features: dict[FrontEnd, list[tuple[list[int], FloatArray]]] = {}
         total = np.zeros((len(waves), len(self.labels)), np.float64)
@@ -112,6 +115,14 @@ class Ensemble:
                 for rows, spectrograms in features[front_end]:
                     total[rows] += member.scores(spectrograms, activation)
         return (total / len(self.members)).astype(np.float32)
+
+    def _at_each_rate(self, waves: Waves | FloatArray) -> dict[int, Waves]:
+        rates = self.sampling_rate
+        if not isinstance(rates, Rates):
+            return {rates: list(waves)}
+        rows = [wave if wave.ndim == 2 else at_rate(wave, int(rates), rates) for wave in waves]
+        apart = zip(*map(rates.apart, rows), strict=True) if rows else itertools.repeat(())
+        return dict(zip(rates.each, apart, strict=False))
 
     def top_k(self, batch: Batch, k: int, activation: str = "auto") -> tuple[FloatArray, NDArray[np.int64]]:
         return top_k(self.scores(batch, activation), k)

@@ -37,7 +37,7 @@ class Placed(NamedTuple):
     start: float
     end: float
     channel: int | None
-    samples: int
+    shape: tuple[int, ...]  # of the samples
     wave: Any  # the samples, or None where they are in the slot, behind those of the window before
 
 
@@ -89,12 +89,12 @@ def _placed(windows: list[Window], samples: Any) -> list[Placed]:
     """The windows, with their samples written to a slot as far as it has room."""
     found, at = [], 0
     for window in windows:
-        length = len(window.wave)
+        length = window.wave.size
         fits = at + length <= len(samples)
         if fits:
-            samples[at : at + length] = window.wave
+            samples[at : at + length] = window.wave.ravel()
             at += length
-        found.append(Placed(window.start, window.end, window.channel, length, None if fits else window.wave))
+        found.append(Placed(window.start, window.end, window.channel, window.wave.shape, None if fits else window.wave))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import signal
@@ -183,10 +184,10 @@ class InProcess:
         at = self._slot * SLOT_BYTES
         self._slot = (self._slot + 1) % SLOTS
         parts: list[Part] = []
-        for start, end, channel, samples, sent in reply.windows:
+        for start, end, channel, shape, sent in reply.windows:
             wave = sent
             if sent is None:
-                wave = np.frombuffer(memory, np.float32, samples, at).copy()
+                wave = np.frombuffer(memory, np.float32, math.prod(shape), at).reshape(shape).copy()
                 at += wave.nbytes
             parts.append(Part(input_.number, Window(start, end, wave, channel), False))
         if reply.error is not None:

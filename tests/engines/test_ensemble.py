@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ import soundfile
 import torch
 
 import astfast
+from astfast import resampling
 from astfast.engines import ensemble
+from astfast.errors import AstfastError
 from astfast.front_end import FrontEnd
-from astfast.resampling import at_rate
 from tests.cases import checkpoints, dass, timm_vit
 
 LABELS = tuple(f"sound {i}" for i in range(7))
@@ -50,7 +53,7 @@ def test_scores_are_the_mean_of_the_members_scores(names: tuple[str, ...], membe
     both = load([members[name] for name in names])
     rate = 32_000 if "passt" in names else 16_000
     waves = [clip(n, rate) for n in (rate // 4, rate // 2, rate // 2)]
-    assert both._lazy.get().sampling_rate == rate
+    assert both._lazy.get().sampling_rate == 16_000
     alone = [load(members[name]).scores(waves, sampling_rate=rate).astype(np.float64) for name in names]
     np.testing.assert_allclose(both.scores(waves, sampling_rate=rate), np.mean(alone, 0), atol=2e-7)
     best = both.classify(waves[0], sampling_rate=rate, top_k=1)[0]
@@ -68,33 +71,69 @@ def test_windows_longer_than_a_member_hears(aggregate: str, members: dict[str, P
         assert tag["score"] == pytest.approx(np.mean([each[tag["label"]] for each in alone]), abs=2e-7)
 
 
-def test_a_file_at_another_rate(members: dict[str, Path], tmp_path: Path) -> None:
-    """Resampled to 32 kHz and from there to 16 kHz: close to what a member hears that reads the file alone."""
+@pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 32_000, 44_100, 48_000])
+def test_every_member_hears_a_file_as_it_would_alone(rate: int, members: dict[str, Path], tmp_path: Path) -> None:
+    """Resampled from the file itself for each rate; noise, whose ends and highest bands show any other way."""
+    names, path = ("passt", "ced", "ast"), tmp_path / "clip.wav"
+    both = load([members[name] for name in names])
+    for samples in (1, 7, rate // 3 + 1, rate * 7 // 10, rate * 5 // 4 + 1):
+        noise = np.random.default_rng(samples).uniform(-0.3, 0.3, samples).astype(np.float32)
+        soundfile.write(path, noise, rate, subtype="FLOAT")
+        if samples < rate:  # an AST here hears 0.78 s
+            alone = [load(members[name]).scores(str(path))[0] for name in names]
+            np.testing.assert_allclose(both.scores(str(path))[0], np.mean(alone, 0), atol=1e-6)
+        how: dict[str, Any] = {"window": 0.5, "top_k": None}
+        alone_tags = [{t["label"]: t["score"] for t in load(members[name]).classify(path, **how)} for name in names]
+        for tag in both.classify(path, **how):
+            mean = np.mean([each[tag["label"]] for each in alone_tags])
+            assert tag["score"] == pytest.approx(mean, abs=1e-6), samples
+
+
+def test_a_live_stream_is_heard_at_each_rate(members: dict[str, Path]) -> None:
+    names = ("passt", "ced")
+    chunks = np.split(clip(2 * 48_000, 48_000), 20)
+    both, *alone = (list(load(s).live(chunks, sampling_rate=48_000, window=1.0, top_k=None))
+                    for s in ([members[name] for name in names], *(members[name] for name in names)))  # fmt: skip
+    assert len(both) == len(alone[0]) == 2
+    for together, *each in zip(both, *alone, strict=True):
+        mean = {t["label"]: t["score"] / 2 for t in each[0]["tags"]}
+        for tag in each[1]["tags"]:
+            mean[tag["label"]] += tag["score"] / 2
+        assert {t["label"]: t["score"] for t in together["tags"]} == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("decoding", ["threads", "processes"])
+def test_a_run_of_an_ensemble_of_two_rates(decoding: str, members: dict[str, Path], tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clip.wav", clip(44_100, 44_100), 44_100, subtype="FLOAT")
     both = load([members["passt"], members["ced"]])
-    alone = [load(members[name]).scores(str(tmp_path / "clip.wav")) for name in ("passt", "ced")]
-    np.testing.assert_allclose(both.scores(str(tmp_path / "clip.wav")), np.mean(alone, 0), atol=2e-3)
+    (record,) = astfast.tag_files([str(tmp_path / "clip.wav")], tagger=both, top_k=None, decoding=decoding)
+    expected = {tag["label"]: tag["score"] for tag in both.classify(tmp_path / "clip.wav", top_k=None)}
+    assert {tag["label"]: tag["score"] for tag in record["tags"]} == pytest.approx(expected, abs=1e-4)
+
+
+def test_rates_without_a_common_step_make_no_ensemble(members: dict[str, Path]) -> None:
+    engine = load(members["ced"])._lazy.get()
+    odd = SimpleNamespace(sampling_rate=16_001)
+    with pytest.raises(AstfastError, match=r"models at 16000, 16001 Hz make no ensemble: .* 40 Hz or more"):
+        ensemble.Ensemble([engine, odd])  # type: ignore[list-item]
 
 
 def test_each_front_end_and_rate_is_computed_once(members: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two CEDs have statistics of their own, and so front ends; the same one twice has one; two at 16 kHz share a
+    """Two CEDs have statistics of their own, and so front ends; the same one twice has one; members at 16 kHz share a
     resampled clip."""
     both = load([members["passt"], members["ced"], members["ced"], members["other-ced"], members["maest"]])
-    engine = both._lazy.get()
     made: Counter[FrontEnd] = Counter()
-    for member in engine.members:
+    for member in both._lazy.get().members:
         log_mel = member.ops.log_mel
         monkeypatch.setattr(
             member.ops, "log_mel", lambda w, f, out, log_mel=log_mel: (made.update({f: len(w)}), log_mel(w, f, out))[1]
         )
-    resampled: Counter[int] = Counter()
-
-    def counted(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
-        resampled[target] += 1
-        return at_rate(wave, rate, target)
-
-    monkeypatch.setattr(ensemble, "at_rate", counted)
-    engine.scores([clip(n) for n in (9000, 20_000, 20_000, 9001)])
-    assert resampled == {16_000: 4}
+    made_at: Counter[int] = Counter()
+    soxr_of = resampling._soxr
+    monkeypatch.setattr(
+        resampling, "_soxr", lambda rate, target, name: (made_at.update([target]), soxr_of(rate, target, name))[1]
+    )
+    both.scores([clip(n) for n in (9000, 20_000, 20_000, 9001)], sampling_rate=44_100)
+    assert made_at == {16_000: 4, 32_000: 4}
     assert len(made) == 4
     assert set(made.values()) == {4}
