@@ -17,10 +17,11 @@ ALWAYS_INLINE inline void unrolled(const Fn& fn) {
 
 // C[rows, kVectors * kLanes] (+)= A B for kRows rows, each element in one accumulator. Sums start from
 // Gemm::initial_sum(panel_end, vector), or go on from C where panel_end is null. C holds them in Gemm::Sum's own type,
-// or kScaled as floats times the scales of the panel's columns; its rows are c_stride floats apart.
+// or kScaled as floats times the scales of the panel's columns; its rows are c_stride floats apart. Not inlined: GCC 12
+// spills sums where what calls this wants registers too.
 template <class Gemm, int kRows, int kVectors, bool kScaled>
-inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t units,
-                     const std::byte* panel_end, float* c, std::int64_t c_stride) {
+[[gnu::noinline]] void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t units,
+                                const std::byte* panel_end, float* c, std::int64_t c_stride) {
     using Simd = typename Gemm::Simd;
     using Sum = typename Gemm::Sum;
     constexpr int kWidth = kVectors * Simd::kLanes;
@@ -30,11 +31,18 @@ inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte*
         unrolled<kRows>([&](auto r)
                             ALWAYS_INLINE { unrolled<kVectors>([&](auto v) ALWAYS_INLINE { fn(r, v, acc[r][v]); }); });
     };
+    const auto each_of_c = [&](const auto& fn) ALWAYS_INLINE {
+        float* row = c;
+        each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE {
+            if (v == 0 && r > 0) row += c_stride;
+            asm("" : "+r"(row));  // or GCC 12 has the addresses of all rows ready before the products, and spills them
+            fn(row + v * Simd::kLanes, v, sum);
+        });
+    };
     if (panel_end != nullptr) {
         each_sum([&](int, int v, Sum& sum) ALWAYS_INLINE { sum = Gemm::initial_sum(panel_end, v); });
     } else {
-        each_sum([&](int r, int v, Sum& sum)
-                     ALWAYS_INLINE { sum = reinterpret_cast<Sum>(Simd::load(c + r * c_stride + v * Simd::kLanes)); });
+        each_of_c([&](const float* at, int, Sum& sum) ALWAYS_INLINE { sum = reinterpret_cast<Sum>(Simd::load(at)); });
     }
     const auto multiply = [&](auto step) ALWAYS_INLINE {
         typename Gemm::Vector bs[kVectors], as;
@@ -57,14 +65,14 @@ inline void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte*
         unrolled<kUnroll * kSteps>(multiply);
     }
     for (; units > 0; --units, a += kSteps * 4, b += kWidth * 4) unrolled<kSteps>(multiply);
-    each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE {
+    each_of_c([&](float* at, int v, Sum& sum) ALWAYS_INLINE {
         auto y = reinterpret_cast<typename Simd::F>(sum);
         if constexpr (kScaled) {
             asm("" : "+v"(sum));  // or GCC 12 keeps sums where they are to be scaled, in memory
             const auto* scales = reinterpret_cast<const float*>(panel_end);
             y = Gemm::as_float(sum) * Simd::load(scales + v * Simd::kLanes);
         }
-        Simd::store(c + r * c_stride + v * Simd::kLanes, y);
+        Simd::store(at, y);
     });
 }
 
