@@ -11,6 +11,9 @@ import torch
 
 from astfast.benchmarking.peers import EngineUnderTest
 from astfast.engines.base import FloatArray
+from astfast.models.ced.front_end import front_end
+from astfast.models.dass.config import DassConfig
+from astfast.models.vit_config import VitConfig
 from tests.cases import dass, timm_vit
 from tests.cases.timm_vit import State
 
@@ -74,6 +77,16 @@ MODELS = {
     "tiny-maest": _passt(10, (9, 62), 64, layers=2, labels=STYLES)._replace(options={"max_length": 32}),
     "tiny-dass": _dass(dass.Sizes((1, 1), (16, 24)))._replace(options={"max_length": 16, "num_mel_bins": 16}),
 }
+
+
+def compiled_apart() -> tuple[VitConfig, DassConfig]:
+    """Those that run_gpu.py times whose layers are not as wide as AST-base's: CED mini and DASS small."""
+    labels = tuple(map(str, range(LABELS)))
+    ced = VitConfig(
+        labels=labels, front_end=front_end(), hidden_size=256, num_attention_heads=4, intermediate_size=1024,
+        frequency_stride=16, time_stride=16, prefix_tokens=0,
+    )  # fmt: skip
+    return ced, DassConfig(labels=labels)
 
 
 def checkpoint(name: str, cache: Path) -> Path:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from astfast.backends.cuda.ops import CudaOps
 from astfast.backends.cuda.target import Target
 from astfast.kernels.launch import Launch
-from astfast.models.ast.config import AstConfig
+from astfast.models.dass.config import DassConfig
+from astfast.models.vit_config import VitConfig
 from tests import launchers
 from tests.cases.persistent_ops import PersistentOps
-from tests.cases.recorded_launches import record
+from tests.cases.recorded_launches import record, record_images
 
 Launches = Callable[[], list[Callable[[], Launch]]]  # each of which a process makes only if it is its own to compile
 
@@ -66,10 +67,11 @@ def compile_one(launch: Launch) -> None:
     launch.kernel.warmup(grid=launch.grid, **launch.args, **how)
 
 
-def of_model(config: AstConfig, batches: Sequence[int], precision: str, target: Target) -> list[Launch]:
+def of_model(config: VitConfig | DassConfig, batches: Sequence[int], precision: str, target: Target) -> list[Launch]:
     """Launches of a model's batches that differ for the compiler, on persistent kernels too."""
     ways = itertools.product((CudaOps, PersistentOps), batches)
-    return list(_distinct(launch for ops, clips in ways for launch in record(config, clips, precision, target, ops)))
+    batch = record_images if isinstance(config, DassConfig) else record
+    return list(_distinct(launch for ops, clips in ways for launch in batch(config, clips, precision, target, ops)))
 
 
 def _distinct(launches: Iterator[Launch]) -> Iterator[Launch]:

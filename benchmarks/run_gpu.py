@@ -38,7 +38,7 @@ import torch
 from astfast.backends.cuda import backend, ops
 from astfast.backends.cuda.target import Target, has_float8
 from astfast.kernels.launch import Launch
-from benchmarks import gpu_checks, gpu_compile, gpu_rows, gpu_table, gpu_tune, models
+from benchmarks import family_models, gpu_checks, gpu_compile, gpu_rows, gpu_table, gpu_tune, models
 from benchmarks.arguments import CACHE
 from benchmarks.gpu_bench import Bench
 from benchmarks.rows import RESULTS, Background, commit, machine, slug, versions
@@ -222,8 +222,9 @@ def of_models(target: Target) -> list[Callable[[], Launch]]:
     known = [name for name in backend.precisions() if name != "float8" or has_float8(target.arch)]
     found: list[Callable[[], Launch]] = []
     for precision in sorted(known, key=lambda name: (name != backend.fastest_precision(), name != "float8")):
-        config = models.GEOMETRIES["ast-base"].model_config()
-        found += [lambda each=each: each for each in gpu_compile.of_model(config, BATCHES, precision, target)]
+        others = family_models.compiled_apart() if precision == backend.fastest_precision() else ()
+        for config in (models.GEOMETRIES["ast-base"].model_config(), *others):
+            found += [lambda each=each: each for each in gpu_compile.of_model(config, BATCHES, precision, target)]
         cases = gpu_checks.cases(target.arch, precision, "meta").values()
         found += [lambda case=case: case().launch for case in cases]
     return found

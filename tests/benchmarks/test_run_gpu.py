@@ -294,9 +294,10 @@ def test_a_gpu_needs_no_audio_library_and_no_native_engine(tmp_path: Path) -> No
 PLANT = """
 import os, signal, sys, time
 from benchmarks import run_gpu
-from tests.cases import gpu_cases
+from tests.cases import gpu_cases, gpu_family_cases
 gpu_cases.pool = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)
 gpu_cases.head_ = lambda *_, **__: time.sleep(600)
+gpu_family_cases.check_image_op = lambda case, *_: case.name == "x_proj" and os.kill(os.getpid(), signal.SIGSEGV)
 sys.exit(run_gpu.main(sys.argv[1:]))
 """
 
@@ -318,6 +319,7 @@ def test_dry_run_with_a_crash_and_a_hang_in_kernels(
     assert failed == {
         "check pool float32": "its process ended with status -11",
         "check head float32": "no answer within 20 s",
+        "check DASS x_proj": "its process ended with status -11",
     }
     assert not [each for each in found if "skipped" in each]
     printed = capsys.readouterr().out

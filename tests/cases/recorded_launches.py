@@ -8,14 +8,14 @@ import torch
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.kernels.launch import Launch
 from astfast.models import vit
-from astfast.models.ast.config import PREFIX, AstConfig
 from astfast.models.dass import forward
 from astfast.models.dass.config import DassConfig
+from astfast.models.vit_config import VitConfig
 from astfast.ops import ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan
 from tests.launchers import Recorder
 
 
-def zero_weights(config: AstConfig) -> vit.Weights:
+def zero_weights(config: VitConfig) -> vit.Weights:
     """Weights of the right shapes, all zero; of the layers but the last only one."""
     d, m, p = config.hidden_size, config.intermediate_size, config.patch_size
 
@@ -28,12 +28,13 @@ def zero_weights(config: AstConfig) -> vit.Weights:
     def norm_linear(n: int) -> NormLinear:
         return NormLinear(norm(), linear(n, d))
 
+    prefix = config.prefix_tokens
     layer = vit.Layer(norm_linear(3 * d), linear(d, d), norm_linear(m), linear(d, m))
-    last = vit.LastLayer(len(PREFIX), norm_linear(d), norm_linear(2 * d), linear(d, d), norm_linear(m), linear(d, m))
+    last = vit.LastLayer(prefix, norm_linear(d), norm_linear(2 * d), linear(d, d), norm_linear(m), linear(d, m))
     position = np.zeros((config.num_tokens, d))
     strides = (config.frequency_stride, config.time_stride)
-    embed = Embed(linear(d, p * p), np.zeros((len(PREFIX), d)), position, p, *strides)
-    return vit.Weights(embed, (layer,), last, norm(), Head(norm(), linear(config.num_labels, d)))
+    embed = Embed(linear(d, p * p), np.zeros((prefix, d)), position, p, *strides)
+    return vit.Weights(embed, (layer,), last if prefix else None, norm(), Head(norm(), linear(config.num_labels, d)))
 
 
 def zero_images(config: DassConfig) -> forward.DassWeights:
@@ -65,10 +66,12 @@ def zero_images(config: DassConfig) -> forward.DassWeights:
     return forward.DassWeights(stem, tuple(stage(*each) for each in sizes), norm(config.embedding_size), head)
 
 
-def record_images(config: DassConfig, clips: int, precision: str, target: Target) -> list[Launch]:
+def record_images(
+    config: DassConfig, clips: int, precision: str, target: Target, backend: type[CudaOps] = CudaOps
+) -> list[Launch]:
     """The launches of a DASS on one batch of spectrograms, of one block a stage."""
     recorder = Recorder()
-    ops = CudaOps(1, precision, "meta", launcher=recorder, target=target)
+    ops = backend(1, precision, "meta", launcher=recorder, target=target)
     packed = forward.pack(ops, zero_images(config))
     ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in forward.workspace(config).items()}
     forward.forward(ops, packed, ws["spectrogram"], ws)
@@ -76,7 +79,7 @@ def record_images(config: DassConfig, clips: int, precision: str, target: Target
 
 
 def record(
-    config: AstConfig, clips: int, precision: str, target: Target, backend: type[CudaOps] = CudaOps
+    config: VitConfig, clips: int, precision: str, target: Target, backend: type[CudaOps] = CudaOps
 ) -> list[Launch]:
     """The launches of one batch, int16 waveforms to logits. A host synchronisation would raise: there is no memory."""
     recorder = Recorder()
@@ -84,10 +87,10 @@ def record(
     return recorder.launches
 
 
-def run(config: AstConfig, clips: int, ops: CudaOps) -> None:
+def run(config: VitConfig, clips: int, ops: CudaOps) -> None:
     """A forward pass of zero weights on a backend of the "meta" device."""
     packed = vit.pack(ops, zero_weights(config))
-    weights = replace(packed, layers=packed.layers * (config.num_hidden_layers - 1))
+    weights = replace(packed, layers=packed.layers * (config.num_hidden_layers - (packed.last is not None)))
     ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in vit.workspace(config).items()}
     waves = torch.empty((clips, config.front_end.input_samples), dtype=torch.int16, device="meta")
     lengths = torch.empty(clips, dtype=torch.int32, device="meta")
