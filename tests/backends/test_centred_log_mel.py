@@ -39,13 +39,10 @@ ORACLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 LOG_UNIT = {name: front_end.log_factor * front_end.scale[0] for name, front_end in FRONT_ENDS.items()}
 LENGTHS = [1, 257, 3841, 16_001]
 LONG = {"noise": 170_000, "chirp": 960_000}  # beyond what the models read: 10 s at 16 kHz, 30 s at 32 kHz
+LONG |= dict.fromkeys(("tone of 5678.9 Hz", "silence", "clicks"), 480_000)  # 30 s at 16 kHz
 
 
 def clip(signal: str, length: int) -> np.ndarray:
-    wave = np.zeros(length)
-    if signal == "clicks":
-        wave[:: max(1, length // 7)] = 0.9
-        return wave.astype(np.float32)
     return SIGNALS[signal](length).astype(np.float32)
 
 
@@ -66,7 +63,7 @@ def exact_log_mel(name: str, wave: np.ndarray) -> np.ndarray:
     return np.pad(spectrogram, ((0, rows), (0, 0)), constant_values=front_end.offset[0])
 
 
-@pytest.mark.parametrize("signal", [*SIGNALS, "clicks"])
+@pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("name", FRONT_ENDS)
 def test_error_against_float64(name: str, signal: str) -> None:
     """The project's bar: 1e-4 of a natural logarithm, or twice what float32 costs torch's own ops."""

@@ -16,7 +16,7 @@ Costs = dict[tuple[bool, bool], np.ndarray]  # of the roundings alone, by what t
 
 def assert_within_roundings(
     loaded: Checkpoint, ops: CpuOps, spectrograms: np.ndarray, exact: np.ndarray, costs: Costs
-) -> None:
+) -> float:
     """Logits of spectrograms on ``ops`` are off by at most twice the error of the roundings of their precision alone
     (``RoundedOps``, ``QuantisedOps``): as the largest error, and as that of all logits together (RMS).
 
@@ -34,3 +34,4 @@ def assert_within_roundings(
     rms, allowed = (float(np.sqrt(np.square(e).mean())) for e in (error, 2.0 * costs[rounded.kind]))
     assert rms <= allowed, f"{ops.hardware}: {rms:.2e} off (RMS), {allowed:.2e} allowed"
     assert error.max() <= bound, f"{ops.hardware}: {error.max():.2e} off, {bound:.2e} allowed"
+    return float(error.max())

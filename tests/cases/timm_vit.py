@@ -44,6 +44,10 @@ def random_state(shapes: dict[str, tuple[int, ...]], seed: int = 0, small: float
     return state
 
 
+def in_type(state: State, dtype: torch.dtype) -> State:
+    return {name: x.to(dtype) for name, x in state.items()}
+
+
 def block_shapes(d: int, layers: int, mlp: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for n in range(layers):

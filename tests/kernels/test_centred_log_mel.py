@@ -64,7 +64,10 @@ def exact(name: str, wave: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("how", ["kernels", "float32"])
-@pytest.mark.parametrize("signal", ["noise", "clicks"])
+@pytest.mark.parametrize(
+    "signal",
+    ["noise", "clicks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("silence", "tone of 5678.9 Hz"))],
+)
 @pytest.mark.parametrize("name", FRONT_ENDS)
 def test_error_against_float64(name: str, signal: str, how: str) -> None:
     """1e-4 of a natural logarithm, or twice what float32 costs torch's own ops: as on the CPU."""
