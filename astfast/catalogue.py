@@ -25,7 +25,7 @@ class PublishedModel(NamedTuple):
     name: str  # for astfast.load
     family: str
     hub_id: str | None  # None: not on the hub, see ``url``
-    tokens: int | None  # of 10 s
+    tokens: int | None  # of a clip of 10 s, cut or padded where the model has one length
     hidden: int | None
     layers: int | None
     labels: int

@@ -9,7 +9,9 @@ from typing import Any
 
 from astfast.pcm import LIVE
 
-MODEL_HELP = "hub id, folder, .safetensors or .pth file (default: the built-in model)"
+MODEL_HELP = (
+    "name that `astfast models` lists, hub id, folder, .safetensors, .pt or .pth file (default: the built-in model)"
+)
 
 OTHER_MEANINGS = {"labels"}  # options that are not the keyword of the same name: tag --labels chooses among labels
 OTHER_WORDS = {"on_damage='warn'": "no --strict"}

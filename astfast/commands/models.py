@@ -16,7 +16,8 @@ COLUMNS = ("name", "family", "labels", "GMACs", "mAP", "clips/s here", "licence 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's description and arguments."""
     parser.description = (
-        "List the published models, which load by name: multiply-adds of a clip in billions, mean average precision on "
+        "List the published models, which load by name: multiply-adds of a clip of 10 s in billions (cut or "
+        "padded where the model has one length), mean average precision on "
         "AudioSet as published, clips per second on this machine where `astfast bench --model NAME` measured them (the "
         "fastest precision), licence of the weights (check it on the model's card), hub id. PaSST is not on the hub: "
         "download the file and pass it."

@@ -128,7 +128,7 @@ class AstTensors(NamedTuple):
         for symbol, canonical in sources.items():
             dimensions = self.shapes[canonical].split()
             shape = self.tensors[canonical].shape
-            if len(shape) != len(dimensions):
+            if len(shape) != len(dimensions) or 0 in shape:
                 raise CheckpointError(
                     f"{self.source} (AST, layout: {self.layout.name}): {self.names[canonical]} is {list(shape)}, not "
                     f"{dimensions}. Check that the file is whole."
