@@ -128,30 +128,19 @@ SIXTEEN_BIT[89] = SIXTEEN_BIT[86]
 SIXTEEN_BIT[120] = replace(SIXTEEN_BIT[86], attention=Tile(128, 64, 0, 8, 2))
 
 
-# Products of float8 operands; attention stays in 16 bits.
-EIGHT_BIT: dict[Arch, Tiles] = {
-    89: replace(
-        SIXTEEN_BIT[89],
-        norm_linear=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
-        residual=(Tile(128, 128, 64, 8, 3), Tile(64, 128, 64, 4, 4), Tile(64, 64, 64, 4, 4)),
-    ),
-    90: replace(
-        SIXTEEN_BIT[90],
-        norm_linear=(
-            Tile(128, 256, 128, 8, 3),
-            Tile(128, 128, 128, 8, 4),
-            Tile(64, 128, 128, 4, 4),
-            Tile(64, 64, 128, 4, 4),
-        ),
-        residual=(Tile(128, 128, 128, 8, 4), Tile(64, 128, 128, 4, 4), Tile(64, 64, 128, 4, 4)),
-        persistent_norm_linear=None,
-        persistent_residual=None,
-    ),
-}
-EIGHT_BIT[100] = replace(  # has no registers for the largest tile
-    SIXTEEN_BIT[100], norm_linear=EIGHT_BIT[90].norm_linear[1:], residual=EIGHT_BIT[90].residual
-)
-EIGHT_BIT[120] = replace(SIXTEEN_BIT[120], norm_linear=EIGHT_BIT[89].norm_linear, residual=EIGHT_BIT[89].residual)
+def of_float8(tiles: Tiles, widest: int = 128) -> Tiles:
+    """Tiles of products of float8 operands: rows of as many bytes, without those for which there are no registers."""
+    norm_linear, residual = (
+        tuple(replace(tile, k=2 * tile.k) for tile in table if tile.n <= columns)
+        for table, columns in ((tiles.norm_linear, widest), (tiles.residual, 128))
+    )
+    return replace(
+        tiles, norm_linear=norm_linear, residual=residual, persistent_norm_linear=None, persistent_residual=None
+    )
+
+
+EIGHT_BIT: dict[Arch, Tiles] = {arch: of_float8(SIXTEEN_BIT[arch]) for arch in (89, 100, 120)}
+EIGHT_BIT[90] = of_float8(SIXTEEN_BIT[90], widest=256)
 
 
 def tiles_for(arch: Arch, element_size: int) -> Tiles:
