@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import functools
+import os
+import pickle
+import subprocess
 import sys
-import types
-from collections.abc import Iterator
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import triton
-from triton.runtime.jit import JITFunction, mangle_type
+from triton.runtime.jit import mangle_type
 
 from astfast.kernels.launch import Launch
+from tests import ROOT, interpreter
 
+ONE_AT_A_TIME = threading.Lock()
 POINTERS = {  # Triton's names of pointers to torch's types
     "float32": "*fp32",
     "float16": "*fp16",
@@ -28,58 +31,28 @@ POINTERS = {  # Triton's names of pointers to torch's types
 
 def interpret(launch: Launch) -> None:
     """Runs the kernel's source, program after program, in numpy on CPU tensors. Not for bfloat16: the interpreter
-    computes on its bits."""
-    with interpreted_language():
-        interpreted(launch.kernel)[launch.grid](**launch.args)
+    computes on its bits. Raises RuntimeError with the traceback of the process in which that is done."""
+    function = launch.kernel.fn
+    request = interpreter.dumps((function.__module__, function.__name__, launch.grid, launch.args))
+    with ONE_AT_A_TIME:
+        process = interpreting_process()
+        pickle.dump(request, process.stdin)
+        process.stdin.flush()
+        answer = interpreter.loads(pickle.load(process.stdout))
+    if isinstance(answer, str):
+        raise RuntimeError(answer)
+    for name, values in answer.items():
+        launch.args[name].copy_(values)
 
 
 @functools.cache
-def interpreted(kernel: JITFunction[Any]) -> Any:
-    """A copy of the kernel, and of every kernel function that it calls, for Triton's interpreter."""
-    from triton.runtime.interpreter import InterpretedFunction
-
-    fn = kernel.fn
-    called = {name: value for name, value in fn.__globals__.items() if isinstance(value, JITFunction)}
-    scope = fn.__globals__ | {name: interpreted(called[name]) for name in fn.__code__.co_names if name in called}
-    copy = types.FunctionType(fn.__code__, scope, fn.__name__, fn.__defaults__, fn.__closure__)
-    copy.__annotations__ = fn.__annotations__
-    return InterpretedFunction(copy)
-
-
-def scan_slices(self: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    """tl.associative_scan in the interpreter, a slice at a time: Triton's own combines number after number."""
-    arrays = [np.moveaxis(x.handle.data, self.axis, 0) for x in inputs]
-    rows = [[array[0] for array in arrays]]
-    for i in range(1, len(arrays[0])):
-        operands = [*rows[-1], *(array[i] for array in arrays)]
-        tensors = [self.to_tensor(x, inputs[j % len(inputs)].dtype) for j, x in enumerate(operands)]
-        rows.append([x.handle.data for x in self.combine_fn.fn(*tensors)])
-    found = (np.stack(column, axis=self.axis) for column in zip(*rows, strict=True))
-    return [self.to_tensor(x, each.dtype) for x, each in zip(found, inputs, strict=True)]
-
-
-@contextlib.contextmanager
-def interpreted_language() -> Iterator[None]:
-    """Triton's own library (tl.sum, tl.cdiv, ..) interpreted, as if TRITON_INTERPRET had been set before the import."""
-    from triton.runtime.interpreter import InterpretedFunction, ScanOps
-
-    ScanOps.generic_scan = scan_slices
-    triton.runtime.jit.mangle_type(0)  # imports more of Triton on its first call, which must see the original functions
-    modules = [module for name, module in sys.modules.items() if name.startswith("triton.language")]
-    before = [(module, dict(vars(module))) for module in modules]
-    functions = {id(f): InterpretedFunction(f.fn) for _, names in before for f in names.values() if _compiled(f)}
-    for module, names in before:
-        vars(module).update((name, functions[id(f)]) for name, f in names.items() if _compiled(f))
-    try:
-        yield
-    finally:
-        # All of it: an interpreted function that is called by another leaves its changes of the language behind.
-        for module, names in before:
-            vars(module).update(names)
-
-
-def _compiled(value: object) -> bool:
-    return isinstance(value, JITFunction)
+def interpreting_process() -> Any:
+    """The process of tests/interpreter.py that serves this one until it ends."""
+    command = [sys.executable, "-m", "tests.interpreter"]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    atexit.register(process.communicate)  # ends it and waits
+    return process
 
 
 @dataclass

@@ -4,7 +4,6 @@ Not bfloat16, which the interpreter computes wrongly; the emulator of compiled c
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from astfast.front_end import KaldiFbank
 from astfast.kernels import linear
 from astfast.kernels.tuning import Tile
 from tests.cases import gpu_cases
-from tests.launchers import compile_for, interpret
+from tests.launchers import interpret
 
 SMALL = Tile(32, 64, 32, 4, 2)
 DTYPES = [torch.float32, torch.float16]
@@ -175,8 +174,9 @@ def test_a_view_with_strided_columns_is_refused() -> None:
         linear.row_strides("x", x)
 
 
-def test_the_interpreter_leaves_triton_able_to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # empty: nothing is found compiled
+def test_an_error_in_the_interpreter_is_raised_with_its_traceback() -> None:
     case = gpu_cases.pool(torch.float16, 1, 65)
-    run(case)
-    assert "st.global" in compile_for(case.launch, "cuda", 80).asm["ptx"]
+    args = {name: value for name, value in case.launch.args.items() if name != "out_ptr"}
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*missing 1 required positional argument: 'out_ptr'"):
+        interpret(replace(case.launch, args=args))
+    run(case)  # and the next launch is served
