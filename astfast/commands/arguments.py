@@ -17,7 +17,7 @@ OTHER_MEANINGS = {"labels"}  # options that are not the keyword of the same name
 OTHER_WORDS = {"on_damage='warn'": "no --strict"}
 PYTHON_ONLY = (  # keywords of ``load`` and ``convert`` in the cures of messages
     *("labels", "num_attention_heads", "mean", "std", "frequency_stride", "time_stride", "max_length", "batch_size"),
-    *("threads", "backend", "dtype", "sampling_rate"),
+    *("threads", "replicas", "backend", "dtype", "sampling_rate"),
 )
 
 
@@ -79,6 +79,11 @@ def score(text: str) -> float:
     return value
 
 
+def replicas(text: str) -> int | str:
+    """Replicas of ``load``, for ``type=`` of an argument."""
+    return text if text == "auto" else count(text)
+
+
 def device(text: str) -> str | list[str]:
     """A device, or several with commas between, for ``type=`` of an argument."""
     return names(text) if "," in text else text
@@ -130,6 +135,25 @@ def add_device_and_precision(parser: argparse.ArgumentParser) -> None:
         metavar="PRECISION",
         help="%(choices)s; a backend has some of these, see astfast doctor (default: auto)",
     )
+
+
+def add_threads_and_replicas(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--threads`` and ``--replicas``, as ``load`` takes them."""
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="on a CPU (default: ASTFAST_NUM_THREADS, else one a physical core)"
+    )
+    parser.add_argument(
+        "--replicas",
+        type=replicas,
+        metavar="N",
+        help="engines on a CPU that share a batch and the weights, on cores of their own; auto: one a third-level "
+        "cache or NUMA node (default: one engine on all cores)",
+    )
+
+
+def loading(options: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of ``load`` for --device, --precision, --token-merging, --threads and --replicas."""
+    return {name: getattr(options, name) for name in ("device", "precision", "token_merging", "threads", "replicas")}
 
 
 def in_options(message: object, options: argparse.Namespace) -> str:

@@ -136,6 +136,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="merge similar tokens, which spares the layers this share of them, up to 0.75: faster, and approximate",
     )
+    arguments.add_threads_and_replicas(parser)
     _add_volume_arguments(parser)
     parser.set_defaults(usage_error=parser.error)
 
@@ -199,9 +200,7 @@ def _tag(options: argparse.Namespace) -> bool:
         from astfast.commands import tag_volume
 
         return tag_volume.run(options)
-    tagger = astfast.load(
-        options.model, device=options.device, precision=options.precision, token_merging=options.token_merging
-    )
+    tagger = astfast.load(options.model, **arguments.loading(options))
     printer = ResultPrinter(
         options.format[0],
         options.window is not None or options.raw is not None,

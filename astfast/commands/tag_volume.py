@@ -96,15 +96,12 @@ def _run(planned: Run, options: argparse.Namespace) -> None:
 def _workers(options: argparse.Namespace, asked: Options) -> Iterator[tuple[Workers, LoadArguments]]:
     """What tags the inputs, and the arguments of its model."""
     if options.ray is None:
-        tagger = astfast.load(
-            options.model, device=options.device, precision=options.precision, token_merging=options.token_merging
-        )
-        engine, loaded = opened(tagger)
+        engine, loaded = opened(astfast.load(options.model, **arguments.loading(options)))
         yield ThisProcess(engine, asked), loaded
         return
     from astfast.integrations import ray_cluster
 
-    loaded = LoadArguments((options.model,), precision=options.precision, token_merging=options.token_merging)
+    loaded = LoadArguments((options.model,), **arguments.loading(options) | {"device": "auto"})
     share = (options.workers, options.worker_cpus, options.worker_gpus)
     with ray_cluster.workers(options.ray, loaded, asked, *share) as cluster:
         yield cluster, loaded
@@ -114,6 +111,8 @@ def _check(options: argparse.Namespace) -> None:
     """Ends with a usage error for options that don't go together."""
     if STANDARD_INPUT in options.files:
         options.usage_error("- is a single audio file: it goes neither into a folder nor with lists")
+    if options.ray is not None and options.replicas is not None:
+        options.usage_error("--replicas pins cores, which workers of --ray may share: leave it out, or set --workers")
     if options.merge is not None and options.window is None:
         options.usage_error("--merge needs --window")
     if options.shortest is not None and options.merge is None:

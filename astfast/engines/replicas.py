@@ -18,11 +18,17 @@ from astfast.models.base import ModelConfig
 class Replicas:
     """An engine over several that hold the same model. Results come in the order of the batch.
 
-    ``starts``: what the thread of each engine calls first; None: nothing.
+    ``starts``: what the thread of each engine calls first; None: nothing. ``places``: what each has of its own.
     """
 
-    def __init__(self, engines: Sequence[Engine], starts: Sequence[Callable[[], None]] | None = None) -> None:
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        starts: Sequence[Callable[[], None]] | None = None,
+        places: str = "devices",
+    ) -> None:
         self.engines = tuple(engines)
+        self._places = places
         self._starts = [None] * len(self.engines) if starts is None else list(starts)
         self._next = 0  # engine that gets the first part of the next batch
         self.unlock()
@@ -60,7 +66,7 @@ class Replicas:
 
     @property
     def about(self) -> str:
-        return f"{self.engines[0].about}, on {len(self.engines)} devices"
+        return f"{self.engines[0].about}, on {len(self.engines)} {self._places}"
 
     @property
     def batch_size(self) -> int:

@@ -355,3 +355,23 @@ def test_raw_audio_needs_its_rate(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit, match="2"):
             main(["tag", *arguments])
         assert "--raw needs --rate, and - as the only FILE" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_replicas_and_threads(
+    files: list[str], tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ("--model", str(tiny_model))
+    assert run(*model, *files[:2]) == 0
+    expected = capsys.readouterr().out
+    for options in (("--replicas", "2"), ("--replicas", "auto"), ("--threads", "2", "--replicas", "2")):
+        assert run(*model, *options, *files[:2]) == 0
+        assert capsys.readouterr().out == expected
+    assert run(*model, "--replicas", "2", "--out", str(tmp_path / "tags"), *files[:2]) == 0
+    capsys.readouterr()
+    assert run(*model, "--replicas", "100000", *files[:2]) == 2
+    assert "--replicas is 100000: this process has " in capsys.readouterr().err
+    for wrong in (("--replicas", "0"), ("--replicas", "many"), ("--replicas", "2", "--ray", "local")):
+        with pytest.raises(SystemExit, match="2"):
+            run(*model, *wrong, *files[:2])
+        assert "--replicas" in capsys.readouterr().err

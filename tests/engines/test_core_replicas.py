@@ -1,6 +1,7 @@
 """Engines on groups of cores that share one copy of a model's weights."""
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import astfast
-from astfast.engines import core_replicas
+from astfast.backends.cpu import core_groups
 from astfast.engines.eager import EagerEngine
 from astfast.engines.replicas import Replicas
 from astfast.errors import BackendError
@@ -48,6 +49,34 @@ def test_weights_are_one_copy_and_cores_are_apart(replicas: Any) -> None:
     masks = [thread.submit(os.sched_getaffinity, 0).result() for thread in replicas._threads]
     assert not masks[0] & masks[1]
     assert masks[0] | masks[1] == os.sched_getaffinity(0)  # the caller's own is as it was
+    assert replicas.about.endswith("on 2 groups of cores")
+
+
+@two_cores
+def test_an_error_of_one_replica_is_the_callers_and_the_next_batch_is_whole(
+    replicas: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, run = replicas.logits(WAVES), EagerEngine._run
+
+    def fails(self: Any, *args: Any) -> Any:
+        if self is replicas.engines[1]:
+            raise MemoryError("no memory for the second")
+        return run(self, *args)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(EagerEngine, "_run", fails)
+        with pytest.raises(MemoryError, match="the second"):
+            replicas.logits(WAVES)
+    np.testing.assert_array_equal(replicas.logits(WAVES), expected)
+
+
+@two_cores
+def test_a_pickled_tagger_has_its_replicas_and_the_same_order(tiny_model: Path) -> None:
+    tagger = astfast.load(tiny_model, backend="cpu", precision="bfloat16", replicas=2)
+    copy = pickle.loads(pickle.dumps(tagger))
+    with copy:
+        assert copy.classify(WAVES, sampling_rate=16000) == [tagger.classify(w, sampling_rate=16000) for w in WAVES]
+        assert "on 2 groups of cores" in repr(copy)
 
 
 @two_cores
@@ -85,8 +114,8 @@ def test_a_forked_child_has_threads_of_its_own(replicas: Any) -> None:
 
 
 def test_auto_is_one_engine_on_a_machine_of_one_group(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = core_replicas.CoreGroup(tuple(os.sched_getaffinity(0)), 1)
-    monkeypatch.setattr(core_replicas.core_groups, "shared_by_cores", lambda _: [everything])
+    everything = core_groups.CoreGroup(tuple(os.sched_getaffinity(0)), 1)
+    monkeypatch.setattr(core_groups, "shared_by_cores", lambda *_: [everything])
     assert isinstance(engine_of(tiny_model, replicas="auto"), EagerEngine)
 
 
@@ -94,8 +123,8 @@ def test_auto_is_one_engine_on_a_machine_of_one_group(tiny_model: Path, monkeypa
 def test_auto_is_an_engine_a_group_unless_fewer_threads_are_asked_for(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apart = [core_replicas.CoreGroup((cpu,), 1) for cpu in sorted(os.sched_getaffinity(0))]
-    monkeypatch.setattr(core_replicas.core_groups, "shared_by_cores", lambda _: apart)
+    apart = [core_groups.CoreGroup((cpu,), 1) for cpu in sorted(os.sched_getaffinity(0))]
+    monkeypatch.setattr(core_groups, "shared_by_cores", lambda *_: apart)
     assert isinstance(engine_of(tiny_model, replicas="auto"), Replicas)
     assert isinstance(engine_of(tiny_model, replicas="auto", threads=1), EagerEngine)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from astfast import environment
+from astfast.backends.cpu import core_groups
 from astfast.backends.cpu.ops import PRECISIONS, CpuOps
 from astfast.backends.cpu.tiers import choose_tier, native
 from astfast.errors import BackendError
@@ -30,8 +33,16 @@ def fastest_precision() -> str:
 
 
 def describe() -> list[str]:
-    """Lines for ``astfast doctor``: the tier in use, threads, and what the machine lacks for the others."""
-    lines = [f"tier {choose_tier()}, {environment.num_threads() or native().available_threads()} threads"]
+    """Lines for ``astfast doctor``: the tier in use, threads, and replicas, and what the machine lacks for others."""
+    asked, available, cpus = environment.num_threads(), int(native().available_threads()), os.sched_getaffinity(0)
+    physical = len(core_groups.cores(cpus))
+    why = "ASTFAST_NUM_THREADS" if asked else "one a physical core" if available == physical else "quota of the cgroup"
+    lines = [f"tier {choose_tier()}, {asked or available} threads ({why})"]
+    groups = core_groups.of_replicas("auto", asked, available, cpus)
+    if len(groups) > 1:
+        lines.append(f"replicas auto: {len(groups)} engines, one a third-level cache or NUMA node")
+    else:
+        lines.append("replicas auto: one engine (one third-level cache or NUMA node, or threads for not all cores)")
     lines += [f"no {name}: {missing}" for name, missing in native().tiers() if missing]
     return lines
 

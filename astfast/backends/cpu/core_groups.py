@@ -6,6 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from astfast.errors import BackendError
+
 SYSTEM = Path("/sys/devices/system")
 
 
@@ -14,6 +16,23 @@ class CoreGroup(NamedTuple):
 
     cpus: tuple[int, ...]  # hardware threads, by number
     threads: int
+
+
+def of_replicas(
+    replicas: int | str, threads: int | None, available: int, cpus: Collection[int], system: Path = SYSTEM
+) -> list[CoreGroup]:
+    """Where so many replicas run that have so many threads together; None: the available ones.
+
+    "auto": a group for each third-level cache or NUMA node; one, if the threads (of a quota, or asked for) are not
+    as many as the cores, since no group is known to be free then. Raises BackendError for more replicas than cores.
+    """
+    count = len(cores(cpus, system))
+    if replicas == "auto":
+        whole = available == count and threads in (None, count)
+        return shared_by_cores(cpus, system) if whole else [CoreGroup(tuple(cpus), threads or available)]
+    if int(replicas) > count:
+        raise BackendError(f"replicas is {replicas}: this process has {count} cores, and each replica needs one")
+    return in_parts(cpus, int(replicas), threads or available, system)
 
 
 def shared_by_cores(cpus: Collection[int], system: Path = SYSTEM) -> list[CoreGroup]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from astfast.backends.cpu import core_groups
+from astfast.errors import BackendError
 
 
 def machine(folder: Path, sockets: int, cores: int, cache_of: int = 0) -> Path:
@@ -52,3 +53,24 @@ def test_any_number_of_parts(tmp_path: Path) -> None:
 
 def test_nothing_known_is_one_group(tmp_path: Path) -> None:
     assert core_groups.shared_by_cores([0, 1], tmp_path) == [core_groups.CoreGroup((0, 1), 2)]
+
+
+@pytest.mark.parametrize(
+    ("threads", "available", "groups"),
+    [(None, 128, [8] * 16), (128, 128, [8] * 16), (64, 128, [64]), (None, 32, [32]), (256, 128, [256])],
+)
+def test_auto_takes_every_cache_of_a_machine_that_is_all_ours(
+    threads: int | None, available: int, groups: list[int], tmp_path: Path
+) -> None:
+    system = machine(tmp_path, 2, 64, cache_of=8)
+    found = core_groups.of_replicas("auto", threads, available, range(256), system)
+    assert [group.threads for group in found] == groups
+    assert sorted(cpu for group in found for cpu in group.cpus) == list(range(256))
+
+
+def test_as_many_replicas_as_cores_at_most(tmp_path: Path) -> None:
+    system = machine(tmp_path, 2, 4)
+    found = core_groups.of_replicas(8, None, 8, range(16), system)
+    assert [group.cpus for group in found] == [(core, core + 8) for core in range(8)]
+    with pytest.raises(BackendError, match="replicas is 9: this process has 8 cores"):
+        core_groups.of_replicas(9, None, 8, range(16), system)
