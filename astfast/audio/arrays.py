@@ -13,6 +13,7 @@ from astfast.audio.parts import samples_per_block
 from astfast.errors import AudioError
 from astfast.notes import Note
 from astfast.pcm import INT16_FULL_SCALE
+from astfast.resampling import Rates
 
 FloatArray = NDArray[np.float32]
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # Hz
@@ -100,9 +101,16 @@ def _scaled(block: NDArray[Any]) -> FloatArray:
 
 
 def rate_of_array(sampling_rate: float | None, assumed: int, name: str) -> tuple[int, tuple[Note, ...]]:
-    """Rate in Hz of a bare array that came with this ``sampling_rate``; without one ``assumed``, and a note."""
+    """Rate in Hz of a bare array that came with this ``sampling_rate``; without one ``assumed``, and a note. Raises
+    AudioError where the models have several."""
     if sampling_rate is not None:
         return checked_rate(sampling_rate, name), ()
+    if isinstance(assumed, Rates):
+        rates = " and ".join(map(str, assumed.each))
+        raise AudioError(
+            f"{name}: an array came without sampling_rate, and the models are at {rates} Hz: pass sampling_rate=, or a "
+            "dict {'array', 'sampling_rate'}"
+        )
     note = Note(
         f"an array came without sampling_rate and is taken as {assumed} Hz: pass sampling_rate=, or a dict "
         "{'array', 'sampling_rate'}",

@@ -15,7 +15,7 @@ import torch
 import astfast
 from astfast import resampling
 from astfast.engines import ensemble
-from astfast.errors import AstfastError
+from astfast.errors import AstfastError, AudioError
 from astfast.front_end import FrontEnd
 from tests.cases import checkpoints, dass, timm_vit
 
@@ -109,6 +109,13 @@ def test_a_run_of_an_ensemble_of_two_rates(decoding: str, members: dict[str, Pat
     (record,) = astfast.tag_files([str(tmp_path / "clip.wav")], tagger=both, top_k=None, decoding=decoding)
     expected = {tag["label"]: tag["score"] for tag in both.classify(tmp_path / "clip.wav", top_k=None)}
     assert {tag["label"]: tag["score"] for tag in record["tags"]} == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_array_without_a_rate_is_not_guessed_between_two(members: dict[str, Path]) -> None:
+    both, wave = load([members["passt"], members["ced"]]), clip(8000)
+    for call in (both.classify, both.scores, lambda x: list(both.stream(x))):
+        with pytest.raises(AudioError, match="without sampling_rate, and the models are at 32000 and 16000 Hz: pass"):
+            call([wave])
 
 
 def test_rates_without_a_common_step_make_no_ensemble(members: dict[str, Path]) -> None:
