@@ -37,7 +37,8 @@ from tests import launchers
 
 SPIN_SECONDS, TIMED_SECONDS = 0.3, 1.0  # of work before a measurement, which an idle GPU's clock needs; and of one
 SAMPLE_SECONDS = 0.05  # between readings of clocks and power
-DRY_TILES = replace(tuning.FLOAT32, log_mel=tuning.Tile(64, 256, 128, 4, 2))  # few programs: the interpreter is slow
+LARGE = tuning.Tile(64, 256, 128, 4, 2)
+DRY_TILES = replace(tuning.FLOAT32, log_mel=LARGE, tf32_log_mel=LARGE)  # few programs: the interpreter is slow
 FASTEST_ATTENTION = (
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,

@@ -79,6 +79,10 @@ def of_type(arch: tuning.Arch, precision: str, device: str) -> dict[str, Make]:
     def log_mel(integers: bool) -> gpu_cases.Case:
         return gpu_cases.log_mel_(front_end, [1500, 399], tiles.log_mel, integers=integers, device=device)
 
+    def tf32_log_mel(tones: bool) -> gpu_cases.Case:
+        tile, products = tiles.tf32_log_mel, "tf32x3"
+        return gpu_cases.log_mel_(front_end, [1500, 399], tile, tones=tones, device=device, precision=products)
+
     wide, residual = tiles.persistent_norm_linear, tiles.persistent_residual
     hopper = {
         f"{PERSISTENT} norm_linear": partial(persistent, gpu_cases.norm_linear, d, m, wide, "gelu"),
@@ -95,6 +99,8 @@ def of_type(arch: tuning.Arch, precision: str, device: str) -> dict[str, Make]:
         "head": partial(gpu_cases.head_, clips, d, 35, tiles.head, device=device),
         "log_mel": partial(log_mel, False),
         "log_mel of int16": partial(log_mel, True),
+        "tf32x3 log_mel": partial(tf32_log_mel, False),
+        "tf32x3 log_mel of tones": partial(tf32_log_mel, True),
         **(hopper if wide and persistent_kernels(arch) else {}),
     }
 

@@ -243,6 +243,7 @@ def log_mel_(
     integers: bool = False,
     tones: bool = False,
     device: str = "cpu",
+    precision: str = "ieee",
 ) -> Case:
     """Noise with a DC offset, or pure tones: most bins almost empty, which the logarithm shows. The peer is the same
     computation in float32, step by step, with sums in one order on every machine."""
@@ -294,7 +295,7 @@ def log_mel_(
         floor=LOG_FLOOR,
         shift=front_end.shift,
         scale=front_end.scale,
-        precision="ieee",
+        precision=precision,
         tile=tile,
     )
     exact, summation = spectrogram(torch.float64)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from astfast.backends.cuda.centred_log_mel import calls, tables
+from astfast.backends.cuda.op_call import OpCall
 from astfast.centred_log_mel import CentredLogMel
 from astfast.kernels import tuning
 from astfast.kernels.tuning import Tile
@@ -22,7 +23,12 @@ FRAMES = 20
 
 
 def spectrograms(
-    front_end: CentredLogMel, waves: list[np.ndarray], how: str | Emulator, integers: bool = False, tile: Tile = TILE
+    front_end: CentredLogMel,
+    waves: list[np.ndarray],
+    how: str | Emulator,
+    integers: bool = False,
+    tile: Tile = TILE,
+    products: str = "ieee",
 ) -> list[np.ndarray]:
     """Of clips in one batch, behind each of which is garbage: by the kernels, interpreted or emulated, or by PyTorch in
     a type."""
@@ -35,7 +41,7 @@ def spectrograms(
     of = tables(front_end, torch.device("cpu"))
     for call in calls(torch.from_numpy(batch), counts, front_end, of, out, tile):
         if isinstance(how, Emulator):
-            how(call.launch())
+            how(with_products(call, products).launch())
         elif how == "kernels":
             interpret(call.launch())
         elif how == "float64" and not call.updated:
@@ -44,6 +50,11 @@ def spectrograms(
             call.run_torch()
     rows = (front_end.frames_read(len(wave)) for wave in waves)
     return [spectrogram[:n].numpy() for spectrogram, n in zip(out, rows, strict=True)]
+
+
+def with_products(call: OpCall, products: str) -> OpCall:
+    """The call with its products in another precision, if it has any."""
+    return replace(call, tuning=call.tuning | {"precision": products}) if "precision" in call.tuning else call
 
 
 def short(name: str) -> CentredLogMel:
@@ -101,25 +112,29 @@ def test_the_floor_is_below_each_clips_own_maximum() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("products", ["ieee", "tf32x3"])
 @pytest.mark.parametrize(("name", "arch"), [("CED", 80), ("MAEST, hub", 90)])
-def test_compiled_code_in_the_emulator(name: str, arch: int) -> None:
-    """At the tile that ships, with the race detectors, a clip that is shorter than a tile of frames beside it."""
+def test_compiled_code_in_the_emulator(name: str, arch: int, products: str) -> None:
+    """At the tiles that ship, with the race detectors, a clip that is shorter than a tile of frames beside it."""
     ptxemu()
     front_end = short(name)
     waves = [clip("noise", n) for n in (1, 19 * front_end.hop_length + 7)]
-    found = spectrograms(front_end, waves, Emulator(arch), tile=tuning.tiles_for(arch, 2).log_mel)
+    tiles = tuning.tiles_for(arch, 2)
+    tile = tiles.log_mel if products == "ieee" else tiles.tf32_log_mel
+    found = spectrograms(front_end, waves, Emulator(arch), tile=tile, products=products)
     for wave, ours in zip(waves, found, strict=True):
         expected = exact(name, wave)
         theirs = np.abs(torch_log_mel(wave, front_end)[: len(expected)] - expected).max()
         assert np.abs(ours - expected).max() <= max(1e-4 * LOG_UNIT[name], 2 * theirs), len(wave)
 
 
+@pytest.mark.parametrize(("products", "tile"), [("ieee", Tile(32, 32, 16, 4, 2)), ("tf32x3", Tile(32, 64, 16, 8, 2))])
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("name", ["CED", "PaSST", "MAEST, hub"])
-def test_it_compiles(name: str, arch: int) -> None:
+def test_it_compiles(name: str, arch: int, products: str, tile: Tile) -> None:
     front_end = FRONT_ENDS[name]
     waves, counts = torch.zeros(2, 40_000, device="meta"), torch.zeros(2, dtype=torch.int32, device="meta")
     out = torch.empty(2, front_end.max_length, front_end.num_mel_bins, device="meta")
-    for call in calls(waves, counts, front_end, tables(front_end, torch.device("meta")), out, Tile(32, 32, 16, 4, 2)):
-        code = compile_for(call.launch(), arch=arch).asm["ptx"]
+    for call in calls(waves, counts, front_end, tables(front_end, torch.device("meta")), out, tile):
+        code = compile_for(with_products(call, products).launch(), arch=arch).asm["ptx"]
         assert ".local" not in code  # no register is spilled

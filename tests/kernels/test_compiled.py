@@ -71,9 +71,12 @@ def configurations(arch: tuning.Arch, precision: str) -> dict[str, Launch]:
         tables = {"norm_linear_kernel": tiles.norm_linear, "linear_residual_kernel": tiles.residual}
         if launch.name in tables:
             variants = [with_tile(launch, tile) for tile in tables[launch.name]]
+        if launch.name == "log_mel_kernel" and isinstance(arch, int):
+            variants.append(with_tile(launch, tiles.tf32_log_mel, PRECISION="tf32x3"))
         for variant in variants:
             activation = "gelu " * bool(variant.args.get("GELU")) + "residual " * bool(variant.args.get("RESIDUAL"))
-            found.setdefault(f"{variant.name} {activation}{tile_of(variant)}", variant)
+            products = "tf32x3 " * (variant.name == "log_mel_kernel" and variant.args["PRECISION"] == "tf32x3")
+            found.setdefault(f"{variant.name} {activation}{products}{tile_of(variant)}", variant)
     return found
 
 
@@ -88,8 +91,10 @@ def image_configurations(arch: tuning.Arch, precision: str) -> dict[str, Launch]
     return found
 
 
-def with_tile(launch: Launch, tile: tuning.Tile) -> Launch:
-    sizes = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "k_tiles": -(-launch.args["K"] // tile.k)}
+def with_tile(launch: Launch, tile: tuning.Tile, **others: str) -> Launch:
+    sizes = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k} | others
+    if "K" in launch.args:
+        sizes["k_tiles"] = -(-launch.args["K"] // tile.k)
     if "EARLY_RESIDUAL" in launch.args:
         sizes["EARLY_RESIDUAL"] = tile.early
     return replace(launch, args=launch.args | sizes, num_warps=tile.warps, num_stages=tile.stages)
@@ -136,6 +141,8 @@ def check(name: str, launch: Launch, arch: tuning.Arch) -> None:
     made = compiled(launch, arch)
     assert made.spills == 0, f"{name}: {made.spills} accesses to spilled registers"
     assert made.shared <= SHARED_LIMIT[arch] * 1024, f"{name}: {made.shared} bytes of shared memory"
+    if "tf32x3" in name:  # 32 frames: below wgmma's and tcgen05's 64
+        assert "HMMA" in made.code, f"{name}: no HMMA"
     operand = (
         launch.args["w_desc"].base if "w_desc" in launch.args else launch.args.get("w_ptr", launch.args.get("kv_ptr"))
     )

@@ -114,12 +114,25 @@ def test_float32_products_on_tensor_cores(arch: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("products", ["ieee", "tf32x3"])
 @pytest.mark.parametrize("tones", [False, True], ids=["noise", "tones"])
 @pytest.mark.parametrize("arch", ARCHS)
-def test_log_mel(arch: int, tones: bool) -> None:
+def test_log_mel(arch: int, tones: bool, products: str) -> None:
     """int16 noise; float32 tones, whose empty bins show any product in fewer digits."""
-    front_end = KaldiFbank(max_length=40, num_mel_bins=33)
-    emulate(gpu_cases.log_mel_(front_end, [5000, 399], tuning.tiles_for(arch, 2).log_mel, not tones, tones), arch)
+    emulate(log_mel_case(arch, tones, products), arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+def test_one_tf32_product_would_not_be_exact_enough(arch: int) -> None:
+    with pytest.raises(AssertionError, match="allowed"):
+        emulate(log_mel_case(arch, True, "tf32"), arch)
+
+
+def log_mel_case(arch: int, tones: bool, products: str) -> gpu_cases.Case:
+    front_end, tiles = KaldiFbank(max_length=40, num_mel_bins=33), tuning.tiles_for(arch, 2)
+    tile = tiles.log_mel if products == "ieee" else tiles.tf32_log_mel
+    return gpu_cases.log_mel_(front_end, [5000, 399], tile, not tones, tones, precision=products)
 
 
 def without(pattern: str) -> Callable[[str], str]:

@@ -190,7 +190,7 @@ class CudaOps:
             written=("out",),
             tuning={"precision": "ieee", "tile": self._tiles.log_mel},
         )
-        return self._run(call)
+        return self._run(self._with_tensor_cores(call))
 
     def _centred_log_mel(
         self, waves: torch.Tensor, lengths: torch.Tensor, front_end: CentredLogMel, out: torch.Tensor
@@ -200,8 +200,15 @@ class CudaOps:
         for call in centred_log_mel.calls(
             waves, lengths, front_end, self._centred[front_end], out, self._tiles.log_mel
         ):
-            self._run(call)
+            self._run(self._with_tensor_cores(call))
         return out
+
+    def _with_tensor_cores(self, call: OpCall) -> OpCall:
+        """The call of a front end with its products on tensor cores as another kernel, where a GPU has TF32."""
+        if "precision" not in call.tuning or not isinstance(self.target.arch, int):
+            return call
+        settings = {"precision": "tf32x3", "tile": self._tiles.tf32_log_mel}
+        return replace(call, others=(call.on("tf32x3", call.kernel, settings),))
 
     def patch_embed(self, spectrogram: Any, w: PackedEmbed, out: Stream) -> Stream:
         if isinstance(spectrogram, np.ndarray):
