@@ -89,6 +89,8 @@ class Autotuner:
         return min(usable, key=lambda kernel: self.results[kernel.key].share, default=None)
 
     def _prefers_kernel(self, call: OpCall) -> bool:
+        if self.compiler_missing:  # as another kernel of the op has found
+            return False
         result = self.results.get(call.key)
         if result is None or not (result.failure or result.timed or self.deterministic):
             try:
