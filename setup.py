@@ -6,6 +6,7 @@ says that the CPU engine is missing. ASTFAST_SANITIZE=1 builds with ASan and UBS
 """
 
 import os
+import zlib
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -22,10 +23,12 @@ def native_module() -> Extension:
     from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 
     ParallelCompile("ASTFAST_BUILD_JOBS", default=os.cpu_count() or 1).install()
+    stub = Path("astfast/_native.pyi")
     module = Pybind11Extension(
         "astfast._native",
         sorted(str(path) for path in Path("csrc").glob("*.cpp")),
-        depends=sorted(str(path) for path in Path("csrc").glob("*.h")),
+        depends=[*sorted(str(path) for path in Path("csrc").glob("*.h")), str(stub)],
+        define_macros=[("ASTFAST_STUB_CRC32", f"{zlib.crc32(stub.read_bytes())}u")],  # tells a build that is stale
         cxx_std=17,
         extra_compile_args=[
             *([] if "-O" in os.environ.get("CXXFLAGS", "") else ["-O2"]),

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+stub_crc32: int  # of this file when the module was built
+
 # Activations are float32, or bfloat16 as the upper halves of float32 values in uint16.
 Activations = NDArray[np.float32] | NDArray[np.uint16]
 

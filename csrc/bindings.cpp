@@ -308,6 +308,7 @@ class PyContext {
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
+    m.attr("stub_crc32") = ASTFAST_STUB_CRC32;
     m.doc() = "Kernels and thread pool of the CPU backend. astfast.backends.cpu is the only user.";
     const py::cpp_function at_exit(&shut_exit_gate, py::call_guard<py::gil_scoped_release>());
     py::module_::import("atexit").attr("register")(at_exit);

@@ -6,6 +6,8 @@ avx512_vnni, avx512_bf16, amx. The fastest that the machine has is taken unless 
 
 from __future__ import annotations
 
+import zlib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -13,13 +15,23 @@ from astfast import environment
 from astfast.errors import BackendError
 
 
+@cache
 def native() -> ModuleType:
-    """The native C++ module. Raises BackendError where it was not built."""
+    """The native C++ module. Raises BackendError where it was not built, or from other sources than these.
+
+    Those are told by the checksum of its typed stub: mypy holds the calls to it, and a test the module.
+    """
     try:
         from astfast import _native
     except ImportError as error:
         raise BackendError(f"the native module is missing ({error}): {_cure()}") from error
     module: ModuleType = _native
+    stub = Path(__file__).parents[2] / "_native.pyi"
+    if getattr(module, "stub_crc32", None) != zlib.crc32(stub.read_bytes()):
+        raise BackendError(
+            f"the native module {module.__file__} was built from other sources than these: build it anew, with "
+            f"python setup.py build_ext --inplace in {stub.parents[1]}, or install astfast again"
+        )
     return module
 
 

@@ -13,6 +13,9 @@ from tests import ROOT
 
 STUB = ast.parse((ROOT / "astfast" / "_native.pyi").read_text())
 FUNCTIONS = {node.name: node for node in STUB.body if isinstance(node, ast.FunctionDef)}
+VARIABLES = {
+    node.target.id for node in STUB.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+}
 CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
 
 
@@ -40,7 +43,7 @@ def check(stub: ast.FunctionDef, function: object) -> None:
 
 
 def test_the_stub_has_the_names_of_the_module() -> None:
-    assert FUNCTIONS.keys() | CLASSES.keys() == public(dir(native()))
+    assert VARIABLES | FUNCTIONS.keys() | CLASSES.keys() == public(dir(native()))
 
 
 @pytest.mark.parametrize("name", CLASSES)
