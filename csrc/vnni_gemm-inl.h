@@ -55,7 +55,8 @@ struct VnniProduct : TileShape<VectorType, 4, 24, 3, WholePanels>, DotTiles<Vnni
     // of 64; returns their sum before they are rounded, but for those below 2^-19. Of what is not finite, the sum is
     // zero.
     static float softmax_row(float* scores, std::int64_t keys, float maximum, float scale) {
-        const auto words = [](int x) { return _mm512_set1_epi16(static_cast<short>(x)); };
+        // With [] GCC would also make a plain function of it, outside of the tier's target.
+        const auto words = [&](int x) ALWAYS_INLINE { return _mm512_set1_epi16(static_cast<short>(x)); };
         const __m512i furthest = _mm512_set1_epi32(0xffff);
         const typename Simd::I order = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
         const auto top = Simd::set(maximum), least = Simd::set(0x1.720d9cp+3f);  // 2048 log2(256 / 255)

@@ -19,7 +19,8 @@ from astfast.errors import BackendError
 def native() -> ModuleType:
     """The native C++ module. Raises BackendError where it was not built, or from other sources than these.
 
-    Those are told by the checksum of its typed stub: mypy holds the calls to it, and a test the module.
+    Those are told by the checksum of its typed stub, where that is installed: mypy holds the calls to it, and a test
+    the module.
     """
     try:
         from astfast import _native
@@ -27,7 +28,7 @@ def native() -> ModuleType:
         raise BackendError(f"the native module is missing ({error}): {_cure()}") from error
     module: ModuleType = _native
     stub = Path(__file__).parents[2] / "_native.pyi"
-    if getattr(module, "stub_crc32", None) != zlib.crc32(stub.read_bytes()):
+    if stub.is_file() and getattr(module, "stub_crc32", None) != zlib.crc32(stub.read_bytes()):
         raise BackendError(
             f"the native module {module.__file__} was built from other sources than these: build it anew, with "
             f"python setup.py build_ext --inplace in {stub.parents[1]}, or install astfast again"
