@@ -72,7 +72,7 @@ def load(
     - ``batch_size``: clips that go through the model together; "auto" (default) is the backend's choice.
     - ``deterministic``: on a GPU, no kernel is chosen by its time, and the batch size changes no bit of a score.
     - ``token_merging``: share of the tokens that a Vision Transformer's layers are spared, on average, by merging
-      similar ones: 0 (default) to 0.75. Scores are approximate, most at the larger shares; not on GPUs.
+      similar ones: 0 (default) to 0.75. Scores are approximate, most at the larger shares.
     - ``replicas``: engines on the CPU that share the weights, each pinned to cores of its own; a batch is split over
       them. "auto": one for each third-level cache or NUMA node; None (default): one engine on all cores, not pinned.
     - ``revision``, ``cache_dir``, ``local_files_only``: as in huggingface_hub.

@@ -37,6 +37,7 @@ def attend(
     keys,  # pointer to the first key of the tile; its value is HIDDEN elements on
     row_stride,
     keys_left,  # keys from here to the end
+    sizes,  # pointer to the size of the first key, if SIZED
     acc,  # sum of p v so far, [BLOCK_M, BLOCK_D]
     peak,  # running maximum of scale * score, [BLOCK_M]
     total,  # running sum of p, [BLOCK_M]
@@ -46,6 +47,7 @@ def attend(
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr,
+    SIZED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One step of the online softmax: updates acc, peak and total with a tile of keys and values."""
@@ -61,8 +63,14 @@ def attend(
     scores = tl.dot(q, k, input_precision=PRECISION)  # [BLOCK_M, BLOCK_N]
     if MASKED:
         scores = tl.where(key[None, :], scores, float("-inf"))
-    new_peak = tl.maximum(peak, tl.max(scores, axis=1) * scale)
-    p = tl.exp2(scores * scale - new_peak[:, None])
+    if SIZED:  # a key of size n counts as n equal ones
+        size = tl.load(sizes + n, mask=key, other=1.0)
+        scores = scores * scale + tl.log2(size)[None, :]
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1))
+        p = tl.exp2(scores - new_peak[:, None])
+    else:
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1) * scale)
+        p = tl.exp2(scores * scale - new_peak[:, None])
     shrink = tl.exp2(peak - new_peak)
     total = total * shrink + tl.sum(p, axis=1)
     acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
@@ -73,6 +81,7 @@ def attend(
 def attention_kernel(
     q_ptr,  # [clips, queries, heads * HEAD_DIM]
     kv_ptr,  # [clips, KEYS, 2 * heads * HEAD_DIM]: keys, then values
+    sizes_ptr,  # [clips, KEYS] float32: how many keys each stands for, or None: one each
     out_ptr,  # [clips, queries, heads * HEAD_DIM]
     scale,  # log2(e) / sqrt(HEAD_DIM)
     queries,
@@ -106,24 +115,63 @@ def attention_kernel(
     peak = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK_M,), dtype=tl.float32)
     stride = kv_row_stride
+    sized: tl.constexpr = sizes_ptr is not None
+    sizes = kv_ptr  # of no use
+    if sized:
+        sizes = sizes_ptr + clip * KEYS
     for _ in range(0, FULL, BLOCK_N):
         acc, peak, total = attend(
-            q, keys, stride, BLOCK_N, acc, peak, total, scale, HIDDEN, HEAD_DIM, BLOCK_D, BLOCK_N, False, PRECISION
+            q,
+            keys,
+            stride,
+            BLOCK_N,
+            sizes,
+            acc,
+            peak,
+            total,
+            scale,
+            HIDDEN,
+            HEAD_DIM,
+            BLOCK_D,
+            BLOCK_N,
+            False,
+            sized,
+            PRECISION,
         )
         keys += BLOCK_N * stride
+        if sized:
+            sizes += BLOCK_N
     for first in range(FULL, KEYS, TAIL):
         left = KEYS - first
         acc, peak, total = attend(
-            q, keys, stride, left, acc, peak, total, scale, HIDDEN, HEAD_DIM, BLOCK_D, TAIL, True, PRECISION
+            q,
+            keys,
+            stride,
+            left,
+            sizes,
+            acc,
+            peak,
+            total,
+            scale,
+            HIDDEN,
+            HEAD_DIM,
+            BLOCK_D,
+            TAIL,
+            True,
+            sized,
+            PRECISION,
         )
         keys += TAIL * stride
+        if sized:
+            sizes += TAIL
     out = out_ptr + clip * out_clip_stride + head * HEAD_DIM + m[:, None] * out_row_stride + d[None, :]
     mask = (m < queries)[:, None] & (d < HEAD_DIM)[None, :]
     tl.store(out, as_type(acc / total[:, None], out_ptr.dtype.element_ty), mask=mask)
 
 
-def attention(q: Any, kv: Any, out: Any, *, heads: int, precision: str, tile: Tile) -> Launch:
-    """q [B, R, D], kv [B, T, 2D] = [k, v] -> out [B, R, D]. ``tile.m`` queries by ``tile.n`` keys at a time."""
+def attention(q: Any, kv: Any, out: Any, sizes: Any = None, *, heads: int, precision: str, tile: Tile) -> Launch:
+    """q [B, R, D], kv [B, T, 2D] = [k, v], sizes [B, T] -> out [B, R, D]. ``tile.m`` queries by ``tile.n`` keys at a
+    time."""
     clips, queries, hidden = q.shape
     keys = kv.shape[1]
     head_dim = hidden // heads
@@ -132,6 +180,7 @@ def attention(q: Any, kv: Any, out: Any, *, heads: int, precision: str, tile: Ti
     args = {
         "q_ptr": q,
         "kv_ptr": kv,
+        "sizes_ptr": sizes,
         "out_ptr": out,
         "scale": math.log2(math.e) / math.sqrt(head_dim),
         "queries": queries,

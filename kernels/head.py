@@ -23,10 +23,12 @@ def pool_kernel(
     stream_ptr,  # [clips, ROWS, D]
     weight_ptr,  # [D] float32
     bias_ptr,  # [D] float32
+    sizes_ptr,  # [clips, ROWS] float32: how much each row counts, or None: alike
     out_ptr,  # [clips, D] float32
     eps,
     clip_stride,
     row_stride,
+    sizes_clip_stride,
     out_clip_stride,
     ROWS: tl.constexpr,
     D: tl.constexpr,
@@ -39,6 +41,7 @@ def pool_kernel(
     d = tl.arange(0, BLOCK_D)
     inside = d < D
     total = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
+    count = tl.zeros((BLOCK_R,), dtype=tl.float32)
     for start in tl.range(0, ROWS, BLOCK_R, num_stages=STAGES):
         row = start + tl.arange(0, BLOCK_R)
         valid = (row < ROWS)[:, None] & inside[None, :]
@@ -46,8 +49,17 @@ def pool_kernel(
         x = tl.load(source, mask=valid, other=0.0).to(tl.float32)  # [BLOCK_R, BLOCK_D]
         centred = tl.where(valid, x - (tl.sum(x, axis=1) / D)[:, None], 0.0)
         std = tl.sqrt(tl.sum(centred * centred, axis=1) / D + eps)
-        total += tl.where(valid, centred / std[:, None], 0.0)
-    mean = tl.sum(total, axis=0) * (1.0 / ROWS)
+        normed = centred / std[:, None]
+        if sizes_ptr is not None:
+            size = tl.load(sizes_ptr + clip * sizes_clip_stride + row, mask=row < ROWS, other=0.0)
+            count += size
+            normed *= size[:, None]
+        total += tl.where(valid, normed, 0.0)
+    mean = tl.sum(total, axis=0)
+    if sizes_ptr is not None:
+        mean /= tl.sum(count, axis=0)
+    else:
+        mean *= 1.0 / ROWS
     y = mean * tl.load(weight_ptr + d, mask=inside) + tl.load(bias_ptr + d, mask=inside)
     tl.store(out_ptr + clip * out_clip_stride + d, y, mask=inside)
 
@@ -101,18 +113,20 @@ def head_kernel(
     tl.store(out, y, mask=(m < clips)[:, None] & (n < LABELS)[None, :])
 
 
-def pool(stream: Any, weight: Any, bias: Any, eps: float, out: Any) -> Launch:
-    """stream [B, R, D] -> out [B, D] float32: mean of LN(stream) over the R rows, R at least 1."""
+def pool(stream: Any, weight: Any, bias: Any, eps: float, out: Any, sizes: Any = None) -> Launch:
+    """stream [B, R, D], sizes [B, R] -> out [B, D] float32: mean of LN(stream) over the R rows, R at least 1."""
     clips, rows, d = stream.shape
     strides = row_strides("stream", stream)
     args = {
         "stream_ptr": stream,
         "weight_ptr": weight,
         "bias_ptr": bias,
+        "sizes_ptr": sizes,
         "out_ptr": out,
         "eps": eps,
         "clip_stride": strides["stream_clip_stride"],
         "row_stride": strides["stream_row_stride"],
+        "sizes_clip_stride": 0 if sizes is None else sizes.stride(0),
         "out_clip_stride": out.stride(0),
         "ROWS": rows,
         "D": d,

@@ -71,8 +71,6 @@ def _engines(arguments: LoadArguments, choice: Choice) -> Engine:
     members: list[Engine] = []
     for source in arguments.sources:
         checkpoint = recognise.load(source, **arguments.checkpoint_options)
-        if arguments.token_merging and choice.backend == "cuda":
-            raise UnsupportedModel("token_merging runs on the cpu and reference backends only: pass device='cpu'")
         for message in checkpoint.warnings:
             notes.show(Note(message))
         members.append(_replicated(_engine(checkpoint, choice, arguments), arguments))
@@ -105,7 +103,7 @@ def _engine(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) ->
     engine = _on_devices(checkpoint, choice, precision, arguments)
     if precision == "float32" or asked not in ("auto", "int8") or not checkpoint.config.num_labels:
         return engine
-    largest = _difference(engine, checkpoint, choice, arguments)
+    largest = _difference(engine, checkpoint, choice, replace(arguments, precision=precision))
     told = auto_precision.told(precision, largest)
     if asked == "int8" and largest > auto_precision.INT8_TOLERANCE:
         notes.show(Note(f"{checkpoint.source}: {told}; pass precision='auto' for a type that stays closer"))
@@ -118,7 +116,8 @@ def _engine(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) ->
 
 
 def _difference(engine: Engine, checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -> float:
-    """How far an engine's scores of the check clips are from float32's at most, remembered for each machine."""
+    """How far an engine's scores of the check clips, no tokens merged, are from float32's at most, remembered for each
+    machine."""
 
     def check() -> float:
         if isinstance(engine, EagerEngine):
@@ -128,9 +127,10 @@ def _difference(engine: Engine, checkpoint: Checkpoint, choice: Choice, argument
             exact_ops.release_freed_memory()
             fast_scores = auto_precision.check_scores(checkpoint, engine.ops, without_merging(engine.weights))
         else:
-            clips = auto_precision.check_clips(engine.config)
-            fast_scores = engine.scores(clips)
-            exact_scores = _on_devices(checkpoint, choice, "float32", arguments).scores(clips)
+            clips, whole = auto_precision.check_clips(engine.config), replace(arguments, token_merging=0.0)
+            fast = _on_devices(checkpoint, choice, whole.precision, whole) if arguments.token_merging else engine
+            fast_scores = fast.scores(clips)
+            exact_scores = _on_devices(checkpoint, choice, "float32", whole).scores(clips)
         return auto_precision.difference(fast_scores, exact_scores)
 
     key = f"{__version__} {engine.backend} {engine.hardware} {checkpoint.fingerprint}"

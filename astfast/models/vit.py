@@ -134,8 +134,11 @@ def encode_merging(
 
 
 def _first(buffer: Any, tokens: int) -> Any:
-    """So many tokens of a buffer; None where the backend makes its own."""
-    return None if buffer is None else buffer[:, :tokens]
+    """A buffer [B, T, D] as one of fewer tokens, without gaps; None where the backend makes its own."""
+    if buffer is None:
+        return None
+    clips, _, width = buffer.shape
+    return buffer.reshape(-1)[: clips * tokens * width].reshape(clips, tokens, width)
 
 
 def last_layer(ops: Ops, w: LastLayer, x: Any, ws: Mapping[str, Any], sizes: Any = None) -> Any:

@@ -77,6 +77,7 @@ MAY_BE_HEAVY = {
     "backends.cuda.resample",
     "backends.cuda.runtime",
     "backends.cuda.target",
+    "backends.cuda.token_merging",
     "engines.captured_graph",
     "engines.cuda_graphs",
     "engines.postprocess",

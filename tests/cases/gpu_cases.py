@@ -160,22 +160,32 @@ def attention_(
     tile: Tile,
     device: str = "cpu",
     precision: str = "ieee",
+    sized: bool = False,
 ) -> Case:
+    """``sized``: each key stands for 1 to 40."""
     d = heads * head_dim
     qkv = normal((clips, max(queries, keys), 3 * d), dtype, 8, 1.5)
     q, kv = qkv[:, :queries, :d], qkv[:, :keys, d:]  # views of one buffer, as in a layer
     out = unwritten((clips, queries, d), dtype, device)
+    sizes = torch.from_numpy(np.random.default_rng(9).integers(1, 41, (clips, keys)).astype(np.float32))
 
     def product(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, kv[..., :d], kv[..., d:]))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        bias = sizes.double().log().to(q.dtype)[:, None, None] if sized else None
+        return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
 
     exact = product(q.double(), kv.double())
     with PlainTorch():
         peer = product(q, kv)
     qkv = qkv.to(device)
     launch = attention.attention(
-        qkv[:, :queries, :d], qkv[:, :keys, d:], out, heads=heads, precision=precision, tile=tile
+        qkv[:, :queries, :d],
+        qkv[:, :keys, d:],
+        out,
+        sizes.to(device) if sized else None,
+        heads=heads,
+        precision=precision,
+        tile=tile,
     )
     return Case(launch, {"out": out}, {"out": exact}, {"out": peer})
 
@@ -304,15 +314,20 @@ def log_mel_(
     return Case(launch, {"out": out}, {"out": exact}, {"out": peer}, {"out": summation})
 
 
-def pool(dtype: torch.dtype, clips: int, d: int, device: str = "cpu", rows: int = 2) -> Case:
+def pool(dtype: torch.dtype, clips: int, d: int, device: str = "cpu", rows: int = 2, sized: bool = False) -> Case:
     x = stream((clips, rows + 3, d), dtype, seed=13)  # of which the first rows are read
     weight, bias = normal((d,), torch.float32, 14), normal((d,), torch.float32, 15)
 
+    sizes = torch.from_numpy(np.random.default_rng(9).integers(1, 41, (clips, rows + 3)).astype(np.float32))
+
     def mean(x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x[:, :rows], (d,), weight.to(x.dtype), bias.to(x.dtype), 1e-6).mean(1)
+        y = F.layer_norm(x[:, :rows], (d,), weight.to(x.dtype), bias.to(x.dtype), 1e-6)
+        counts = sizes[:, :rows, None].to(x.dtype)
+        return (y * counts).sum(1) / counts.sum(1) if sized else y.mean(1)
 
     out = unwritten((clips, d), torch.float32, device)
-    launch = head.pool(x.to(device)[:, :rows], weight.to(device), bias.to(device), 1e-6, out)
+    counted = sizes.to(device)[:, :rows] if sized else None
+    launch = head.pool(x.to(device)[:, :rows], weight.to(device), bias.to(device), 1e-6, out, counted)
     exact = mean(x.double())
     with PlainTorch():
         peer = mean(x.float())

@@ -65,12 +65,20 @@ def test_token_merging_does_not_decide_about_a_precision(tiny_model: Path) -> No
 
 
 @pytest.mark.usefixtures("gpu")
-def test_token_merging_has_no_code_on_a_gpu(tiny_model: Path) -> None:
-    with pytest.raises(UnsupportedModel, match=r"token_merging .* pass device='cpu'"):
-        astfast.load(tiny_model, device="cuda", precision="float32", token_merging=0.5)
-    with pytest.warns(UserWarning, match="GPU found but not used: token_merging"):
-        tagger = astfast.load(tiny_model, precision="float32", token_merging=0.5)
-    assert tagger.backend.startswith("cpu")
+@pytest.mark.parametrize("family", ["ast", "ced"])  # CED's tokens are pooled by their sizes
+def test_a_gpu_merges_tokens_as_the_reference(family: str, tiny_model: Path, tmp_path: Path) -> None:
+    waves = [np.random.default_rng(i).standard_normal(16000).astype(np.float32) * 0.1 for i in range(3)]
+    if family == "ced":
+        tiny_model = tmp_path / "ced.pt"
+        torch.save(timm_vit.random_state(timm_vit.ced_shapes(64, 3, 527)), tiny_model)
+    tagger = astfast.load(tiny_model, precision="float32", token_merging=0.5)
+    assert tagger.backend == "cuda float32"
+    engine, _ = opened(tagger)
+    reference, _ = opened(astfast.load(tiny_model, device="cpu", backend="reference", token_merging=0.5))
+    whole, _ = opened(astfast.load(tiny_model, precision="float32"))
+    exact = reference.scores(waves)
+    np.testing.assert_allclose(engine.scores(waves), exact, atol=1e-4)
+    assert not np.array_equal(engine.scores(waves), whole.scores(waves))
 
 
 def test_a_model_without_tokens_has_none_to_merge(model: Path) -> None:

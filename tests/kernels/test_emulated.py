@@ -29,12 +29,15 @@ ODD: dict[str, Build] = {
     "attention": lambda t, d: gpu_cases.attention_(d, 1, 130, 146, 2, 64, t.attention),
     "attention, odd head": lambda t, d: gpu_cases.attention_(d, 1, 65, 63, 1, 24, t.attention),
     "few queries": lambda t, d: gpu_cases.attention_(d, 2, 2, 146, 2, 64, t.few_queries),
+    "attention, sizes": lambda t, d: gpu_cases.attention_(d, 1, 130, 146, 2, 64, t.attention, sized=True),
+    "few queries, sizes": lambda t, d: gpu_cases.attention_(d, 2, 2, 146, 2, 64, t.few_queries, sized=True),
     "patch_embed": lambda t, d: gpu_cases.patch_embed_(d, 1, 96, 64, 16, (11, 13), 96, t.patch_embed),
     "patch_embed, no prefix": lambda t, d: gpu_cases.patch_embed_(
         d, 1, 96, 64, 16, (11, 13), 96, t.patch_embed, prefix=0
     ),
     "pool": lambda t, d: gpu_cases.pool(d, 3, 96),
     "pool, odd rows": lambda t, d: gpu_cases.pool(d, 2, 96, rows=9),
+    "pool, sizes": lambda t, d: gpu_cases.pool(d, 2, 96, rows=9, sized=True),
     "head": lambda t, d: gpu_cases.head_(5, 96, 70, t.head),
 }
 REAL: dict[str, Build] = {

@@ -74,7 +74,9 @@ def test_linear_residual(dtype: torch.dtype, tile: Tile, shape: tuple[int, int, 
     ],
 )
 def test_attention(dtype: torch.dtype, clips: int, queries: int, keys: int, heads: int, head_dim: int) -> None:
-    run(gpu_cases.attention_(dtype, clips, queries, keys, heads, head_dim, Tile(32, 32, 0, 4, 2)))
+    tile = Tile(32, 32, 0, 4, 2)
+    run(gpu_cases.attention_(dtype, clips, queries, keys, heads, head_dim, tile))
+    run(gpu_cases.attention_(dtype, clips, queries, keys, heads, head_dim, tile, sized=True))
 
 
 def test_attention_of_scores_that_overflow_a_plain_softmax() -> None:

@@ -21,7 +21,7 @@ import torch
 from triton.errors import TritonError
 
 from astfast import notes
-from astfast.backends.cuda import autotune_cache, centred_log_mel, fallback_images, fallback_ops
+from astfast.backends.cuda import autotune_cache, centred_log_mel, fallback_images, fallback_ops, token_merging
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.runtime import Runtime
@@ -163,7 +163,8 @@ def check(call: OpCall, launcher: launch.Launcher) -> str | None:
     of_torch = torch_call.outputs(torch_call.run_torch())
     exact_call = call.of_first(CHECKED_CLIPS).in_float64()
     exact = exact_call.outputs(exact_call.run_torch())
-    coarsest = max((y.dtype for y in of_kernel.values()), key=lambda dtype: torch.finfo(dtype).eps)
+    types = [y.dtype for y in of_kernel.values() if y.is_floating_point()] or [torch.float32]  # integers: exact
+    coarsest = max(types, key=lambda dtype: torch.finfo(dtype).eps)
     rounding = (ROUNDINGS if coarsest == torch.float32 else 1) * torch.finfo(coarsest).eps / 2
     for name, x in exact.items():
         if not bool(x.isfinite().all()):
@@ -184,7 +185,7 @@ def environment_key(gpu: str, driver: str) -> str:
     """Key of autotuning results: GPU, driver, PyTorch and its switches, Triton, and a hash of both sides' sources."""
     import triton
 
-    fallbacks = (fallback_ops.__file__, fallback_images.__file__, centred_log_mel.__file__)
+    fallbacks = (fallback_ops.__file__, fallback_images.__file__, centred_log_mel.__file__, token_merging.__file__)
     ours = [*sorted(Path(launch.__file__).parent.glob("*.py")), *map(Path, fallbacks)]
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in ours)).hexdigest()[:12]
     cudnn: Any = torch.backends.cudnn

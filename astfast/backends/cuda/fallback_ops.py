@@ -144,11 +144,15 @@ def has_scaled_mm(device: torch.device) -> bool:
     return True
 
 
-def attention(q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int) -> torch.Tensor:
-    """q [B, R, D], kv [B, T, 2D] = [k, v] -> [B, R, D], a new tensor: a copy to ``out`` would cost time."""
+def attention(
+    q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, heads: int, sizes: torch.Tensor | None = None
+) -> torch.Tensor:
+    """q [B, R, D], kv [B, T, 2D] = [k, v], sizes [B, T] -> [B, R, D], a new tensor: a copy to ``out`` would cost
+    time."""
     dtype = out.dtype
     q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, *kv.chunk(2, -1)))  # [B, H, .., head_dim]
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).to(dtype)
+    bias = None if sizes is None else sizes.log().to(q.dtype)[:, None, None]  # [B, 1, 1, T]
+    return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2).to(dtype)
 
 
 def linear(
@@ -190,9 +194,13 @@ def pool(
     bias: torch.Tensor,  # [D]
     eps: float,
     out: torch.Tensor,  # [B, D]
+    sizes: torch.Tensor | None = None,  # [B, R]
 ) -> torch.Tensor:
-    """out = mean of LN(stream) over the R rows."""
-    return torch.mean(F.layer_norm(stream.to(out.dtype), weight.shape, weight, bias, eps), 1, out=out)
+    """out = mean of LN(stream) over the R rows, by their sizes."""
+    normed = F.layer_norm(stream.to(out.dtype), weight.shape, weight, bias, eps)
+    if sizes is None:
+        return torch.mean(normed, 1, out=out)
+    return torch.div((normed * sizes[..., None]).sum(1), sizes.sum(1, keepdim=True), out=out)
 
 
 def head(

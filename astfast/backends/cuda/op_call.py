@@ -63,8 +63,8 @@ class OpCall:
         return replace(self, clips={name: x[:clips] for name, x in self.clips.items()}).with_own_outputs()
 
     def with_own_outputs(self) -> OpCall:
-        """The same call with outputs of its own: NaN where it only writes, copies of what it updates."""
-        own = {name: torch.full_like(self.clips[name], float("nan")) for name in self.written}
+        """The same call with outputs of its own: NaN (-1) where it only writes, copies of what it updates."""
+        own = {name: _unwritten(self.clips[name]) for name in self.written}
         own |= {name: self.clips[name].clone() for name in self.updated}
         return replace(self, clips={**self.clips, **own})
 
@@ -76,6 +76,10 @@ class OpCall:
     def outputs(self, result: torch.Tensor) -> dict[str, torch.Tensor]:
         """All tensors that a run has written, by name; ``result`` is what it returned."""
         return {name: self.clips[name] for name in (*self.written, *self.updated)} | {self.result: result}
+
+
+def _unwritten(x: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(x, float("nan") if x.is_floating_point() else -1)
 
 
 def _float64(tensors: Tensors) -> dict[str, torch.Tensor]:

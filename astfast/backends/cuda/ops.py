@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import ModuleType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import triton
 from numpy.typing import NDArray
 
-from astfast.backends.cuda import centred_log_mel, fallback_ops, float8_ops, image_ops
+from astfast.backends.cuda import centred_log_mel, fallback_ops, float8_ops, image_ops, token_merging
 from astfast.backends.cuda.autotune import Autotuner
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
@@ -26,7 +26,7 @@ from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, P
 from astfast.backends.cuda.runtime import Runtime, inference, runtime_for
 from astfast.backends.cuda.target import Target, has_float8, target_of
 from astfast.centred_log_mel import CentredLogMel
-from astfast.errors import BackendError, UnsupportedModel
+from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, KaldiFbank, unknown
 from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, statistics, tuning
 from astfast.ops import ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan
@@ -268,14 +268,16 @@ class CudaOps:
             call = self._with_persistent(call, "norm_linear", self._tiles.persistent_norm_linear, x.x, out)
         return self._run(call)
 
-    def attention(self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, sizes: None = None) -> torch.Tensor:  # noqa: ARG002
+    def attention(
+        self, q: torch.Tensor, kv: torch.Tensor, out: torch.Tensor, sizes: torch.Tensor | None = None
+    ) -> torch.Tensor:
         few = q.shape[1] <= self._tiles.few_queries.m
         tile = self._tiles.few_queries if few else self._tiles.attention
         call = OpCall(
-            "attention",
+            "attention" if sizes is None else "attention with sizes",
             attention.attention,
             fallback_ops.attention,
-            clips={"q": q, "kv": kv, "out": out},
+            clips={"q": q, "kv": kv, "out": out} | _sizes(sizes),
             weights={},
             settings={"heads": self.heads},
             result="out",
@@ -346,15 +348,23 @@ class CudaOps:
             self._run(call)
         return out
 
-    def merge_tokens(self, *_: Any, **__: Any) -> NoReturn:
-        raise UnsupportedModel("the cuda backend doesn't merge tokens: leave token_merging out, or pass device='cpu'")
+    def merge_tokens(
+        self, x: Stream, keys: torch.Tensor, sizes: torch.Tensor | None, count: int, prefix: int
+    ) -> tuple[Stream, torch.Tensor]:
+        """As ``Ops.merge_tokens``, but into a stream and sizes of their own."""
+        clips, tokens, width = x.shape
+        merged = self.empty((clips, tokens - count, width), "stream")
+        new_sizes = self.empty((clips, tokens - count), "output")
+        for call in token_merging.calls(x, keys, _sizes(sizes), self.heads, prefix, merged, new_sizes):
+            self._run(call)
+        return merged, new_sizes
 
-    def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor, sizes: None = None) -> torch.Tensor:  # noqa: ARG002
+    def pool(self, x: Stream, w: PackedLinear, out: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
         call = OpCall(
-            "pool",
+            "pool" if sizes is None else "pool with sizes",
             head.pool,
             fallback_ops.pool,
-            clips={"stream": x.x, "out": out},
+            clips={"stream": x.x, "out": out} | _sizes(sizes),
             weights={"weight": w.weight, "bias": w.bias},
             settings={"eps": w.eps},
             result="out",
@@ -385,6 +395,10 @@ def persistent_kernels(arch: tuning.Arch) -> ModuleType | None:
     if arch != 90 or (major, minor) < (3, 6):
         return None
     return importlib.import_module("astfast.kernels.persistent")
+
+
+def _sizes(sizes: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    return {} if sizes is None else {"sizes": sizes}
 
 
 def _linear_weights(w: PackedLinear) -> dict[str, torch.Tensor]:
