@@ -87,7 +87,7 @@ def calls(
 
 def directions(keys: torch.Tensor, out: torch.Tensor, heads: int) -> torch.Tensor:
     """The keys' sums over heads, of length 1: [B, R, D] -> [B, R, D / heads]."""
-    summed = keys.unflatten(-1, (heads, -1)).sum(2, dtype=out.dtype)
+    summed = keys.view(*keys.shape[:2], heads, -1).sum(2, dtype=out.dtype)
     return out.copy_(F.normalize(summed, dim=-1, eps=merging.SMALLEST_LENGTH))
 
 
