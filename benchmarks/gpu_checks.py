@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from astfast.backends.cuda.ops import persistent_kernels
 from astfast.backends.cuda.packing import DTYPES
+from astfast.backends.cuda.target import persistent_kernels
 from astfast.front_end import KaldiFbank
 from astfast.kernels import tuning
 from benchmarks.gpu_bench import DRY_TILES, Bench

@@ -6,16 +6,13 @@ same code runs on CPU or "meta" tensors.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import triton
 from numpy.typing import NDArray
 
 from astfast.backends.cuda import centred_log_mel, fallback_ops, float8_ops, image_ops, token_merging
@@ -24,7 +21,7 @@ from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.packing import DTYPES, PackedEmbed, PackedFrontEnd, PackedLinear, Packing, Stream
 from astfast.backends.cuda.runtime import Runtime, inference, runtime_for
-from astfast.backends.cuda.target import Target, has_float8, target_of
+from astfast.backends.cuda.target import Target, has_float8, persistent_kernels, target_of
 from astfast.centred_log_mel import CentredLogMel
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, KaldiFbank, unknown
@@ -387,14 +384,6 @@ class CudaOps:
             tuning={"precision": "ieee", "tile": self._tiles.head},
         )
         return self._run(call)
-
-
-def persistent_kernels(arch: tuning.Arch) -> ModuleType | None:
-    """The persistent kernels of a GPU: of Hopper, where Triton has the Gluon that they are in (3.6 and newer)."""
-    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
-    if arch != 90 or (major, minor) < (3, 6):
-        return None
-    return importlib.import_module("astfast.kernels.persistent")
 
 
 def _sizes(sizes: torch.Tensor | None) -> dict[str, torch.Tensor]:

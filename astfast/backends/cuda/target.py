@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -53,6 +55,16 @@ def unavailable(device: str | list[str] = "auto") -> str | None:
 def has_float8(arch: Arch) -> bool:
     """Whether a GPU multiplies float8 (e4m3) matrices; AMD's gfx942 has another float8."""
     return isinstance(arch, int) and arch >= 89
+
+
+def persistent_kernels(arch: Arch) -> ModuleType | None:
+    """The persistent kernels of a GPU: of Hopper, where Triton has the Gluon that they are in (3.6 and newer)."""
+    import triton
+
+    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
+    if arch != 90 or (major, minor) < (3, 6):
+        return None
+    return importlib.import_module("astfast.kernels.persistent")
 
 
 def driver_version() -> str:
