@@ -157,7 +157,7 @@ def test_out_of_memory_goes_on_in_smaller_batches_with_one_warning(
     monkeypatch.setattr(engine.ops, "empty", small)
     with pytest.warns(RuntimeWarning, match="not enough memory for 4 clips at a time") as caught:
         got = engine.logits(batch)
-    assert len(caught) == 1
+    assert [each.category for each in caught].count(RuntimeWarning) == 1
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert engine.buckets == (1,)
     assert {bucket for bucket, *_ in engine._graphs} == {1}

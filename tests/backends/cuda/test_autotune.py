@@ -234,7 +234,7 @@ def test_without_a_c_compiler_torchs_ops_run_with_one_warning(loaded: checkpoint
     engine, _ = backend(loaded, launcher)
     with pytest.warns(RuntimeWarning, match="install gcc or clang") as caught:
         got = engine.logits(waves())
-    assert len(caught) == 1
+    assert [each.category for each in caught].count(RuntimeWarning) == 1
     assert len(tried) == 1
     np.testing.assert_allclose(got, reference(loaded), atol=2e-4)
     assert autotune_cache.load() == {}  # the next process looks for a compiler again
