@@ -18,6 +18,7 @@ from astfast.engines import packed_weights
 from astfast.engines.parts import scores_in_parts, scores_in_pieces
 from astfast.errors import AstfastError, AudioError
 from astfast.models.base import Model, ModelConfig
+from astfast.models.vit_family import merged_share
 from astfast.ops import Ops
 from astfast.scores import activate, activation_of, top_k
 
@@ -191,7 +192,9 @@ class ModelEngine(ABC):
     def about(self) -> str:
         where = "in the cache of packed weights, shared" if self._are_shared else "packed by this process"
         why = f" ({self.why})" if self.why else ""
-        return f"{self.backend}{why}, {self.hardware}, weights {where}"
+        share = merged_share(self._weights)
+        merging = f", {share:.0%} of the tokens merged" if share else ""
+        return f"{self.backend}{why}, {self.hardware}, weights {where}{merging}"
 
     @property
     def batch_size(self) -> int:

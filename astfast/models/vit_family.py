@@ -28,6 +28,11 @@ def without_merging(weights: Any) -> Any:
     return replace(weights, token_merging=0.0) if isinstance(weights, vit.Weights) else weights
 
 
+def merged_share(weights: Any) -> float:
+    """The share of the tokens that layers with such weights merge."""
+    return weights.token_merging if isinstance(weights, vit.Weights) else 0.0
+
+
 class VitFamily:
     """A family whose models are ``vit.Weights`` under a ``VitConfig``; it adds how its checkpoints are read."""
 

@@ -56,10 +56,12 @@ def test_token_merging_is_an_approximation_that_engines_of_one_backend_share(tin
     np.testing.assert_array_equal(merged, scores(token_merging=0.5, batch_size=1))
     reference, _ = opened(astfast.load(tiny_model, backend="reference", token_merging=0.5))
     np.testing.assert_allclose(merged, reference.scores(waves), atol=1e-4)
+    assert reference.about.endswith("50% of the tokens merged")
 
 
-def test_token_merging_does_not_decide_about_a_precision(tiny_model: Path) -> None:
+def test_token_merging_does_not_decide_about_a_precision(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that rounding merges with another one is no fault of the precision."""
+    monkeypatch.setattr(backends.Choice, "fastest_precision", lambda self: "bfloat16")
     for merging in (0.0, 0.5):
         assert astfast.load(tiny_model, backend="cpu", token_merging=merging).backend == "cpu bfloat16"
 

@@ -369,7 +369,7 @@ def test_impossible_options_are_refused_at_the_call(options: dict[str, Any], mes
 
 
 def test_the_model_is_told_by_its_content(
-    tagger: astfast.Tagger, folder: Path, tmp_path: Path, other_tiny_model: Path
+    tagger: astfast.Tagger, folder: Path, tmp_path: Path, tiny_model: Path, other_tiny_model: Path
 ) -> None:
     out = tmp_path / "out"
     report = astfast.tag_files(folder / "01.wav", out, tagger=tagger, formats=["jsonl", "csv"])
@@ -379,6 +379,9 @@ def test_the_model_is_told_by_its_content(
     other = astfast.load(other_tiny_model, device="cpu", precision="float32")
     with pytest.raises(astfast.OutputError, match="model was"):
         astfast.tag_files(folder / "01.wav", out, tagger=other)
+    merging = astfast.load(tiny_model, device="cpu", precision="float32", token_merging=0.5)
+    with pytest.raises(astfast.OutputError, match=r"other settings \(token_merging"):
+        astfast.tag_files(folder / "01.wav", out, tagger=merging)
     seen: list[tuple[str, str | None]] = []
     astfast.tag_files(folder / "empty.wav", out, tagger=tagger, on_file=lambda *done: seen.append(done))
     assert seen[0][0] == str(folder / "empty.wav")
