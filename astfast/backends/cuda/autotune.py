@@ -8,12 +8,15 @@ may sum in a luckier order). Then both are timed in turns on all clips.
 
 What was found is kept in the user's cache folder if it says something of the kernel in this environment: a check on
 finite numbers, a kernel that doesn't compile or asks for more than the GPU has, and times. Any other error (of a kernel
-that ran before, say) is believed for this process only, and a batch that leads to NaN says nothing at all.
+that ran before, say) is believed for this process only, and a batch that leads to NaN says nothing at all. While a
+further kernel of an op is tried, the folder says so: one that never ends, as one whose programs wait for each other
+may, is left out by the next process.
 """
 
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +112,19 @@ class Autotuner:
             notes.show(self._cold_start)
             self._cold_start = None
         self.runtime.synchronize()  # an error of earlier work is raised here, and blamed on no kernel
-        try:
-            result = KernelResult(check(call, self._launcher))
-        except (torch.OutOfMemoryError, NotFinite):
-            raise
-        except Exception as error:  # whatever a compiler or a launch may raise
-            result = self._failed(call, error)
-            if not of_the_kernel(error):
-                return result
-        if result.failure is None and not self.deterministic:
-            own = call.with_own_outputs()
-            times = self.runtime.compare(lambda: self._launcher(own.launch()), own.run_torch)
-            result = KernelResult(None, *times)
+        with autotune_cache.marked(self.environment, call.key) if call.variant else nullcontext():
+            try:
+                result = KernelResult(check(call, self._launcher))
+            except (torch.OutOfMemoryError, NotFinite):
+                raise
+            except Exception as error:  # whatever a compiler or a launch may raise
+                result = self._failed(call, error)
+                if not of_the_kernel(error):
+                    return result
+            if result.failure is None and not self.deterministic:
+                own = call.with_own_outputs()
+                times = self.runtime.compare(lambda: self._launcher(own.launch()), own.run_torch)
+                result = KernelResult(None, *times)
         autotune_cache.store(self.environment, call.key, result)
         return result
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from astfast.backends.cuda import fallback_ops
+from astfast.backends.cuda import autotune_cache, fallback_ops
 from astfast.backends.cuda.autotune import Autotuner
 from astfast.backends.cuda.op_call import OpCall
 from astfast.kernels import linear
@@ -66,4 +66,35 @@ def test_a_further_kernel_that_is_wrong_is_left_out_with_one_warning() -> None:
     autotuner = Autotuner(Clock(*KERNEL_FIRST), Kernels("norm_linear", spoil), "an environment")
     with pytest.warns(RuntimeWarning, match="norm_linear runs without its further kernel: .* is off by") as shown:
         assert on_two_kernels(autotuner) == {""}
-    assert len(shown) == 1
+    assert [each.category for each in shown].count(RuntimeWarning) == 1
+
+
+class Killed(BaseException):
+    """In the place of a signal, which no code of the process survives."""
+
+
+def test_a_further_kernel_that_never_ends_is_left_out_by_the_next_process() -> None:
+    def hang(call: OpCall) -> None:
+        if call.variant:
+            dying.setattr(autotune_cache, "store", lambda *_: None)  # nothing more is written
+            raise Killed
+
+    def process() -> Autotuner:
+        return Autotuner(Clock(*KERNEL_FIRST), Kernels("norm_linear", hang), "an environment")
+
+    with pytest.MonkeyPatch.context() as dying, pytest.raises(Killed):
+        on_two_kernels(process())
+    with pytest.warns(RuntimeWarning, match="norm_linear runs without its further kernel: its first run did not end"):
+        assert on_two_kernels(process()) == {""}
+
+
+def test_a_further_kernel_that_says_nothing_of_itself_leaves_no_mark() -> None:
+    def interrupt(call: OpCall) -> None:
+        if call.variant:
+            raise KeyboardInterrupt
+
+    autotuner = Autotuner(Clock(*KERNEL_FIRST), Kernels("norm_linear", interrupt), "an environment")
+    with pytest.raises(KeyboardInterrupt):
+        on_two_kernels(autotuner)
+    assert all(result.failure is None for result in autotune_cache.load()["an environment"].values())
+    assert len(autotune_cache.load()["an environment"]) == 1
