@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LINKS := .gpu
 TRITON_36 := .triton-3.6
 GPU_SCRIPT := run_gpu
-SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
+SOURCES := pyproject.toml setup.py astfast/_native.pyi $(wildcard csrc/*)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export ASTFAST_REQUIRE_NATIVE ?= 1
 

@@ -40,6 +40,8 @@ def emulated_source(folder: Path) -> Path:
     """A folder to build from, with csrc rewritten."""
     shutil.copytree(ROOT / "csrc", folder / "csrc")
     shutil.copy(ROOT / "setup.py", folder)
+    (folder / "astfast").mkdir()
+    shutil.copy(ROOT / "astfast" / "_native.pyi", folder / "astfast")
     for path in (folder / "csrc").iterdir():
         path.write_text(for_avx2(path.read_text()))
     shutil.copy(EMULATION / "cpu_features.cpp", folder / "csrc")
