@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import astfast
-from astfast import cache
+from astfast import backends, cache
 from astfast.backends.cpu.ops import PRECISIONS, CpuOps
 from astfast.commands import doctor
 from astfast.engines import auto_precision
@@ -89,6 +89,7 @@ def test_int8_that_drifts_warns(tiny_model: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_it_says_why_a_precision_was_taken(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.Choice, "fastest_precision", lambda self: "bfloat16")
     assert "(bfloat16's scores are within 0.01" in repr(astfast.load(tiny_model, device="cpu"))
     exact = repr(astfast.load(tiny_model, device="cpu", precision="float32"))
     assert "cpu float32, " in exact
