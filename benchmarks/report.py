@@ -144,12 +144,14 @@ def model_table(found: Iterable[Row], geometry: str) -> str:
 def process_table(found: Iterable[Row]) -> str:
     """A line for each engine and precision: time from the start of a process to tags, and its memory."""
     starts = [row for row in found if row["measure"] == "cold start"]
-    lines = [
-        [_engine_name(row["engine"]), row["dtype"], f"{row['seconds'][1]:.2f}", f"{row['peak_bytes'][1] / 1e6:.0f}"]
-        for row in starts
-    ]
+    lines = []
+    for row in starts:
+        named = {"filled": ", weights packed before", "none": ", empty cache folder"}.get(row.get("cache", ""), "")
+        ready = f"{1e3 * row['ready_seconds'][1]:.0f}" if "ready_seconds" in row else ""
+        figures = [ready, f"{row['seconds'][1]:.2f}", f"{row['peak_bytes'][1] / 1e6:.0f}"]
+        lines.append([_engine_name(row["engine"]) + named, row["dtype"], *figures])
     geometry = TITLES[starts[0]["geometry"]] if starts else ""
-    head = [f"one clip, {geometry}", "precision", "start of Python to tags, s", "peak memory, MB"]
+    head = [f"one clip, {geometry}", "precision", "model ready, ms", "start of Python to tags, s", "peak memory, MB"]
     return markdown([head, *lines]) if lines else ""
 
 

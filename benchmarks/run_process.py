@@ -2,7 +2,8 @@
 
 python -m benchmarks.run_process [--geometry ast-base] [--turns 5] [--calls 1000]
 
-Files are in the page cache (each engine runs once unmeasured); engines are interleaved. Linux only (/proc).
+Files are in the page cache (each engine runs once unmeasured); engines are interleaved. astfast runs with what it keeps
+in its cache folder, packed weights and the precision that "auto" took, and with a new one each time. Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -32,6 +34,15 @@ ENGINES = {  # and the packages that they need
     "transformers": ("transformers",),
     "openvino": ("transformers", "openvino"),
 }
+CACHES = ("filled", "none")  # what astfast finds in its cache folder
+
+
+class Process(NamedTuple):
+    """What is started: an engine in a precision; ``cache``: one of CACHES for astfast, empty for the others."""
+
+    engine: str
+    precision: str
+    cache: str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,43 +58,56 @@ def cold_start(options: argparse.Namespace, rows: Rows) -> None:
     folder = models.checkpoint(options.geometry, options.cache)
     clip = options.cache / f"{options.geometry}.wav"
     soundfile.write(clip, models.waves(1, config)[0], config.front_end.sampling_rate)
-    processes: dict[tuple[str, str], Path] = {}
+    processes: dict[Process, Path] = {}
     for engine in options.engine or ENGINES:
         missing = missing_packages(*ENGINES[engine])
         if missing:
             print(f"{engine} left out: {', '.join(missing)} is not installed", file=sys.stderr)
-        for precision in () if missing else options.precision or ("float32", "bfloat16"):
+        own = engine == "astfast"
+        for precision in () if missing else options.precision or ("float32", "bfloat16", "auto")[: 3 if own else 2]:
             setup = peers.Setup(folder, config, 1, one_clip.THREADS, options.cache)
-            processes[engine, precision] = setup.openvino_file() if engine == "openvino" else folder
+            for cache in CACHES if own else ("",):
+                process = Process(engine, precision, cache)
+                processes[process] = setup.openvino_file() if engine == "openvino" else folder
 
-    seconds: dict[tuple[str, str], list[float]] = {process: [] for process in processes}
-    peaks: dict[tuple[str, str], list[int]] = {process: [] for process in processes}
-    tags: dict[tuple[str, str], list[str]] = {}
+    seconds: dict[Process, list[float]] = {process: [] for process in processes}
+    answers: dict[Process, list[dict[str, Any]]] = {process: [] for process in processes}
     for turn in range(options.turns + 1):
-        for (engine, precision), model in processes.items():
-            took, answer = _process(["-m", "benchmarks.one_clip", engine, precision, str(model), str(clip)])
-            tags[engine, precision] = answer["tags"]
+        for process, model in processes.items():
+            with tempfile.TemporaryDirectory() as nothing:
+                own_cache = {"ASTFAST_CACHE": nothing} if process.cache == "none" else {}
+                arguments_ = [process.engine, process.precision, str(model), str(clip)]
+                took, answer = _process(["-m", "benchmarks.one_clip", *arguments_], own_cache)
             if turn > 0:
-                seconds[engine, precision].append(took)
-                peaks[engine, precision].append(answer["peak_bytes"])
-    for (engine, precision), took in seconds.items():
+                seconds[process].append(took)
+                answers[process].append(answer)
+    for process, took in seconds.items():
+        found = answers[process]
+        ready = {"ready_seconds": spread([x["ready_seconds"] for x in found])} if process.cache else {}
         row = rows.write(
             measure="cold start",
             geometry=options.geometry,
             shape=[1, config.max_length, config.num_mel_bins],
-            engine=engine,
-            dtype=precision,
-            first_tag=tags[engine, precision][0],
+            engine=process.engine,
+            dtype=process.precision,
+            cache=process.cache,
+            backend=found[-1].get("backend", process.engine),
+            first_tag=found[-1]["tags"][0],
             seconds=spread(took),
-            peak_bytes=spread(peaks[engine, precision]),
+            peak_bytes=spread([x["peak_bytes"] for x in found]),
+            **ready,
         )
-        print(f"{engine:<14} {precision:<9} first tags after {row['seconds'][1]:.2f} s, "
-              f"peak memory {row['peak_bytes'][1] / 1e6:.0f} MB", flush=True)  # fmt: skip
+        print(f"{process.engine:<14} {process.precision:<9} {process.cache:<7} first tags after {row['seconds'][1]:.2f} s, "
+              f"peak memory {row['peak_bytes'][1] / 1e6:.0f} MB{_ready(row)}", flush=True)  # fmt: skip
 
 
-def _process(arguments: Sequence[str]) -> tuple[float, dict[str, Any]]:
+def _ready(row: dict[str, Any]) -> str:
+    return f", model ready in {1e3 * row['ready_seconds'][1]:.0f} ms" if "ready_seconds" in row else ""
+
+
+def _process(arguments: Sequence[str], variables: dict[str, str]) -> tuple[float, dict[str, Any]]:
     """(seconds until a Python process prints a line, that line as JSON)."""
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", **variables}
     start = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -136,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = arguments.parser(__doc__, turns=5)
     parser.add_argument("--geometry", default="ast-base", choices=models.GEOMETRIES)
     parser.add_argument("--engine", action="append", choices=ENGINES, help="default: all that are installed")
-    parser.add_argument("--precision", action="append", help="default: float32 and bfloat16")
+    parser.add_argument("--precision", action="append", help="default: float32, bfloat16 and, of astfast, auto")
     parser.add_argument("--calls", type=int, default=1000, metavar="N", help="for memory growth (default: 1,000)")
     return parser
 

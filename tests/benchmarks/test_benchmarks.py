@@ -281,11 +281,13 @@ def test_a_wrong_op_is_not_timed() -> None:
 
 def test_process_rows(cache: Path, tmp_path: Path) -> None:
     arguments = ["--engine", "astfast", "--precision", "float32", "--turns", "1", "--calls", "10"]
-    start, growth = run(run_process, cache, tmp_path / "process.jsonl", *arguments)
-    assert start["measure"] == "cold start"
-    assert start["first_tag"].startswith("LABEL_")
-    assert 0.05 < start["seconds"][1] < 60
-    assert 2e7 < start["peak_bytes"][1] < 2e8
+    *starts, growth = run(run_process, cache, tmp_path / "process.jsonl", *arguments)
+    assert [(start["measure"], start["cache"]) for start in starts] == [("cold start", x) for x in run_process.CACHES]
+    for start in starts:
+        assert start["first_tag"].startswith("LABEL_")
+        assert 0.05 < start["seconds"][1] < 60
+        assert 0 < start["ready_seconds"][1] < start["seconds"][1]
+        assert 2e7 < start["peak_bytes"][1] < 2e8
     assert growth["calls"] == 10
     assert growth["growth_bytes"] < 1e7
 
