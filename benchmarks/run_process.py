@@ -3,7 +3,7 @@
 python -m benchmarks.run_process [--geometry ast-base] [--turns 5] [--calls 1000]
 
 Files are in the page cache (each engine runs once unmeasured); engines are interleaved. astfast runs with what it keeps
-in its cache folder, packed weights and the precision that "auto" took, and with a new one each time. Linux only (/proc).
+in its cache folder, packed weights and the precision that "auto" took, and with an empty one. Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def cold_start(options: argparse.Namespace, rows: Rows) -> None:
             peak_bytes=spread([x["peak_bytes"] for x in found]),
             **ready,
         )
-        print(f"{process.engine:<14} {process.precision:<9} {process.cache:<7} first tags after {row['seconds'][1]:.2f} s, "
-              f"peak memory {row['peak_bytes'][1] / 1e6:.0f} MB{_ready(row)}", flush=True)  # fmt: skip
+        print(f"{process.engine:<14} {process.precision:<9} {process.cache:<7} first tags after "
+              f"{row['seconds'][1]:.2f} s, peak memory {row['peak_bytes'][1] / 1e6:.0f} MB{_ready(row)}", flush=True)  # fmt: skip
 
 
 def _ready(row: dict[str, Any]) -> str:
