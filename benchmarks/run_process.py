@@ -97,8 +97,9 @@ def cold_start(options: argparse.Namespace, rows: Rows) -> None:
             peak_bytes=spread([x["peak_bytes"] for x in found]),
             **ready,
         )
-        print(f"{process.engine:<14} {process.precision:<9} {process.cache:<7} first tags after "
-              f"{row['seconds'][1]:.2f} s, peak memory {row['peak_bytes'][1] / 1e6:.0f} MB{_ready(row)}", flush=True)  # fmt: skip
+        who = f"{process.engine:<14} {process.precision:<9} {process.cache:<7}"
+        peak = f"peak memory {row['peak_bytes'][1] / 1e6:.0f} MB"
+        print(f"{who} first tags after {row['seconds'][1]:.2f} s, {peak}{_ready(row)}", flush=True)
 
 
 def _ready(row: dict[str, Any]) -> str:
