@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> bool:
     """Compares, and prints a row a backend and precision; whether all agree."""
     from astfast.benchmarking import verification
+    from astfast.errors import BackendError
 
     exact = verification.reference(options.model, options.threads)
     if "reference" not in exact.backend:
@@ -82,6 +83,11 @@ def run(options: argparse.Namespace) -> bool:
             report=print_warning,
         )
     )
+    if not rows:
+        raise BackendError(
+            f"no backend that was asked for runs in {' or '.join(options.precision)} here: leave out --backend or "
+            "--precision"
+        )
     if options.json:
         for row in rows:
             print_text(json.dumps({**row._asdict(), "clips": len(clips)}))
@@ -90,7 +96,7 @@ def run(options: argparse.Namespace) -> bool:
     for row in rows:
         if row.problem is not None:
             print_error(f"{row.backend} {row.precision}: {row.problem}")
-    return bool(rows) and all(row.agrees for row in rows)
+    return all(row.agrees for row in rows)
 
 
 def _anchor(options: argparse.Namespace, rate: int) -> tuple[PublishedModel, NDArray[np.float32]] | None:
@@ -104,6 +110,8 @@ def _anchor(options: argparse.Namespace, rate: int) -> tuple[PublishedModel, NDA
     if options.published and model is None:
         raise CheckpointError(f"{name} is no published model: pass a name that `astfast models` lists to --published.")
     if model is None:
+        if options.anchor:
+            raise CheckpointError(f"{name} is no published model: name with --published the one that it is a copy of.")
         return None
     if not model.first_logits:
         print_warning(f"{model.name}: its authors publish no logits: compared with the reference alone")

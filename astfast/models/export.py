@@ -84,6 +84,8 @@ def _difference(first: Checkpoint, other: Checkpoint) -> str | None:
         return f"families ({other.family.name}, {first.family.name})"
     if (other.weights.head is None) != (first.weights.head is None):
         return "classifiers (one has none)"
+    if type(other.config) is not type(first.config):
+        return f"layouts ({other.layout}, {first.layout})"
     return _first_difference("", other.config, first.config)
 
 

@@ -43,6 +43,20 @@ def test_table_on_files(tiny_model: Path, capsys: pytest.CaptureFixture[str]) ->
     assert row.split()[:3] == ["cpu", "float32", "yes"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backend", "cpu", "--precision", "float16"], "no backend that was asked for runs in float16 here"),
+        (["--anchor", "sample_audio.flac"], "is no published model: name with --published the one that it is a copy"),
+    ],
+)
+def test_nothing_to_compare_is_an_error(
+    options: list[str], message: str, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(tiny_model), *options]) not in (0, 1)
+    assert message in capsys.readouterr().err
+
+
 def test_a_result_that_does_not_agree_is_named_and_exits_with_1(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

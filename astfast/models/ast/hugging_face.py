@@ -83,10 +83,10 @@ def front_end_fields(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     refuse_other_extractors(preprocessor or {}, EXTRACTORS)
     foreign = [name for name in OTHER_FORMULAS if (preprocessor or {}).get(name) is not None]
-    if foreign and (preprocessor or {}).get("feature_extractor_type") is None:
+    if foreign:
         raise CheckpointError(
-            f"{PREPROCESSOR} has {', '.join(foreign)}, which no {EXTRACTORS[0]} has, and does not name its feature "
-            f'extractor: add "feature_extractor_type" ({OTHER_FAMILIES[0]} for a MAEST).'
+            f"{PREPROCESSOR} has {', '.join(foreign)}, which no {EXTRACTORS[0]} has: correct its "
+            f'"feature_extractor_type" ({OTHER_FAMILIES[0]} for a MAEST), or leave the field out if it is one.'
         )
     refuse_null(preprocessor or {}, ("sampling_rate", "num_mel_bins", "max_length", "do_normalize"), PREPROCESSOR)
     return typed(preprocessor or {}, FRONT_END_FIELDS, PREPROCESSOR)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from astfast.errors import CheckpointError, brief
 from astfast.models.ced.front_end import MELS, RATE
 from astfast.models.fields import VARIANTS, refuse_other_values
+from astfast.models.timm_layout import HEAD_DIM
 
 if TYPE_CHECKING:
     from astfast.models.timm_layout import TimmTensors
@@ -63,10 +64,16 @@ def check_extractor(preprocessor: Mapping[str, Any], source: str) -> None:
 
 def check_sizes(config: Mapping[str, Any], found: TimmTensors, source: str) -> None:
     """Raises CheckpointError where the tensors are of other sizes than config.json says, as when the last layers are
-    missing. A published name stands for a width, whatever ``embed_dim`` says."""
+    missing. A published name stands for a width and its heads, whatever ``embed_dim`` and ``num_heads`` say."""
     sizes = {"depth": found.num_layers, "outputdim": found.sizes.get("L")}
-    if config.get("name") not in HEADS:
+    named = HEADS.get(str(config.get("name")))
+    if named is None:
         sizes["embed_dim"] = found.sizes["D"]
+    elif found.sizes["D"] != HEAD_DIM * named:
+        raise CheckpointError(
+            f"{source} (CED): name in config.json is {config['name']}, a model of width {HEAD_DIM * named}, and its "
+            f"tensors are {found.sizes['D']} wide: give it a name of its own, with num_heads."
+        )
     for name, size in sizes.items():
         if size is not None and config.get(name) not in (None, size):
             raise CheckpointError(

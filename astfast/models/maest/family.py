@@ -72,7 +72,7 @@ class MaestFamily(VitFamily):
         except CheckpointError as error:
             raise CheckpointError(f"{files.source} (MAEST): {error}") from None
         for name, values in KNOWN.items():
-            if said.get(name) is not None and said[name] not in values:
+            if name in said and said[name] not in values:  # null is none of them: transformers would take it
                 raise CheckpointError(
                     f"{name} in {files.source}'s preprocessor_config.json is {brief(said[name])}: astfast runs MAEST "
                     f"with {' or '.join(map(brief, values))} only."

@@ -212,6 +212,7 @@ def test_other_lengths_and_label_counts(tmp_path: Path) -> None:
         ({"hidden_act": "relu"}, "hidden_act in .* is 'relu'"),
         ({"depth": 12}, r"\(CED\): depth in config.json is 12, that of its tensors 2"),
         ({"outputdim": 10}, "outputdim in config.json is 10, that of its tensors 527"),
+        ({"name": "ced-mini"}, "name in config.json is ced-mini, a model of width 256, and its tensors are 128 wide"),
         ({"embed_dim": 192}, "embed_dim in config.json is 192, that of its tensors 128"),
     ],
     ids=str,
