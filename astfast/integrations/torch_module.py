@@ -16,9 +16,9 @@ import torch
 
 from astfast.errors import CheckpointError
 from astfast.integrations import torch_ops, transformers
-from astfast.models import recognise
+from astfast.models import recognise, vit
 from astfast.models.base import Checkpoint
-from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays
+from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear, map_arrays, patch_grid
 
 
 class AstModule(torch.nn.Module):
@@ -40,6 +40,10 @@ class AstModule(torch.nn.Module):
         if not loaded.config.num_labels:
             raise CheckpointError(
                 f"{loaded.source} has no classifier, and an AstModule returns its logits: pass another."
+            )
+        if not isinstance(loaded.weights, vit.Weights):
+            raise CheckpointError(
+                f"{loaded.source} is a {loaded.family.name}; an AstModule runs Vision Transformers: use astfast.load."
             )
         self.family, self.config = loaded.family, loaded.config
         self.ops = TorchOps(loaded.config.num_attention_heads, dtype)
@@ -91,7 +95,12 @@ class TorchOps:
 
     def patch_embed(self, spectrogram: torch.Tensor, w: Any, out: None) -> Any:
         p, geometry = w.projection, (w.patch_size, w.frequency_stride, w.time_stride)
-        return torch_ops.patch_embed(spectrogram, p.weight, p.bias, w.prefix, w.position, *geometry)
+        grid, position = patch_grid(*spectrogram.shape[1:], *geometry), w.position
+        prefix = len(w.prefix)
+        if prefix + grid[0] * grid[1] < len(position):  # fewer patches along time: each row has the first positions
+            patches = position[prefix:].unflatten(0, (grid[0], -1))[:, : grid[1]].flatten(0, 1)
+            position = torch.cat((position[:prefix], patches))
+        return torch_ops.patch_embed(spectrogram, p.weight, p.bias, w.prefix, position, *geometry)
 
     def norm_linear(self, x: torch.Tensor, w: Any, out: None, activation: str | None = None) -> Any:
         norm, linear = w.norm, w.linear

@@ -1,13 +1,17 @@
 """Arguments of torch.ops.astfast: types are read as numbers or refused, shapes and lengths checked on every device."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import astfast
+from astfast.errors import CheckpointError
 from astfast.front_end import KaldiFbank
 from astfast.integrations import torch_op_impls, torch_ops
 from astfast.integrations.torch_module import AstModule
-from tests.cases import checkpoints
+from tests.cases import checkpoints, dass, timm_vit
 
 FRONT_END = (16000, 20, 4, -4.0, 3.0, True)
 LENGTHS = torch.tensor([900, 500])
@@ -98,3 +102,23 @@ def test_heads_divide_the_columns(heads):
 def test_patches_fit(geometry):
     with pytest.raises(ValueError, match="don't fit"):
         torch_ops.patch_embed(f(2, 10, 8), f(6, 16), f(6), f(2, 6), f(14, 6), *geometry)
+
+
+@pytest.mark.parametrize("family", ["ced", "maest"])
+def test_a_module_takes_spectrograms_of_fewer_patches_than_it_has_positions(family: str, tmp_path: Path) -> None:
+    """CED's are of any length up to its own; MAEST's has more positions than its own length makes patches."""
+    shapes = timm_vit.ced_shapes(64, 2, 7) if family == "ced" else timm_vit.passt_shapes(64, 2, 7, (9, 31))
+    path = tmp_path / {"ced": "ced.pt", "maest": "maest.ckpt"}[family]
+    torch.save(timm_vit.random_state(shapes), path)
+    labels = [f"sound {i}" for i in range(7)]
+    tagger = astfast.load(path, backend="reference", device="cpu", labels=labels)
+    front_end = tagger.config.front_end
+    frames = 300 if family == "ced" else front_end.max_length
+    x = torch.randn(2, frames, front_end.num_mel_bins, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(AstModule(path)(x), torch.as_tensor(tagger.forward(x)), atol=1e-4, rtol=1e-4)
+
+
+def test_a_module_of_a_dass_is_refused_by_name(tmp_path: Path) -> None:
+    folder = dass.write_hub(dass.random_state(dass.TINY), dass.TINY, tmp_path / "dass", 64, 48)
+    with pytest.raises(CheckpointError, match="is a DASS; an AstModule runs Vision Transformers"):
+        AstModule(folder)
