@@ -95,8 +95,8 @@ class TorchOps:
 
     def patch_embed(self, spectrogram: torch.Tensor, w: Any, out: None) -> Any:
         p, geometry = w.projection, (w.patch_size, w.frequency_stride, w.time_stride)
-        grid, position = patch_grid(*spectrogram.shape[1:], *geometry), w.position
-        prefix = len(w.prefix)
+        _, frames, mels = spectrogram.shape
+        grid, position, prefix = patch_grid(frames, mels, *geometry), w.position, len(w.prefix)
         if prefix + grid[0] * grid[1] < len(position):  # fewer patches along time: each row has the first positions
             patches = position[prefix:].unflatten(0, (grid[0], -1))[:, : grid[1]].flatten(0, 1)
             position = torch.cat((position[:prefix], patches))
