@@ -101,9 +101,7 @@ class MaestFamily(VitFamily):
         from astfast.models.passt import key_layouts
         from astfast.models.vit_config import VitConfig
 
-        if (
-            "hop_length" in overrides
-        ):  # a keyword of PaSST, through whose family a MAEST of other labels and length comes
+        if "hop_length" in overrides:  # of PaSST, by whose family a MAEST of other labels and length is recognised
             raise CheckpointError(f"{files.source} (MAEST): leave out hop_length=, which is 256 samples.")
         given = typed(overrides, self.fields, "the call")
         found = timm_layout.map_tensors(
