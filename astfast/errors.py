@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable, Sized
 from typing import Literal, TypeAlias
 
 
@@ -20,6 +21,17 @@ def brief(value: object) -> str:
 def brief_name(name: str) -> str:
     """A name that a file gives, for a message: control characters escaped, cut where it is long."""
     return brief(name)[1:-1]
+
+
+def listed(names: Iterable[str], count: int = 4) -> str:
+    """The first ``count`` names that a file gives, for a message."""
+    known = [*names]
+    return ", ".join(map(brief_name, known[:count])) + (", …" if len(known) > count else "")
+
+
+def counted(names: Sized, noun: str) -> str:
+    """Their number with the noun: "1 tensor", "2 tensors"."""
+    return f"{len(names)} {noun}{'' if len(names) == 1 else 's'}"
 
 
 class AstfastError(Exception):

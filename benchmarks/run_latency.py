@@ -113,7 +113,8 @@ def _neighbour(folder: Path, precision: str, threads: int, wave: FloatArray) -> 
 def _tag_for_ever(folder: Path, precision: str, threads: int, wave: FloatArray, ready: Any) -> None:
     tagger = _tagger(folder, precision, threads)
     ready.set()
-    while True:
+    parent = multiprocessing.parent_process()
+    while parent is not None and parent.is_alive():  # a benchmark that is killed leaves nothing running
         _tag(tagger, wave)
 
 

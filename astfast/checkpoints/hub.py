@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from astfast import notes
-from astfast.errors import CheckpointError
+from astfast.errors import CheckpointError, brief_name
 from astfast.notes import Note
 
 ANSWER_SECONDS = 10.0  # that the hub may take to begin an answer
@@ -37,10 +37,11 @@ def folder_of(
         cached = _cached(repository, revision, cache_dir, json_files)
     except ValueError as error:
         raise _unavailable(repository, f"can't be the name of a model ({error})") from error
+    absent = "is not in the local cache" + ("" if revision is None else f" at revision {brief_name(revision)}")
     offline = "local_files_only is on" if local_files_only else "HF_HUB_OFFLINE is on"
     if local_files_only or constants.HF_HUB_OFFLINE:
         if cached is None:
-            raise _unavailable(repository, f"is not in the local cache and can't be downloaded ({offline})")
+            raise _unavailable(repository, f"{absent} and can't be downloaded ({offline})")
         return cached
     if cached is None:
         notes.show(Note(f"{repository} is no local file or folder and not in the cache: asking the model hub for it"))
@@ -55,7 +56,7 @@ def folder_of(
             return cached
         if isinstance(error, HfHubHTTPError | ValueError):  # no such model or revision, gated, no possible name
             raise _unavailable(repository, f"can't be had from the model hub ({reason})") from error
-        raise _unavailable(repository, f"is not in the local cache and can't be downloaded ({reason})") from error
+        raise _unavailable(repository, f"{absent} and can't be downloaded ({reason})") from error
 
 
 def dataset_file(repository: str, name: str) -> Path:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import prod
 
 from astfast.checkpoints.lazy_tensor import LazyTensor
-from astfast.errors import CheckpointError, brief_name
+from astfast.errors import CheckpointError, brief_name, counted, listed
 
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")  # of DataParallel, torch.compile and Lightning modules
 AVERAGES = (  # copies of the weights, averaged in training
@@ -69,8 +69,8 @@ def _notes(where: str, beside: Mapping[str, LazyTensor]) -> tuple[str, ...]:
     matrices = [name for name in rest if _is_matrix(beside[name])]
     if matrices:
         raise CheckpointError(
-            f"{where} has a model, and beside it {len(matrices)} tensors that may belong to it: {_first(matrices)}. "
-            "Save the state dict of the model alone."
+            f"{where} has a model, and beside it {counted(matrices, 'tensor')} that may belong to it: "
+            f"{listed(matrices)}. Save the state dict of the model alone."
         )
     notes = []
     if averaged is not None:
@@ -79,15 +79,10 @@ def _notes(where: str, beside: Mapping[str, LazyTensor]) -> tuple[str, ...]:
             "it, save it to a file of its own"
         )
     if rest:
-        notes.append(f"{where} has the weights that are used; beside them {_first(rest)} are left out")
+        notes.append(f"{where} has the weights that are used; beside them {listed(rest)} are left out")
     return tuple(notes)
 
 
 def _is_matrix(tensor: LazyTensor) -> bool:
     """Whether it may belong to a model, and is no counter, metric or statistic."""
     return len(tensor.shape) > 1 and prod(tensor.shape) > SMALL
-
-
-def _first(names: Iterable[str], count: int = 4) -> str:
-    listed = [brief_name(name) for name in names]
-    return ", ".join(listed[:count]) + (", …" if len(listed) > count else "")

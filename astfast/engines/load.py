@@ -13,7 +13,7 @@ from astfast.backends import Choice
 from astfast.engines import auto_precision
 from astfast.engines.base import Engine, ModelEngine
 from astfast.engines.eager import EagerEngine
-from astfast.errors import BackendError, CheckpointError, UnsupportedModel
+from astfast.errors import BackendError, CheckpointError, UnsupportedModel, brief
 from astfast.models import recognise
 from astfast.models.base import Checkpoint, Model
 from astfast.models.vit_family import merging, without_merging
@@ -169,7 +169,10 @@ def engine_for(ops: Ops, model: Model, batch_size: int | None = None, waveforms:
 
 def _check_agreement(first: Engine, other: Engine, first_source: Source, source: Source) -> None:
     if other.labels != first.labels:
+        pairs = enumerate(zip(other.labels, first.labels, strict=False))
+        unequal = (f"label {index} is {brief(a)} and {brief(b)}" for index, (a, b) in pairs if a != b)
+        difference = next(unequal, f"{len(other.labels)} and {len(first.labels)}")
         raise CheckpointError(
-            f"{source} has {len(other.labels)} labels that are not those of {first_source} ({len(first.labels)}): the "
+            f"{source} has other labels than {first_source} ({difference}): the "
             "members of an ensemble must agree on them. Pass labels= for all of them."
         )

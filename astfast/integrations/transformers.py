@@ -250,6 +250,7 @@ def live_config(model: Any) -> dict[str, Any]:
     Raises CheckpointError for epsilons that differ between layers.
     """
     config: dict[str, Any] = model.config.to_dict()
+    config.pop("architectures", None)  # the class that it had when it was saved; ``accelerate`` checks the one it has
     epsilons: dict[bool, set[float]] = {False: set(), True: set()}  # of the classifier's LayerNorm or not
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.LayerNorm):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from astfast.errors import CheckpointError, brief, brief_name
+from astfast.errors import CheckpointError, brief, listed
 
 if TYPE_CHECKING:
     from astfast.checkpoints.sources import CheckpointFiles
@@ -48,9 +48,26 @@ VARIANTS: dict[str, tuple[Any, ...]] = {
     "norm_type": ("layer_norm", "layernorm"),
     "pruned_heads": ({},),
     "is_decoder": (False,),
+    "is_causal": (False,),
+    "causal": (False,),
+    "attention_type": (),
     "use_relative_position_bias": (False,),
     "quantization_config": (),
 }
+# Fields of feature extractors, of whichever family, that say how features are computed: refused where a family's own
+# table doesn't have them.
+_FORMULA = """
+n_fft fft_length fft_size win_length win_size window_length window_size frame_length frame_shift hop_length hop_size
+window_fn window_type window_function periodic center pad_mode power dither preemphasis pre_emphasis
+preemphasis_coefficient preemph_coeff remove_dc_offset f_min f_max fmin fmax low_freq high_freq min_frequency
+max_frequency frequency_min frequency_max n_mels feature_bins mel_scale mel_norm norm htk_compat use_log_fbank
+use_energy log_compression log_mel mel_floor top_db ref
+"""
+# Fields of preprocessor_config.json that change no result of these families.
+_HARMLESS_OF_EXTRACTORS = """
+feature_extractor_type auto_map processor_class feature_size padding_side padding_value return_attention_mask
+return_tensors window mel_fb mel_filters
+"""
 # Fields that change no result: those that transformers writes into every config, and those of training.
 _HARMLESS = """
 model_type architectures auto_map name_or_path transformers_version torch_dtype dtype id2label label2id num_labels
@@ -66,6 +83,8 @@ remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_sup
 hidden_dropout_prob attention_probs_dropout_prob classifier_dropout initializer_range gradient_checkpointing
 use_checkpoint drop_rate attn_drop_rate drop_path_rate
 """
+FORMULA = frozenset(_FORMULA.split())
+HARMLESS_OF_EXTRACTORS = frozenset(_HARMLESS_OF_EXTRACTORS.split())
 HARMLESS = frozenset(_HARMLESS.split())
 MAX_TOKENS = 32_768  # of a clip: attention takes their square
 MAX_SPECTROGRAM = 4_000_000  # frames x mel bins of a clip: 16 MB; 10,000 frames of 128 bins are a third
@@ -107,15 +126,38 @@ def refuse_other_values(
             raise CheckpointError(f"{name} in {where} is {brief(value)}: astfast runs {family} {words}.")
 
 
-def unknown_fields(files: CheckpointFiles, known: Iterable[str]) -> tuple[str, ...]:
-    """The warning about fields of config.json that are neither ``known`` to a family nor harmless; none for one that
-    is null or private to transformers."""
-    given = (name for name, value in (files.config or {}).items() if value is not None and not name.startswith("_"))
-    unknown = sorted({*given} - HARMLESS - {*known})
-    if not unknown:
-        return ()
-    listed = ", ".join(map(brief_name, unknown[:4])) + (", …" if len(unknown) > 4 else "")
-    return (f"{files.source}'s config.json has fields that astfast doesn't know, and ignores: {listed}",)
+def refuse_other_classes(config_json: Mapping[str, Any] | None, known: Iterable[str], where: str, family: str) -> None:
+    """Raises CheckpointError for a class in ``architectures`` or ``auto_map`` that isn't one of those ``known``: code
+    of somebody's own may compute anything."""
+    config = config_json or {}
+    code = config.get("auto_map")
+    named = {
+        "architectures": config.get("architectures"),
+        "auto_map": [*code.values()] if isinstance(code, dict) else code,
+    }
+    for field, classes in named.items():
+        for name in classes if isinstance(classes, list) else [classes]:
+            if name and str(name).rpartition(".")[2] not in known:
+                raise CheckpointError(
+                    f"{field} in {where} names the class {brief(name)}: astfast runs {family} as {' or '.join(known)} "
+                    "computes it. If that class computes the same, remove its name."
+                )
+
+
+def unknown_fields(files: CheckpointFiles, known: Iterable[str], of_extractor: Iterable[str]) -> tuple[str, ...]:
+    """The warnings about fields of config.json and of preprocessor_config.json that are neither ``known`` to a family,
+    or to its ``of_extractor``, nor harmless; none for one that is null or private to transformers."""
+    notes = []
+    for name, content, harmless in (
+        ("config.json", files.config, HARMLESS.union(known)),
+        ("preprocessor_config.json", files.preprocessor, HARMLESS_OF_EXTRACTORS.union(of_extractor)),
+    ):
+        given = (field for field, value in (content or {}).items() if value is not None and not field.startswith("_"))
+        unknown = sorted({*given} - harmless)
+        if unknown:
+            fields = listed(unknown)
+            notes.append(f"{files.source}'s {name} has fields that astfast doesn't know, and ignores: {fields}")
+    return tuple(notes)
 
 
 def check_spectrogram(frames: int, mel_bins: int) -> None:

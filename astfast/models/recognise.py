@@ -8,7 +8,7 @@ from typing import Any
 
 from astfast import models
 from astfast.checkpoints.sources import CheckpointFiles, find
-from astfast.errors import CheckpointError, brief_name
+from astfast.errors import CheckpointError, brief_name, listed
 from astfast.models.base import Checkpoint, LabelNames
 
 
@@ -54,9 +54,8 @@ def from_files(
             f"{files.source}'s config.json is of a {brief_name(str(model_type))} model: astfast runs {known} models."
         )
     names = sorted(files.tensors)
-    listed = ", ".join(map(brief_name, names[:4])) + (", …" if len(names) > 4 else "")
     raise CheckpointError(
-        f"{files.source} is no {known} checkpoint: its tensors ({listed}) fit none of the layouts "
+        f"{files.source} is no {known} checkpoint: its tensors ({listed(names)}) fit none of the layouts "
         f"{'; '.join(layout for family in models.families() for layout in family.layouts)}."
     )
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from astfast.checkpoints.lazy_tensor import Float32, LazyTensor, concatenated
 from astfast.checkpoints.sources import CheckpointFiles
-from astfast.errors import CheckpointError, brief_name
+from astfast.errors import CheckpointError, counted, listed
 from astfast.models import assumed
 from astfast.models.base import LabelNames
 from astfast.models.vit import LastLayer, Layer, Weights
@@ -49,6 +49,10 @@ class TimmLayout(NamedTuple):
     positions: tuple[str, str]  # along time (1, D, 1, T), along frequency (1, D, F, 1)
     head: tuple[str, str]  # LayerNorm and linear layer
     ignored: re.Pattern[str]
+
+    def in_file(self, name: str) -> str:
+        """A tensor's name as the file has it."""
+        return name if name.startswith(self.head) else self.prefix + name
 
 
 class TimmTensors(NamedTuple):
@@ -89,11 +93,13 @@ def map_tensors(tensors: Mapping[str, LazyTensor], source: str, layout: TimmLayo
     layers = {int(match[1]) for match in map(LAYER.match, named) if match}
     head = any(name.startswith(f"{module}.") for name in named for module in layout.head)
     expected = _expected(layout, len(layers), head)
-    missing = [name for name in expected if name not in named]
-    unexpected = [name for name in named if name not in expected]
-    for problem, listed in (("lacks", missing), (f"has, beside those of {layout.family},", unexpected)):
-        if listed:
-            raise CheckpointError(f"{where} {problem} {len(listed)} tensors: {_first(listed)}. Check that it is whole.")
+    missing = [layout.in_file(name) for name in expected if name not in named]
+    unexpected = [layout.in_file(name) for name in named if name not in expected]
+    for problem, names in (("lacks", missing), (f"has, beside those of {layout.family},", unexpected)):
+        if names:
+            raise CheckpointError(
+                f"{where} {problem} {counted(names, 'tensor')}: {listed(names)}. Check that it is whole."
+            )
     old = named["patch_embed.proj.weight"]
     if len(old.shape) == 2 and round(old.shape[1] ** 0.5) ** 2 == old.shape[1]:  # saved as a linear layer
         side = round(old.shape[1] ** 0.5)
@@ -132,10 +138,10 @@ def _sizes(tensors: Mapping[str, LazyTensor], expected: Mapping[str, str], where
         found = tensors[name].shape
         wanted = [sizes.get(symbol, symbol) for symbol in shape.split()]
         if list(found) != wanted:
-            wrong.append(f"{brief_name(name)} is {list(found)}, not {wanted}")
+            wrong.append(f"{name} is {list(found)}, not {wanted}")
     if wrong:
         raise CheckpointError(
-            f"{where} has {len(wrong)} tensors of another shape than the others give them: {_first(wrong)}. "
+            f"{where} has {counted(wrong, 'tensor')} of another shape than the others give them: {listed(wrong)}. "
             "Check that it is whole."
         )
     return sizes
@@ -219,6 +225,20 @@ def num_heads(hidden: int, source: str) -> int:
     return hidden // HEAD_DIM
 
 
+def problem_type(
+    found: TimmTensors, files: CheckpointFiles, given: Mapping[str, Any], published: Collection[int], notes: list[str]
+) -> str:
+    """As given, else that of every published model of the family: labels that may apply together, whose scores are
+    sigmoids. Of a file without config.json and of other numbers of labels than ``published``, that is said in
+    ``notes``."""
+    if given.get("problem_type") is not None:
+        return str(given["problem_type"])
+    several = "multi_label_classification"
+    if files.config is None and found.has_head and found.sizes["L"] not in published:
+        notes += assumed.note(files.source, [f"problem_type={several} (sigmoid scores)"])
+    return several
+
+
 def label_names(found: TimmTensors, files: CheckpointFiles, given: LabelNames, notes: list[str]) -> tuple[str, ...]:
     """Names of the outputs: given, of config.json if it has any, of the packaged table of that many, or numbered.
 
@@ -232,7 +252,3 @@ def label_names(found: TimmTensors, files: CheckpointFiles, given: LabelNames, n
         raise CheckpointError(f"{files.source} ({found.layout.family}): {error}") from None
     notes += assumed.note(files.source, taken)
     return names
-
-
-def _first(names: Sequence[str], count: int = 4) -> str:
-    return ", ".join(map(brief_name, names[:count])) + (", …" if len(names) > count else "")

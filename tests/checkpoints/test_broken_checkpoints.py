@@ -41,7 +41,7 @@ def rewrite(folder: Path, edit) -> None:
 
 def test_missing_tensors_are_named(folder):
     rewrite(folder, lambda state: state.pop(DENSE))
-    with pytest.raises(CheckpointError, match=rf"layout: transformers v4, 2 layers\) lacks 1 tensors: {DENSE}"):
+    with pytest.raises(CheckpointError, match=rf"layout: transformers v4, 2 layers\) lacks 1 tensor: {DENSE}"):
         load(folder)
 
 
@@ -53,7 +53,7 @@ def test_missing_cls_token_is_named(folder):
 
 def test_half_a_head_is_missing_tensors(folder):
     rewrite(folder, lambda state: state.pop("classifier.dense.bias"))
-    with pytest.raises(CheckpointError, match=r"lacks 1 tensors: classifier\.dense\.bias"):
+    with pytest.raises(CheckpointError, match=r"lacks 1 tensor: classifier\.dense\.bias"):
         load(folder)
 
 
@@ -80,7 +80,7 @@ def test_a_missing_layer_is_named_first_few_only(folder):
 
 def test_unexpected_tensors_are_named(folder):
     rewrite(folder, lambda state: state.update({"decoder.weight": torch.zeros(3)}))
-    with pytest.raises(CheckpointError, match=r"beside those of an AST, 1 tensors: decoder\.weight"):
+    with pytest.raises(CheckpointError, match=r"beside those of an AST, 1 tensor: decoder\.weight"):
         load(folder)
 
 

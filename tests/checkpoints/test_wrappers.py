@@ -83,7 +83,7 @@ def test_small_tensors_beside_the_model_are_named():
 
 def test_a_classifier_beside_the_model_is_not_dropped():
     tensors = under("model.", {name: x for name, x in MODEL.items() if "head" not in name} | {"v.a": zeros(2)})
-    with pytest.raises(CheckpointError, match=r"1 tensors that may belong to it: classifier\.weight\. Save the state"):
+    with pytest.raises(CheckpointError, match=r"1 tensor that may belong to it: classifier\.weight\. Save the state"):
         unwrapped("x.ckpt", tensors | {"classifier.weight": zeros(5, 8)})
 
 

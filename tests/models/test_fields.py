@@ -1,4 +1,5 @@
-"""config.json of every family: what it may say, what is refused by name, and what is unknown and said to be ignored."""
+"""config.json and preprocessor_config.json of every family: what they may say, what is refused by name, and what is
+unknown and said to be ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 from transformers import PretrainedConfig
 
 from astfast.errors import CheckpointError
-from astfast.models.fields import VARIANTS
+from astfast.models.fields import FORMULA, VARIANTS
 from astfast.models.recognise import load
 from tests.cases import checkpoints, dass, timm_vit
 from tests.models.ced.test_ced import write_hub as write_ced_hub
@@ -50,16 +51,17 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return request.param, WRITERS[request.param](tmp_path_factory.mktemp("whole"))
 
 
-def loaded(source: Path, tmp_path: Path, **changes: Any) -> tuple[str, ...]:
-    """The notes on a copy of a folder with another config.json."""
+def loaded(source: Path, tmp_path: Path, file: str = "config.json", **changes: Any) -> tuple[str, ...]:
+    """The notes on a copy of a folder with another config.json, or another ``file``."""
     folder = tmp_path / source.name
     folder.mkdir(exist_ok=True)
     for path in source.iterdir():
-        if path.name != "config.json":
+        if path.name != file:
             (folder / path.name).unlink(missing_ok=True)
             (folder / path.name).symlink_to(path)
-    (folder / "config.json").write_bytes((source / "config.json").read_bytes())
-    checkpoints.edit_json(folder / "config.json", **changes)
+    (folder / file).unlink(missing_ok=True)
+    (folder / file).write_bytes((source / file).read_bytes())
+    checkpoints.edit_json(folder / file, **changes)
     return load(folder).notes
 
 
@@ -69,6 +71,33 @@ def test_every_value_without_a_formula_is_refused_by_name(written: tuple[str, Pa
         for value in values:
             with pytest.raises(CheckpointError, match=rf"\b{name} in .*config\.json is .*: (astfast runs|it must be)"):
                 loaded(source, tmp_path, **{name: value})
+
+
+def test_every_class_of_somebodys_own_is_refused_by_name(written: tuple[str, Path], tmp_path: Path) -> None:
+    _, source = written
+    own = {"architectures": ["MyModel"], "auto_map": {"AutoModelForAudioClassification": "owner/repo--code.MyModel"}}
+    for field, value in own.items():
+        with pytest.raises(CheckpointError, match=rf"{field} in .*config\.json names the class .*MyModel'"):
+            loaded(source, tmp_path, **{field: value})
+
+
+def test_every_formula_of_features_is_known_or_refused_by_name(written: tuple[str, Path], tmp_path: Path) -> None:
+    _, source = written
+    for field in FORMULA:
+        with pytest.raises(
+            CheckpointError, match=rf"\b{field}\b.*preprocessor_config|preprocessor_config.*\b{field}\b"
+        ):
+            loaded(source, tmp_path, "preprocessor_config.json", **{field: 0.123})
+
+
+def test_an_unknown_field_of_the_extractor_is_said_to_be_ignored(written: tuple[str, Path], tmp_path: Path) -> None:
+    _, source = written
+    (note,) = loaded(
+        source, tmp_path, "preprocessor_config.json", loudness=-23, image_processor_type="Other", none=None
+    )
+    assert note.endswith(
+        "preprocessor_config.json has fields that astfast doesn't know, and ignores: image_processor_type, loudness"
+    )
 
 
 def test_an_unknown_field_is_said_to_be_ignored(written: tuple[str, Path], tmp_path: Path) -> None:

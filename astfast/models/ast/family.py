@@ -54,7 +54,11 @@ class AstFamily(VitFamily):
             layout=tensors.layout.name,
             paths=files.paths,
             approximate=approximate,
-            notes=(*files.notes, *unknown_fields(files, hugging_face.CONFIG_FIELDS), *resolved.notes),
+            notes=(
+                *files.notes,
+                *unknown_fields(files, hugging_face.CONFIG_FIELDS, hugging_face.FRONT_END_FIELDS),
+                *resolved.notes,
+            ),
         )
 
     def export(self, config: AstConfig, weights: vit.Weights) -> Exported:

@@ -7,13 +7,14 @@ from typing import Any
 
 from astfast.errors import CheckpointError, brief
 from astfast.front_end import KaldiFbank
-from astfast.models.fields import VARIANTS, refuse_null, refuse_other_values, typed
+from astfast.models.fields import FORMULA, VARIANTS, refuse_null, refuse_other_classes, refuse_other_values, typed
 from astfast.models.vit_config import VitConfig
 
 OTHER_FAMILIES = ("MAESTFeatureExtractor",)  # feature extractors of ASTs that are read by another family
 EXTRACTORS = ("ASTFeatureExtractor",)  # whose formula KaldiFbank is
 PREPROCESSOR = "preprocessor_config.json"
 MODEL_TYPE = "audio-spectrogram-transformer"
+CLASSES = ("ASTForAudioClassification", "ASTModel", "ASTConfig")  # of transformers
 ERF_GELU = ("gelu", "gelu_python")  # the two names that transformers has for it
 # Defaults under the names of ASTConfig and ASTFeatureExtractor. None: the layout's default, or none.
 GEOMETRY = {
@@ -37,7 +38,6 @@ MODEL_FIELDS: dict[str, Any] = {
 }
 MELS_OF_MAEST = 96  # the only published AST-shaped models of so many are MAESTs
 CONFIG_FIELDS = (*MODEL_FIELDS, *VARIANTS, "head_dim")  # all that is read of a config.json
-OTHER_FORMULAS = ("n_fft", "hop_length", "log_compression")  # fields that no ASTFeatureExtractor has, but MAEST's
 FRONT_END_FIELDS = ("sampling_rate", "num_mel_bins", "max_length", "mean", "std", "do_normalize")
 FIELDS = tuple(dict.fromkeys((*MODEL_FIELDS, *FRONT_END_FIELDS)))
 
@@ -62,6 +62,7 @@ def model_fields(source: str, config_json: Mapping[str, Any] | None) -> dict[str
         raise CheckpointError(
             f"{where} is of a {brief(config_json['model_type'])} model: astfast runs {MODEL_TYPE} models."
         )
+    refuse_other_classes(config_json, CLASSES, where, "an AST")
     refuse_other_values(config_json, VARIANTS, where, "an AST")
     refuse_null(
         config_json, (*GEOMETRY, "max_length", "num_mel_bins", "layer_norm_eps", "hidden_act", "qkv_bias"), where
@@ -82,7 +83,7 @@ def front_end_fields(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises CheckpointError for a value of another type, and for a feature extractor of another formula.
     """
     refuse_other_extractors(preprocessor or {}, EXTRACTORS)
-    foreign = [name for name in OTHER_FORMULAS if (preprocessor or {}).get(name) is not None]
+    foreign = [name for name, value in (preprocessor or {}).items() if name in FORMULA and value is not None]
     if foreign:
         raise CheckpointError(
             f"{PREPROCESSOR} has {', '.join(foreign)}, which no {EXTRACTORS[0]} has: correct its "

@@ -7,11 +7,11 @@ hold exactly the tensors of its layout: what is missing, unexpected or misshapen
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from astfast.checkpoints.lazy_tensor import LazyTensor, concatenated, zeros
-from astfast.errors import CheckpointError
+from astfast.errors import CheckpointError, counted, listed
 from astfast.models import vit
 from astfast.models.ast.config import PREFIX, AstConfig
 from astfast.models.ast.position_embeddings import adapted
@@ -162,7 +162,7 @@ def map_tensors(
     found = [name for name, _ in expected.values() if name in names]
     if not found or not count:
         raise CheckpointError(
-            f"{source} is no AST checkpoint: its tensors ({_first(sorted(tensors))}) fit none of the layouts "
+            f"{source} is no AST checkpoint: its tensors ({listed(sorted(tensors))}) fit none of the layouts "
             f"{'; '.join(layout.name for layout in LAYOUTS)}."
         )
     if any(name.startswith(SSAST) for name in names):
@@ -174,11 +174,11 @@ def map_tensors(
     missing = [name for name, _ in expected.values() if name not in names]
     unexpected = sorted(names - set(found))
     unexpected = [name for name in unexpected if not (ignored and ignored.fullmatch(name))]
-    for problem, listed in (("lacks", missing), ("has, beside those of an AST,", unexpected)):
-        if listed:
+    for problem, names_of_it in (("lacks", missing), ("has, beside those of an AST,", unexpected)):
+        if names_of_it:
             raise CheckpointError(
-                f"{source} (AST, layout: {layout.name}, {count} layers) {problem} {len(listed)} tensors: "
-                f"{_first(listed)}. Check that the file is whole and its config.json its own."
+                f"{source} (AST, layout: {layout.name}, {count} layers) {problem} {counted(names_of_it, 'tensor')}: "
+                f"{listed(names_of_it)}. Check that the file is whole and its config.json its own."
             )
     in_file = {canonical: name for canonical, (name, _) in expected.items()}
     by_canonical = {canonical: tensors[name] for canonical, name in in_file.items()}
@@ -296,11 +296,7 @@ def _check_shapes(checkpoint: AstTensors, config: AstConfig) -> None:
             wrong.append(f"{checkpoint.names[canonical]} is {list(tensor.shape)}, not {list(expected)}")
     if wrong:
         raise CheckpointError(
-            f"{checkpoint.source} (AST, layout: {checkpoint.layout.name}) has {len(wrong)} tensors of another shape "
-            f"than its geometry gives them: {_first(wrong)}. Check that the file is whole and its config.json its own."
+            f"{checkpoint.source} (AST, layout: {checkpoint.layout.name}) has {counted(wrong, 'tensor')} of another "
+            f"shape than its geometry gives them: {listed(wrong)}. Check that the file is whole and its "
+            "config.json its own."
         )
-
-
-def _first(names: Iterable[str], count: int = 4) -> str:
-    listed: Sequence[str] = list(names)
-    return ", ".join(listed[:count]) + (", …" if len(listed) > count else "")

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from astfast.errors import CheckpointError, brief
 from astfast.models.ced.front_end import MELS, RATE
-from astfast.models.fields import VARIANTS, refuse_other_values
+from astfast.models.fields import FORMULA, VARIANTS, refuse_other_values
 from astfast.models.timm_layout import HEAD_DIM
 
 if TYPE_CHECKING:
     from astfast.models.timm_layout import TimmTensors
 
+CLASSES = ("CedForAudioClassification", "CedModel", "CedConfig")
 # Field -> the values that it may have; absent or null is as good. What has one value is a constant of the published
 # models, from which no tensor would tell a difference.
-KNOWN: dict[str, tuple[Any, ...]] = VARIANTS | {
+KNOWN: dict[str, tuple[Any, ...]] = dict.fromkeys(FORMULA, ()) | VARIANTS
+KNOWN |= {
     "problem_type": ("multi_label_classification",),  # the authors' class ends with a sigmoid
     "pooling": ("mean",),
     "eval_avg": ("mean",),
@@ -31,10 +33,13 @@ KNOWN: dict[str, tuple[Any, ...]] = VARIANTS | {
     "hop_size": (160,),
     "f_min": (0,),
     "f_max": (8000,),
+    "top_db": (120,),
+    "layer_norm_eps": (1e-6,),
+    "init_bn": (True,),
 }
 SIZES = ("name", "depth", "embed_dim", "num_heads", "mlp_ratio", "outputdim", "target_length")
 EXTRACTOR = "CedFeatureExtractor"
-KNOWN_OF_EXTRACTOR: dict[str, tuple[Any, ...]] = {
+KNOWN_OF_EXTRACTOR: dict[str, tuple[Any, ...]] = dict.fromkeys(FORMULA, ()) | {
     "sampling_rate": (RATE,),
     "feature_size": (MELS,),
     "n_fft": (512,),
@@ -45,8 +50,11 @@ KNOWN_OF_EXTRACTOR: dict[str, tuple[Any, ...]] = {
     "center": (True,),
     "n_mels": (MELS,),
     "hop_length": (160,),
+    "win_length": (512,),
     "top_db": (120,),
     "mel_scale": ("htk",),
+    "pad_mode": ("reflect",),
+    "power": (2,),
 }
 HEADS = {"ced-tiny": 3, "ced-mini": 4, "ced-small": 6, "ced-base": 12}  # the authors' class goes by the name
 
@@ -65,7 +73,8 @@ def check_extractor(preprocessor: Mapping[str, Any], source: str) -> None:
 def check_sizes(config: Mapping[str, Any], found: TimmTensors, source: str) -> None:
     """Raises CheckpointError where the tensors are of other sizes than config.json says, as when the last layers are
     missing. A published name stands for a width and its heads, whatever ``embed_dim`` and ``num_heads`` say."""
-    sizes = {"depth": found.num_layers, "outputdim": found.sizes.get("L")}
+    sizes: dict[str, float | None] = {"depth": found.num_layers, "outputdim": found.sizes.get("L")}
+    sizes["mlp_ratio"] = found.sizes["M"] / found.sizes["D"]
     named = HEADS.get(str(config.get("name")))
     if named is None:
         sizes["embed_dim"] = found.sizes["D"]
@@ -77,7 +86,7 @@ def check_sizes(config: Mapping[str, Any], found: TimmTensors, source: str) -> N
     for name, size in sizes.items():
         if size is not None and config.get(name) not in (None, size):
             raise CheckpointError(
-                f"{source} (CED): {name} in config.json is {brief(config[name])}, that of its tensors {size}. Check "
+                f"{source} (CED): {name} in config.json is {brief(config[name])}, that of its tensors {size:g}. Check "
                 "that the file is whole and its config.json its own."
             )
 

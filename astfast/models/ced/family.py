@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from astfast.checkpoints.sources import CheckpointFiles
 from astfast.errors import CheckpointError
 from astfast.models.base import Checkpoint, Exported, LabelNames
-from astfast.models.fields import refuse_other_values, typed, unknown_fields
+from astfast.models.fields import refuse_other_classes, refuse_other_values, typed, unknown_fields
 from astfast.models.vit_family import VitFamily
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class CedFamily(VitFamily):
 
     name = "CED"
     layouts = ("CED, hub", "CED, the authors' .pt")
-    fields = frozenset({"max_length"})
+    fields = frozenset({"max_length", "problem_type"})
 
     def recognises(self, files: CheckpointFiles) -> bool:
         """By the model type of config.json; without one, by the names of the positions."""
@@ -47,6 +47,7 @@ class CedFamily(VitFamily):
         from astfast.models.vit_config import VitConfig
 
         source, config = files.source, files.config or {}
+        refuse_other_classes(config, config_json.CLASSES, f"{source}'s config.json", "CED")
         refuse_other_values(config, config_json.KNOWN, f"{source}'s config.json", "CED")
         config_json.check_extractor(files.preprocessor or {}, source)
         tensors = timm_layout.unwrapped(files.tensors)
@@ -64,13 +65,14 @@ class CedFamily(VitFamily):
         )
         usual = FRAMES if sizes["T"] == FRAMES // PATCH else sizes["T"] * PATCH
         max_length = timm_layout.max_length(given.get("max_length"), usual, found, PATCH, source)
-        notes = [*files.notes, *unknown_fields(files, (*config_json.KNOWN, *config_json.SIZES))]
+        known = (*config_json.KNOWN, *config_json.SIZES)
+        notes = [*files.notes, *unknown_fields(files, known, config_json.KNOWN_OF_EXTRACTOR)]
         heads = config_json.heads(config) or timm_layout.num_heads(sizes["D"], source)
         return Checkpoint(
             family=self,
             config=VitConfig(
                 labels=timm_layout.label_names(found, files, labels, notes),
-                problem_type="multi_label_classification",
+                problem_type=timm_layout.problem_type(found, files, given, (527,), notes),
                 cuts_spectrogram=True,
                 front_end=_front_end(found, key_layouts.BATCH_NORM[layout.name], max_length, source),
                 hidden_size=sizes["D"],

@@ -39,11 +39,12 @@ class DassFamily:
         assumed: list[str] = []
         try:
             config = self._config(files, fields, tensors, given, labels, assumed)
+            hugging_face.check_sizes(files.config, config)
         except CheckpointError as error:
             prefix = "" if files.source in str(error) else f"{files.source} (DASS): "
             raise CheckpointError(f"{prefix}{error}") from None
         weights = key_layouts.canonical_weights(tensors, config)
-        unknown = unknown_fields(files, hugging_face.CONFIG_FIELDS)
+        unknown = unknown_fields(files, hugging_face.CONFIG_FIELDS, FRONT_END_FIELDS)
         notes = (*files.notes, *unknown, *note(files.source, assumed))
         return Checkpoint(self, config, weights, files.source, tensors.layout.name, files.paths, notes)
 

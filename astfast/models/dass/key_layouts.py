@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from astfast.checkpoints.lazy_tensor import LazyTensor, zeros
-from astfast.errors import CheckpointError
+from astfast.errors import CheckpointError, counted, listed
 from astfast.models.dass.config import DassConfig
 from astfast.models.dass.forward import Block, DassWeights, Stage
 from astfast.ops import ConvNorm, Depthwise, LayerNorm, Linear, NormLinear, Scan
@@ -128,11 +128,12 @@ def map_tensors(tensors: Mapping[str, LazyTensor], source: str, depths: Sequence
     expected = _names(layout, found, any(name.startswith(f"{layout.head}.") for name in names))
     missing = [name for name in expected.values() if name not in names]
     unexpected = sorted(names - set(expected.values()))
-    for problem, listed in (("lacks", missing), ("has, beside those of a DASS,", unexpected)):
-        if listed:
+    for problem, names_of_it in (("lacks", missing), ("has, beside those of a DASS,", unexpected)):
+        if names_of_it:
             raise CheckpointError(
-                f"{source} (DASS, layout: {layout.name}, depths {'-'.join(map(str, found))}) {problem} {len(listed)} "
-                f"tensors: {_first(listed)}. Check that the file is whole and its config.json its own."
+                f"{source} (DASS, layout: {layout.name}, depths {'-'.join(map(str, found))}) {problem} "
+                f"{counted(names_of_it, 'tensor')}: {listed(names_of_it)}. Check that the file is whole and its "
+                "config.json its own."
             )
     return DassTensors(source, layout, found, {c: tensors[name] for c, name in expected.items()}, expected)
 
@@ -251,8 +252,9 @@ def canonical_weights(checkpoint: DassTensors, config: DassConfig) -> DassWeight
     weights = DassWeights(conv_norm("stem", config.stem_dim, 1), stages, norm("norm", config.dims[-1]), head)
     if wrong:
         raise CheckpointError(
-            f"{checkpoint.source} (DASS, layout: {checkpoint.layout.name}) has {len(wrong)} tensors of another shape "
-            f"than its sizes give them: {_first(wrong)}. Check that the file is whole and its config.json its own."
+            f"{checkpoint.source} (DASS, layout: {checkpoint.layout.name}) has {counted(wrong, 'tensor')} of another "
+            f"shape than its sizes give them: {listed(wrong)}. Check that the file is whole and its "
+            "config.json its own."
         )
     return weights
 
@@ -260,8 +262,3 @@ def canonical_weights(checkpoint: DassTensors, config: DassConfig) -> DassWeight
 def _mapped(tensor: LazyTensor, shape: Sequence[int], function: Any) -> LazyTensor:
     """A tensor of this shape whose values are a function of another's, when they are read."""
     return LazyTensor(shape, lambda: np.ascontiguousarray(function(np.asarray(tensor))))
-
-
-def _first(names: Iterable[str], count: int = 4) -> str:
-    listed: Sequence[str] = list(names)
-    return ", ".join(listed[:count]) + (", …" if len(listed) > count else "")

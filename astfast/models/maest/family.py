@@ -7,13 +7,14 @@ apart, and runs shorter clips as long as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from astfast.checkpoints.sources import CheckpointFiles
 from astfast.errors import CheckpointError, brief
 from astfast.models.base import Checkpoint, Exported, LabelNames
+from astfast.models.fields import FORMULA, refuse_other_values, unknown_fields
 from astfast.models.vit_family import VitFamily
 
 EXTRACTOR = "MAESTFeatureExtractor"
@@ -21,6 +22,7 @@ LAYOUT = "MAEST, the authors' .ckpt"
 FREQUENCY, STRIDE = 9, 10  # positions along 96 mel bins, and between patches
 FRAMES = {31: 312, 62: 625, 125: 1250, 187: 1875}  # positions along time -> frames of the published models
 LABELS = (400, 519)  # styles of Discogs
+PASST_COLUMNS, PASST_LABELS = 71, 527  # of the PaSST of stride 14, which has nine positions along frequency as well
 # Field of preprocessor_config.json -> the values that it may have; absent or null is as good.
 KNOWN: dict[str, tuple[Any, ...]] = {
     "sampling_rate": (16_000,),
@@ -31,6 +33,14 @@ KNOWN: dict[str, tuple[Any, ...]] = {
     "do_normalize": (True,),
     "padding_value": (0,),
 }
+OTHER_FORMULAS = dict.fromkeys(FORMULA - {*KNOWN}, ()) | {"pad_mode": ("constant",), "center": (True,), "power": (2,)}
+
+
+def families_by_size(outputs: Collection[int | None], columns: int | None) -> set[str]:
+    """The families that published files of nine positions along frequency with so many labels, or so many positions
+    along time, are of: one, none, or both where the two contradict each other."""
+    found = {"MAEST"} if columns in FRAMES or not {*LABELS}.isdisjoint(outputs) else set()
+    return found | ({"PaSST"} if columns == PASST_COLUMNS or PASST_LABELS in outputs else set())
 
 
 class MaestFamily(VitFamily):
@@ -38,7 +48,7 @@ class MaestFamily(VitFamily):
 
     name = "MAEST"
     layouts = ("MAEST, hub", LAYOUT)
-    fields = frozenset({"max_length", "mean", "std"})
+    fields = frozenset({"max_length", "mean", "problem_type", "std"})
 
     def recognises(self, files: CheckpointFiles) -> bool:
         """A folder by its feature extractor; a file by its positions along frequency, with the published models' labels
@@ -53,9 +63,7 @@ class MaestFamily(VitFamily):
             for name, axis in (("freq_new_pos_embed", 2), ("time_new_pos_embed", 3))
         )
         outputs = {x.shape[0] for name, x in files.tensors.items() if "head.1." in name and x.shape}
-        if 527 in outputs or rows not in (FREQUENCY, 0, None):
-            return False
-        return bool(outputs.intersection(LABELS)) or (rows == FREQUENCY and columns in FRAMES)
+        return rows in (FREQUENCY, 0, None) and families_by_size(outputs, columns) == {"MAEST"}
 
     def read(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         return (self._file if files.config is None else self._folder)(files, overrides, labels)
@@ -77,10 +85,14 @@ class MaestFamily(VitFamily):
                     f"{name} in {files.source}'s preprocessor_config.json is {brief(said[name])}: astfast runs MAEST "
                     f"with {' or '.join(map(brief, values))} only."
                 )
+        refuse_other_values(said, OTHER_FORMULAS, f"{files.source}'s preprocessor_config.json", "MAEST")
         fields = {name: said.get(name) for name in ("max_length", "num_mel_bins")} | {
             "feature_extractor_type": EXTRACTORS[0]  # its formula is replaced below
         }
         normalisation = {"mean": MEAN, "std": STD} | {n: said[n] for n in ("mean", "std") if said.get(n) is not None}
+        unknown = unknown_fields(
+            files._replace(config=None), (), (*KNOWN, *OTHER_FORMULAS, "mean", "std", "max_length")
+        )
         named = files._replace(source=f"{files.source} (MAEST)", preprocessor=fields | normalisation)
         ast = AST.read(named, overrides, labels)
         config = ast.config
@@ -92,7 +104,14 @@ class MaestFamily(VitFamily):
             front_end=front_end(config.max_length, True, kaldi.mean, kaldi.std),
             problem_type=config.problem_type or "multi_label_classification",
         )
-        return replace(ast, family=self, config=config, source=files.source, layout=f"MAEST, {ast.layout}")
+        return replace(
+            ast,
+            family=self,
+            config=config,
+            source=files.source,
+            layout=f"MAEST, {ast.layout}",
+            notes=(*unknown, *ast.notes),
+        )
 
     def _file(self, files: CheckpointFiles, overrides: Mapping[str, Any], labels: LabelNames) -> Checkpoint:
         from astfast.models import timm_layout
@@ -115,7 +134,7 @@ class MaestFamily(VitFamily):
             family=self,
             config=VitConfig(
                 labels=timm_layout.label_names(found, files, labels, notes),
-                problem_type="multi_label_classification",
+                problem_type=timm_layout.problem_type(found, files, given, LABELS, notes),
                 front_end=front_end(max_length, False, given.get("mean", MEAN), given.get("std", STD)),
                 hidden_size=sizes["D"],
                 num_hidden_layers=found.num_layers,

@@ -26,7 +26,7 @@ class PasstFamily(VitFamily):
 
     name = "PaSST"
     layouts = (LAYOUT,)
-    fields = frozenset({"hop_length", "max_length", "time_stride"})
+    fields = frozenset({"hop_length", "max_length", "problem_type", "time_stride"})
 
     def recognises(self, files: CheckpointFiles) -> bool:
         """By the names of the positions; files with a config.json are of no PaSST that its authors published."""
@@ -55,10 +55,12 @@ class PasstFamily(VitFamily):
                 f"{source} (PaSST): {sizes['F']} positions along frequency are of no known stride over {MELS} mel "
                 "bins: pass time_stride=."
             )
-        if stride == 14 and sizes.get("L") != 527 and sizes["T"] != 71 and "time_stride" not in given:
+        kinds = maest.families_by_size([sizes.get("L")], sizes["T"])
+        if stride == 14 and kinds != {self.name} and "time_stride" not in given:
             raise CheckpointError(
-                f"{source} has 9 positions along frequency, as PaSST of stride 14 and MAEST have, and neither's length "
-                f"and labels: pass time_stride=14 if it is a PaSST, time_stride=10 if it is a MAEST."
+                f"{source} has 9 positions along frequency, as PaSST of stride 14 and MAEST have, and its number of "
+                f"labels and length are {'one of each' if kinds else 'those of neither'}: pass time_stride=14 if it is "
+                "a PaSST, time_stride=10 if it is a MAEST."
             )
         hop = given.get("hop_length") or _hop(source, sizes["T"])
         usual = sizes["T"] * stride + sizes["P"] - 1
@@ -67,7 +69,7 @@ class PasstFamily(VitFamily):
             family=self,
             config=VitConfig(
                 labels=timm_layout.label_names(found, files, labels, notes),
-                problem_type="multi_label_classification",
+                problem_type=timm_layout.problem_type(found, files, given, (20, 200, 527), notes),
                 front_end=front_end(timm_layout.max_length(given.get("max_length"), usual, found, stride, source), hop),
                 hidden_size=sizes["D"],
                 num_hidden_layers=found.num_layers,

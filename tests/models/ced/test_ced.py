@@ -212,6 +212,9 @@ def test_other_lengths_and_label_counts(tmp_path: Path) -> None:
         ({"hidden_act": "relu"}, "hidden_act in .* is 'relu'"),
         ({"depth": 12}, r"\(CED\): depth in config.json is 12, that of its tensors 2"),
         ({"outputdim": 10}, "outputdim in config.json is 10, that of its tensors 527"),
+        ({"mlp_ratio": 3.0}, r"mlp_ratio in config\.json is 3\.0, that of its tensors 4"),
+        ({"top_db": 80}, "top_db in .* is 80"),
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps in .* is 1e-05"),
         ({"name": "ced-mini"}, "name in config.json is ced-mini, a model of width 256, and its tensors are 128 wide"),
         ({"embed_dim": 192}, "embed_dim in config.json is 192, that of its tensors 128"),
     ],
@@ -258,12 +261,12 @@ def cut(name: str) -> Callable[[State], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (drop("blocks.1.attn.qkv.bias"), r"CED.*lacks 1 tensors: blocks\.1\.attn\.qkv\.bias"),
-        (drop("freq_pos_embed"), r"lacks 1 tensors: freq_pos_embed"),
-        (drop("init_bn.1.running_var"), r"lacks 1 tensors: init_bn\.1\.running_var"),
+        (drop("blocks.1.attn.qkv.bias"), r"CED.*lacks 1 tensor: blocks\.1\.attn\.qkv\.bias"),
+        (drop("freq_pos_embed"), r"lacks 1 tensor: freq_pos_embed"),
+        (drop("init_bn.1.running_var"), r"lacks 1 tensor: init_bn\.1\.running_var"),
         (cut("blocks.0.mlp.fc2.weight"), r"CED.*blocks\.0\.mlp\.fc2\.weight is \[128, 511\], not \[128, 512\]"),
         (cut("init_bn.1.running_mean"), r"init_bn\.1\.running_mean is \[63\], not \[64\]"),
-        (lambda state: state.update(cls_token=torch.zeros(1, 1, D)), r"has, beside those of CED, 1 tensors: cls_token"),
+        (lambda state: state.update(cls_token=torch.zeros(1, 1, D)), r"has, beside those of CED, 1 tensor: cls_token"),
         (lambda state: state["init_bn.1.running_var"].neg_(), r"running_var has negative"),
     ],
 )

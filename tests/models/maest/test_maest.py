@@ -239,11 +239,11 @@ def test_a_fine_tune_has_its_own_labels_and_length(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("blocks.1.attn.proj.weight", None, r"MAEST.*lacks 1 tensors: blocks\.1\.attn\.proj\.weight"),
-        ("new_pos_embed", None, r"MAEST.*lacks 1 tensors: new_pos_embed"),
+        ("blocks.1.attn.proj.weight", None, r"MAEST.*lacks 1 tensor: blocks\.1\.attn\.proj\.weight"),
+        ("new_pos_embed", None, r"MAEST.*lacks 1 tensor: new_pos_embed"),
         ("norm.bias", lambda x: x[:-1], r"MAEST.*norm\.bias is \[63\], not \[64\]"),
         ("new_pos_embed", lambda x: x[:, :1], r"MAEST.*new_pos_embed is \[1, 1, 64\], not \[1, 2, 64\]"),
-        ("surplus.weight", lambda _: torch.zeros(3), r"has, beside those of MAEST, 1 tensors: surplus\.weight"),
+        ("surplus.weight", lambda _: torch.zeros(3), r"has, beside those of MAEST, 1 tensor: surplus\.weight"),
     ],
     ids=str,
 )

@@ -140,6 +140,24 @@ def test_what_could_be_a_maest_is_asked_for(tmp_path: Path) -> None:
         load(path, time_stride=10, hop_length=320)
 
 
+@pytest.mark.parametrize(("labels", "columns"), [(527, 62), (527, 187), (400, 71)])
+def test_labels_and_length_of_two_families_are_asked_about(labels: int, columns: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.pt", state_of((9, columns), labels=labels, layers=1))
+    with pytest.raises(CheckpointError, match="one of each: pass time_stride=14 if it is a PaSST, time_stride=10"):
+        load(path)
+    assert [load(path, time_stride=stride).family.name for stride in (14, 10)] == ["PaSST", "MAEST"]
+
+
+def test_scores_of_a_fine_tune_are_as_given_or_said_to_be_assumed(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.pt", state_of((12, 99), labels=50, layers=1))
+    checkpoint = load(path)
+    assert checkpoint.config.problem_type == "multi_label_classification"
+    assert "problem_type=multi_label_classification (sigmoid scores)" in checkpoint.notes[-1]
+    tagger = astfast.load(path, device="cpu", problem_type="single_label_classification", labels=map(str, range(50)))
+    assert tagger.scores(np.zeros(320_000, np.float32), sampling_rate=32_000).sum() == pytest.approx(1, abs=1e-5)
+    assert not any("problem_type" in note for note in load(path, problem_type="regression").notes)
+
+
 def test_more_frames_than_positions_are_refused(checkpoint: Path) -> None:
     longest = load(checkpoint).config.max_length
     with pytest.raises(
@@ -152,7 +170,7 @@ def test_more_frames_than_positions_are_refused(checkpoint: Path) -> None:
 @pytest.mark.parametrize("name", ["dist_token", "new_pos_embed", "blocks.1.norm2.bias", "head.1.bias"])
 def test_a_missing_tensor_is_named(name: str, state: State, tmp_path: Path) -> None:
     damaged = {other: x for other, x in state.items() if other != name}
-    with pytest.raises(CheckpointError, match=rf"PaSST.*lacks 1 tensors: {name}"):
+    with pytest.raises(CheckpointError, match=rf"PaSST.*lacks 1 tensor: {name}"):
         load(write(tmp_path / "passt.pt", damaged))
 
 
