@@ -35,13 +35,30 @@ class PublishedModel(NamedTuple):
     revision: str | None = None  # commit of the hub that the name stands for; None: its newest
     first_logits: tuple[float, ...] = ()  # on the anchor clip
     url: str | None = None  # of the file, for a model that isn't on the hub
+    depths: tuple[int, ...] = ()  # blocks of each stage, of a model of images that has no layers of tokens
 
     @property
     def macs(self) -> float | None:
-        """Multiply-adds of a clip: the products of all layers, attention included."""
+        """Multiply-adds of a clip: the products of all layers, attention or scans included."""
+        if self.depths:
+            return _macs_of_stages(self.depths)
         if self.tokens is None or self.hidden is None or self.layers is None:
             return None
         return self.layers * (12 * self.hidden**2 * self.tokens + 2 * self.tokens**2 * self.hidden)
+
+
+def _macs_of_stages(depths: tuple[int, ...]) -> float:
+    """Of a DASS of 96 channels on 1,024 frames x 128 mel bins: blocks, the convolutions between stages and the stem."""
+    positions, channels = 256 * 32, 96
+    total = 9 * 48 * 4 * positions + 9 * 48 * channels * positions
+    for stage, depth in enumerate(depths):
+        if stage:
+            positions, channels = positions // 4, 2 * channels
+            total += 9 * channels // 2 * channels * positions
+        rank = -(-channels // 16)
+        scans = 4 * (2 * rank + 2 + 4)  # steps, B and C; state and output
+        total += depth * positions * channels * (10 * channels + 9 + scans)
+    return float(total)
 
 
 def _ast(
@@ -64,7 +81,8 @@ def _dass(size: str, precision: float) -> PublishedModel:
     percent = f"{100 * precision:.1f}"
     hub_id = f"saurabhati/DASS_{size}_AudioSet_{percent}"
     name = f"dass-{size}-{percent}"
-    return PublishedModel(name, "DASS", hub_id, None, None, None, 527, precision, DASS_CARD, UNSTATED)
+    depths = (2, 2, 8 if size == "small" else 20, 2)
+    return PublishedModel(name, "DASS", hub_id, None, None, None, 527, precision, DASS_CARD, UNSTATED, depths=depths)
 
 
 def _ced(size: str, hidden: int, precision: float, revision: str | None = None) -> PublishedModel:
@@ -129,5 +147,5 @@ def similar(name: str) -> tuple[str, ...]:
 
 
 def published(name: str) -> PublishedModel | None:
-    """The published model of this name or hub id; None where it is that of none."""
-    return next((model for model in MODELS if name in (model.name, model.hub_id)), None)
+    """The published model of this name, in letters of any case, or hub id; None where it is that of none."""
+    return next((model for model in MODELS if name.lower() == model.name or name == model.hub_id), None)

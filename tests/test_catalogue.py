@@ -9,6 +9,7 @@ from astfast.checkpoints import sources
 from astfast.errors import CheckpointError
 from astfast.models.passt.front_end import front_end
 from astfast.ops import patch_grid
+from tests.cases.dass import SMALL, random_state
 
 BY_NAME = {model.name: model for model in MODELS}
 
@@ -22,6 +23,7 @@ def test_names_and_ids_are_unique_and_no_paths() -> None:
         assert published(model.name) == model
         assert model.hub_id is None or published(model.hub_id) == model
         assert model.revision is None or re.fullmatch("[0-9a-f]{40}", model.revision)
+    assert published("CED-mini") == BY_NAME["ced-mini"]
     assert published("ced-giant") is None
 
 
@@ -44,6 +46,18 @@ def test_multiply_adds_are_those_stated(name: str, billions: float) -> None:
     macs = BY_NAME[name].macs
     assert macs is not None
     assert macs / 1e9 == pytest.approx(billions, rel=0.05)
+
+
+def test_multiply_adds_of_a_dass_are_those_of_its_tensors() -> None:
+    """Of every matrix and convolution at the positions of its stage; scans have no tensor, and are a few percent."""
+    total = 0
+    for name, tensor in random_state(SMALL).items():
+        stage = re.match(r"(?:module\.)?v\.layers\.(\d)\.(\w+)", name)
+        if stage is not None and tensor.ndim > 1 and "A_logs" not in name:
+            positions = 256 * 32 // 4 ** (int(stage[1]) + (stage[2] == "downsample"))
+            total += tensor.numel() * positions
+    for size in ("small-47.2", "small-50.1"):
+        assert BY_NAME[f"dass-{size}"].macs == pytest.approx(total, rel=0.1)
 
 
 @pytest.mark.parametrize(

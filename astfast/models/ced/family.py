@@ -3,8 +3,8 @@
 A vision transformer over 64 mel bins in patches of 16 x 16 without overlap, no prefix token, whose embedding is the
 mean of all tokens. A clip shorter than the model's 10.1 s has fewer tokens, of the first positions along time. A window
 that is longer is scored by the rule of the authors' model: its spectrogram is cut, the last piece continued with zeros,
-and the pieces' probabilities are averaged. (Theirs forgets the last piece if it is full.) A window of 10 s gives what
-their script prints.
+and the pieces' probabilities are averaged. (Theirs forgets the last piece if it is full, and makes a piece of zeros of
+the 10 ms that only the last frame of the first one reads.) A window of 10 s gives what their script prints.
 """
 
 from __future__ import annotations
