@@ -4,8 +4,8 @@ asked for, is checked alike, with a warning where scores are further than 0.05 f
 The check runs the model in both precisions on fixed synthetic clips. The largest difference is kept in the user's cache
 folder, under the checkpoint's fingerprint, the backend and the version of astfast. On a CPU it costs neither a second
 model in memory nor whole clips: in float32 a weight is packed when its op runs and forgotten afterwards, and of a
-clip's tokens 64 are computed: fewer keys average less of their errors away, so that the verdict is not the milder for
-it.
+clip's tokens 32 are computed, of each clip others: fewer keys average less of their errors away, so that the verdict is
+not the milder for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from astfast.version import __version__
 
 TOLERANCE = 0.01  # of a score
 INT8_TOLERANCE = 0.05
-CHECKED_TOKENS = 64  # of a clip, those of all prefixes among them
+CHECKED_TOKENS = 32  # of a clip, those of all prefixes among them
 LONGEST_PREFIX = 8  # tokens
 CHECKED_FRAMES = 1_024  # of a model without tokens: the length of the published ones
 FILE = "precision.json"
@@ -65,19 +65,25 @@ class _Unpacked:
 
 
 class _FewTokens:
-    """The ops of a backend, but that a clip is embedded as these few of its tokens."""
+    """The ops of a backend, but that each clip is embedded as a row of ``kept``, a few of its tokens."""
 
     def __init__(self, ops: Ops, num_tokens: int, kept: NDArray[np.intp]) -> None:
-        self._ops, self._num_tokens, self._kept = ops, num_tokens, kept
+        self._ops, self._num_tokens, self._kept = ops, num_tokens, kept  # kept: [B, CHECKED_TOKENS]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ops, name)
 
     def patch_embed(self, spectrogram: Array, w: Any, out: Array) -> Array:
         whole = self._ops.empty((1, self._num_tokens, out.shape[-1]), "stream")
-        for i in range(len(spectrogram)):
-            out[i] = self._ops.patch_embed(spectrogram[i : i + 1], w, whole)[0, self._kept]
+        for i, tokens in enumerate(self._kept):
+            out[i] = self._ops.patch_embed(spectrogram[i : i + 1], w, whole)[0, tokens]
         return out
+
+
+def checked_tokens(clips: int, num_tokens: int) -> NDArray[np.intp]:
+    """The tokens [B, CHECKED_TOKENS] that are computed of clips of more: the prefixes, and patches by turns."""
+    patches = np.linspace(LONGEST_PREFIX, num_tokens - 1, clips * (CHECKED_TOKENS - LONGEST_PREFIX)).astype(np.intp)
+    return np.stack([np.concatenate([np.arange(LONGEST_PREFIX), patches[clip::clips]]) for clip in range(clips)])
 
 
 def check_scores(model: Model, ops: Any, weights: Any) -> NDArray[np.float32]:
@@ -94,11 +100,9 @@ def check_scores(model: Model, ops: Any, weights: Any) -> NDArray[np.float32]:
     clips = check_clips(config)
     buffers, tokens = model.family.workspace(config), config.num_tokens
     if "tokens" in buffers and tokens > CHECKED_TOKENS:
-        spread = np.linspace(LONGEST_PREFIX, tokens - 1, CHECKED_TOKENS - LONGEST_PREFIX).astype(np.intp)
-        kept = np.concatenate([np.arange(LONGEST_PREFIX), spread])
-        ops = _FewTokens(ops, tokens, kept)
+        ops = _FewTokens(ops, tokens, checked_tokens(len(clips), tokens))
         buffers = {
-            name: ((len(kept), *shape[1:]) if shape[0] == tokens and kind != "output" else shape, kind)
+            name: ((CHECKED_TOKENS, *shape[1:]) if shape[0] == tokens and kind != "output" else shape, kind)
             for name, (shape, kind) in buffers.items()
         }
     ws = {name: ops.empty((len(clips), *shape), kind) for name, (shape, kind) in buffers.items()}

@@ -48,6 +48,17 @@ def test_few_tokens_are_a_part_of_the_clip(many_tokens: Path) -> None:
     assert 0 < np.abs(scores["bfloat16"] - scores["float32"]).max() < 0.05
 
 
+@pytest.mark.parametrize("num_tokens", [auto_precision.CHECKED_TOKENS + 1, 80, 146, 1214])
+def test_tokens_are_of_all_parts_of_a_clip_and_others_of_each(num_tokens: int) -> None:
+    tokens = auto_precision.checked_tokens(3, num_tokens)
+    assert all(len(set(of_clip)) == auto_precision.CHECKED_TOKENS for of_clip in tokens.tolist())
+    prefixes, patches = np.split(tokens, [auto_precision.LONGEST_PREFIX], axis=1)
+    assert (prefixes == np.arange(auto_precision.LONGEST_PREFIX)).all()
+    assert (patches.min(), patches.max()) == (auto_precision.LONGEST_PREFIX, num_tokens - 1)
+    if num_tokens - auto_precision.LONGEST_PREFIX >= patches.size:
+        assert len(np.unique(patches)) == patches.size
+
+
 def test_models_of_few_tokens_are_checked_on_whole_clips(tiny_model: Path) -> None:
     model = recognise.load(tiny_model)
     assert model.config.num_tokens <= auto_precision.CHECKED_TOKENS
