@@ -1,5 +1,5 @@
-"""A whole process that tags one clip: imports, loads a checkpoint, prints the tags, its peak memory and, of astfast,
-how long loading the model took without imports, as JSON.
+"""A whole process that tags one clip: imports, loads a checkpoint, prints the tags, its CPU time and peak memory
+and, of astfast, how long loading the model took without imports, as JSON.
 
 python -m benchmarks.one_clip ENGINE PRECISION MODEL CLIP
 
@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     answer = ENGINES[options.engine](options.precision, options.model, options.clip)
     peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert peak is not None
-    print(json.dumps({**answer, "peak_bytes": 1024 * int(peak[1])}), flush=True)
+    used = {"cpu_seconds": time.process_time(), "peak_bytes": 1024 * int(peak[1])}
+    print(json.dumps({**answer, **used}), flush=True)
 
 
 if __name__ == "__main__":

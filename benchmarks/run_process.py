@@ -2,8 +2,10 @@
 
 python -m benchmarks.run_process [--geometry ast-base] [--turns 5] [--calls 1000]
 
-Files are in the page cache (each engine runs once unmeasured); engines are interleaved. astfast runs with what it keeps
-in its cache folder, packed weights and the precision that "auto" took, and with an empty one. Linux only (/proc).
+Files are in the page cache (each engine runs once unmeasured); engines are interleaved. Each start is printed and saved
+as it ends, so that nothing of a run that is stopped is lost; the rows of the report follow when all turns are over.
+astfast runs with what it keeps in its cache folder, packed weights and the precision that "auto" took, and with an
+empty one. Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ ENGINES = {  # and the packages that they need
     "transformers": ("transformers",),
     "openvino": ("transformers", "openvino"),
 }
+MEASURED = ("seconds", "cpu_seconds", "peak_bytes", "ready_seconds")  # of a start; the last one of astfast only
 CACHES = ("filled", "none")  # what astfast finds in its cache folder
 
 
@@ -70,44 +73,45 @@ def cold_start(options: argparse.Namespace, rows: Rows) -> None:
                 process = Process(engine, precision, cache)
                 processes[process] = setup.openvino_file() if engine == "openvino" else folder
 
-    seconds: dict[Process, list[float]] = {process: [] for process in processes}
-    answers: dict[Process, list[dict[str, Any]]] = {process: [] for process in processes}
+    starts: dict[Process, list[dict[str, Any]]] = {process: [] for process in processes}
     for turn in range(options.turns + 1):
         for process, model in processes.items():
             with tempfile.TemporaryDirectory() as nothing:
                 own_cache = {"ASTFAST_CACHE": nothing} if process.cache == "none" else {}
                 arguments_ = [process.engine, process.precision, str(model), str(clip)]
-                took, answer = _process(["-m", "benchmarks.one_clip", *arguments_], own_cache)
+                start = _process(["-m", "benchmarks.one_clip", *arguments_], own_cache)
             if turn > 0:
-                seconds[process].append(took)
-                answers[process].append(answer)
-    for process, took in seconds.items():
-        found = answers[process]
-        ready = {"ready_seconds": spread([x["ready_seconds"] for x in found])} if process.cache else {}
-        row = rows.write(
+                starts[process].append(start)
+                rows.write(measure="one start", geometry=options.geometry, turn=turn, **_fields(process), **start)
+                print(f"turn {turn} of {options.turns}: {_told(process, start)}", flush=True)
+    for process, found in starts.items():
+        measured = {name: spread([start[name] for start in found]) for name in MEASURED if name in found[0]}
+        rows.write(
             measure="cold start",
             geometry=options.geometry,
             shape=[1, config.max_length, config.num_mel_bins],
-            engine=process.engine,
-            dtype=process.precision,
-            cache=process.cache,
+            **_fields(process),
             backend=found[-1].get("backend", process.engine),
             first_tag=found[-1]["tags"][0],
-            seconds=spread(took),
-            peak_bytes=spread([x["peak_bytes"] for x in found]),
-            **ready,
+            **measured,
         )
-        who = f"{process.engine:<14} {process.precision:<9} {process.cache:<7}"
-        peak = f"peak memory {row['peak_bytes'][1] / 1e6:.0f} MB"
-        print(f"{who} first tags after {row['seconds'][1]:.2f} s, {peak}{_ready(row)}", flush=True)
+        print(_told(process, {name: median for name, (_, median, _) in measured.items()}), flush=True)
 
 
-def _ready(row: dict[str, Any]) -> str:
-    return f", model ready in {1e3 * row['ready_seconds'][1]:.0f} ms" if "ready_seconds" in row else ""
+def _fields(process: Process) -> dict[str, str]:
+    return {"engine": process.engine, "dtype": process.precision, "cache": process.cache}
 
 
-def _process(arguments: Sequence[str], variables: dict[str, str]) -> tuple[float, dict[str, Any]]:
-    """(seconds until a Python process prints a line, that line as JSON)."""
+def _told(process: Process, start: dict[str, Any]) -> str:
+    ready = f", model ready in {1e3 * start['ready_seconds']:.0f} ms" if "ready_seconds" in start else ""
+    return (
+        f"{process.engine:<14} {process.precision:<9} {process.cache:<7} first tags after {start['seconds']:.2f} s, "
+        f"{start['cpu_seconds']:.2f} s of CPU time, peak memory {start['peak_bytes'] / 1e6:.0f} MB{ready}"
+    )
+
+
+def _process(arguments: Sequence[str], variables: dict[str, str]) -> dict[str, Any]:
+    """The line of JSON that a Python process prints, and the seconds until then."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", **variables}
     start = time.perf_counter()
     with subprocess.Popen(
@@ -120,7 +124,7 @@ def _process(arguments: Sequence[str], variables: dict[str, str]) -> tuple[float
         errors = process.stderr.read()
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{errors}")
-    return took, json.loads(line)
+    return {"seconds": took, **json.loads(line)}
 
 
 def memory_growth(options: argparse.Namespace, rows: Rows) -> None:

@@ -23,6 +23,7 @@
 namespace astfast {
 namespace {
 
+constexpr std::size_t kPage = 4096;                         // no two workers write to the same one
 constexpr auto kSpinTime = std::chrono::microseconds(200);  // longer than the pause between two ops of a forward pass
 
 void relax() {
@@ -33,15 +34,17 @@ void relax() {
 #endif
 }
 
+// Of all workers in one place: alone, each would leave most of a huge page empty.
 struct Scratch {
-    Memory bytes;
-    std::size_t size = 0;
+    Memory memory;
+    int workers = 0;
+    std::size_t bytes = 0;  // of one worker
 };
 
 class Pool : public std::enable_shared_from_this<Pool> {
   public:
-    std::mutex owner;              // held by the thread whose job runs
-    std::vector<Scratch> scratch;  // by worker
+    std::mutex owner;  // held by the thread whose job runs
+    Scratch scratch;
 
     void start(int threads) {
         while (helpers_ < threads - 1) {
@@ -253,19 +256,18 @@ PoolLock::~PoolLock() {
 }
 
 void reserve_scratch(int threads, std::size_t bytes) {
-    auto& all = current().scratch;
-    if (all.size() < static_cast<std::size_t>(threads)) all.resize(static_cast<std::size_t>(threads));
-    for (int worker = 0; worker < threads; ++worker) {
-        Scratch& s = all[static_cast<std::size_t>(worker)];
-        if (s.size >= bytes) continue;
-        s = {};
-        s.bytes = allocate((bytes + kHugePage - 1) / kHugePage * kHugePage);
-        s.size = bytes;
-    }
+    Scratch& all = current().scratch;
+    if (all.workers >= threads && all.bytes >= bytes) return;
+    const int workers = std::max(all.workers, threads);
+    const std::size_t each = std::max(all.bytes, (bytes / kPage + 1) * kPage);
+    all = {};
+    const std::size_t size = static_cast<std::size_t>(workers) * each;
+    all = {allocate((size + kHugePage - 1) / kHugePage * kHugePage), workers, each};
 }
 
 std::byte* scratch(int worker) {
-    return current().scratch[static_cast<std::size_t>(worker)].bytes.get();
+    const Scratch& all = current().scratch;
+    return all.memory.get() + static_cast<std::size_t>(worker) * all.bytes;
 }
 
 void own_pool(const std::vector<int>& cpus) {

@@ -281,10 +281,17 @@ def test_a_wrong_op_is_not_timed() -> None:
 
 def test_process_rows(cache: Path, tmp_path: Path) -> None:
     arguments = ["--engine", "astfast", "--precision", "float32", "--turns", "1", "--calls", "10"]
-    *starts, growth = run(run_process, cache, tmp_path / "process.jsonl", *arguments)
+    *found, growth = run(run_process, cache, tmp_path / "process.jsonl", *arguments)
+    alone, starts = found[:2], found[2:]
+    assert [(start["measure"], start["cache"], start["turn"]) for start in alone] == [
+        ("one start", x, 1) for x in run_process.CACHES
+    ]
     assert [(start["measure"], start["cache"]) for start in starts] == [("cold start", x) for x in run_process.CACHES]
-    for start in starts:
+    for start, one in zip(starts, alone, strict=True):
+        assert start["first_tag"] == one["tags"][0]
         assert start["first_tag"].startswith("LABEL_")
+        assert [start[name] for name in run_process.MEASURED] == [[one[name]] * 3 for name in run_process.MEASURED]
+        assert 0 < start["cpu_seconds"][1] < 60
         assert 0.05 < start["seconds"][1] < 60
         assert 0 < start["ready_seconds"][1] < start["seconds"][1]
         assert 2e7 < start["peak_bytes"][1] < 2e8
