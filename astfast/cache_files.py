@@ -195,13 +195,13 @@ def _folder(make: bool = False) -> Path:
 
 
 def _file_system(folder: Path) -> str:
-    """Type of the file system that a folder is on."""
+    """Type of the file system that a folder is on; empty where its mount point is not seen, as in a chroot."""
     mounted: dict[str, str] = {}  # by mount point; the last one covers those before it
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         mount, _, system = line.partition(b" - ")
         point = mount.split()[4].replace(rb"\040", b" ").decode(errors="surrogateescape")
         mounted[point] = system.split()[0].decode(errors="replace")
-    return next(mounted[str(place)] for place in (folder, *folder.parents) if str(place) in mounted)
+    return next((mounted[str(place)] for place in (folder, *folder.parents) if str(place) in mounted), "")
 
 
 @contextlib.contextmanager

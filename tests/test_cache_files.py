@@ -117,6 +117,11 @@ def test_a_file_system_that_other_machines_share_is_not_used(folder: Path, monke
             put()
         mounts = mounts.replace("nfs4", "xfs")
         assert get() is not None
+        mounts = "2 1 0:5 / /elsewhere rw shared:1 - xfs /dev/b rw\n"  # in a chroot, which sees no mount point above it
+        assert get() is None
+        assert cache_files.entries() == []
+        with pytest.raises(OSError, match="another machine's"):
+            put()
 
 
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing_that_is_used(folder: Path) -> None:
