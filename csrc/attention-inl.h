@@ -30,8 +30,7 @@ struct HeadLayout {
           key_panels((keys + Gemm::kPanel - 1) / Gemm::kPanel),
           value_width(Gemm::width_for(head_dim)),
           value_panels((head_dim + value_width - 1) / value_width),
-          score_stride(((std::max(key_panels * Gemm::kPanel, value_units * Gemm::kElementsPerUnit) + 15) / 16 | 1) *
-                       16),
+          score_stride(((std::max(key_panels * Gemm::kPanel, (keys + 63) / 64 * 64) + 15) / 16 | 1) * 16),
           query_stride(row_bytes<Gemm>(head_dim)),
           key_panel_bytes(panel_bytes<Gemm>(head_dim)),
           value_panel_bytes(value_units * value_width * 4) {}
@@ -232,6 +231,8 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
                   std::byte* scratch) {
     using Simd = typename Gemm::Simd;
     using Activation = typename Gemm::Activation;
+    // The softmax of queries beside the products of others by values.
+    constexpr bool kBeside = sizeof(typename Gemm::ValueGemm::Operand) == 1;
     const HeadLayout<Gemm> layout(head.keys, head.head_dim);
     std::byte* const q = scratch;
     float query_scale[Gemm::kQueryTile];
@@ -248,20 +249,17 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     }
 
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head.head_dim));
-    float inverse_sum[Gemm::kQueryTile];
+    float factors[Gemm::kQueryTile], inverse_sum[Gemm::kQueryTile];
     for (std::int64_t r = 0; r < queries; ++r) {
         float* const row = scores + r * layout.score_stride;  // of quantised keys, but for the scale of the query
-        float factor = scale * query_scale[r];
+        factors[r] = scale * query_scale[r];
         if (head.bias != nullptr) {
             add_bias<Simd>(row, head.keys, query_scale[r], head.bias, 0x1.62e430p-1f / scale);  // ln 2
-            factor = scale;
+            factors[r] = scale;
         }
-        const float maximum = largest_score<Simd>(row, head.keys);
-        if constexpr (sizeof(typename Gemm::ValueGemm::Operand) == 1) {
-            inverse_sum[r] = 1.0f / Gemm::softmax_row(row, head.keys, maximum, factor);
-        } else {
-            inverse_sum[r] =
-                1.0f / softmax_row<Gemm>(row, head.keys, layout.value_units * Gemm::kElementsPerUnit, maximum, factor);
+        if constexpr (!kBeside) {
+            inverse_sum[r] = 1.0f / softmax_row<Gemm>(row, head.keys, layout.value_units * Gemm::kElementsPerUnit,
+                                                      largest_score<Simd>(row, head.keys), factors[r]);
         }
     }
 
@@ -271,8 +269,22 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     packed += layout.key_panels * layout.key_panel_bytes;
     for (std::int64_t d = 0; d < head.head_dim; d += layout.value_width, packed += layout.value_panel_bytes) {
         const std::int64_t width = std::min(layout.value_width, head.head_dim - d);
-        Gemm::ValueGemm::tile(reinterpret_cast<const std::byte*>(scores), layout.score_stride * 4, queries, packed,
-                              layout.value_units, layout.value_width, packed, c, layout.value_width);
+        const auto multiply = [&](std::int64_t r, std::int64_t rows, const auto& beside) {
+            Gemm::ValueGemm::tile(reinterpret_cast<const std::byte*>(scores + r * layout.score_stride),
+                                  layout.score_stride * 4, rows, packed, layout.value_units, layout.value_width, packed,
+                                  c + r * layout.value_width, layout.value_width, beside);
+        };
+        if constexpr (kBeside) {
+            // Beside the first panel only: the next ones find probabilities.
+            typename Gemm::Softmax softmax(scores, layout.score_stride, head.keys, d == 0 ? queries : 0, factors,
+                                           inverse_sum);
+            softmax([] {});
+            for (std::int64_t r = 0; r < queries; r += softmax.kMaxRows) {
+                multiply(r, std::min<std::int64_t>(softmax.kMaxRows, queries - r), softmax);
+            }
+        } else {
+            multiply(0, queries, Alone{});
+        }
         for (std::int64_t r = 0; r < queries; ++r) {
             auto* out = static_cast<Activation*>(head.out) + (query + r) * head.out_stride + d;
             for_vectors<Simd>(width, [&](std::int64_t i, int n) {

@@ -15,13 +15,21 @@ ALWAYS_INLINE inline void unrolled(const Fn& fn) {
     unrolled(fn, std::make_integer_sequence<int, kCount>{});
 }
 
+// Beside of products that nothing runs beside.
+struct Alone {
+    static constexpr int kMaxRows = std::numeric_limits<int>::max(), kUnits = 1;
+    template <class Multiply>
+    void operator()(const Multiply&) const {}
+};
+
 // C[rows, kVectors * kLanes] (+)= A B for kRows rows, each element in one accumulator. Sums start from
 // Gemm::initial_sum(panel_end, vector), or go on from C where panel_end is null. C holds them in Gemm::Sum's own type,
-// or kScaled as floats times the scales of the panel's columns; its rows are c_stride floats apart. Not inlined: GCC 12
-// spills sums where what calls this wants registers too.
-template <class Gemm, int kRows, int kVectors, bool kScaled>
+// or kScaled as floats times the scales of the panel's columns; its rows are c_stride floats apart. beside(multiply)
+// may do work of its own between parts of the product. Not inlined: GCC 12 spills sums where what calls this wants
+// registers too.
+template <class Gemm, int kRows, int kVectors, bool kScaled, class Beside>
 [[gnu::noinline]] void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t units,
-                                const std::byte* panel_end, float* c, std::int64_t c_stride) {
+                                const std::byte* panel_end, float* c, std::int64_t c_stride, const Beside& beside) {
     using Simd = typename Gemm::Simd;
     using Sum = typename Gemm::Sum;
     constexpr int kWidth = kVectors * Simd::kLanes;
@@ -57,9 +65,24 @@ template <class Gemm, int kRows, int kVectors, bool kScaled>
         });
         each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE {
             if (v == 0) as = Gemm::broadcast(a + r * a_stride + step * 4);
-            sum = Gemm::dot(sum, as, bs[v]);
+            if constexpr (std::is_same_v<Beside, Alone>) {
+                sum = Gemm::dot(sum, as, bs[v]);
+            } else {
+                Sum next = Gemm::dot(sum, as, bs[v]);  // a copy: GCC 12 keeps sums that asm names in memory
+                asm("" : "+v"(next));                  // or it moves the products past one another, and spills
+                sum = next;
+            }
         });
     };
+    if constexpr (!std::is_same_v<Beside, Alone>) {
+        beside([&]() ALWAYS_INLINE {
+            if (units < Beside::kUnits) return;
+            unrolled<Beside::kUnits * kSteps>(multiply);
+            units -= Beside::kUnits;
+            a += Beside::kUnits * kSteps * 4;
+            b += Beside::kUnits * kWidth * 4;
+        });
+    }
     constexpr int kUnroll = std::max(1, Gemm::kStepsTogether / kSteps);  // units
     for (; units >= kUnroll; units -= kUnroll, a += kUnroll * kSteps * 4, b += kUnroll * kWidth * 4) {
         unrolled<kUnroll * kSteps>(multiply);
@@ -78,10 +101,10 @@ template <class Gemm, int kRows, int kVectors, bool kScaled>
 
 // Up to kRows rows in tiles of kRows, then of 4, 2 and 1. Before each of the former come `bytes_ahead` bytes of the B
 // that is needed next into the second-level cache.
-template <class Gemm, int kRows, int kVectors, bool kScaled>
+template <class Gemm, int kRows, int kVectors, bool kScaled, class Beside>
 inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
                      std::int64_t units, const std::byte* panel_end, float* c, std::int64_t c_stride,
-                     std::int64_t bytes_ahead) {
+                     std::int64_t bytes_ahead, const Beside& beside) {
     const std::byte* ahead = b + units * kVectors * Gemm::Simd::kLanes * 4;
     const auto tiles_of = [&](auto size) {
         constexpr int kSize = decltype(size)::value;
@@ -91,7 +114,7 @@ inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t row
                     unrolled<4>([&](auto line) ALWAYS_INLINE { __builtin_prefetch(ahead + line * 64, 0, 2); });
                 }
             }
-            dot_tile<Gemm, kSize, kVectors, kScaled>(a, a_stride, b, units, panel_end, c, c_stride);
+            dot_tile<Gemm, kSize, kVectors, kScaled>(a, a_stride, b, units, panel_end, c, c_stride, beside);
         }
     };
     tiles_of(std::integral_constant<int, kRows>{});
@@ -157,19 +180,20 @@ struct DotTiles {
 
     // c [rows, width] (+)= A B over `units` units. kFar: B is worth being fetched ahead. kScaled: as dot_tile has it,
     // for one block of units.
-    template <bool kFar = false, bool kScaled = false>
+    template <bool kFar = false, bool kScaled = false, class Beside = Alone>
     static void tile(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
                      std::int64_t units, std::int64_t width, const std::byte* panel_end, float* c,
-                     std::int64_t c_stride) {
+                     std::int64_t c_stride, const Beside& beside = {}) {
         for (std::int64_t u = 0; u < units; u += Gemm::kBlockUnits, panel_end = nullptr) {
             const std::int64_t count = std::min<std::int64_t>(Gemm::kBlockUnits, units - u);
             const auto multiply = [&](auto vectors) {
                 constexpr int kVectors = decltype(vectors)::value;
                 if constexpr (kVectors <= Gemm::kMaxVectors) {
-                    constexpr int kRows = Gemm::rows_of(kVectors);
+                    constexpr int kRows = std::min(Gemm::rows_of(kVectors), Beside::kMaxRows);
                     const std::int64_t ahead = kFar && !Gemm::kStreams ? count * width * 4 * kRows / rows : 0;
                     dot_rows<Gemm, kRows, kVectors, kScaled>(a + u * unit_bytes<Gemm>, a_stride, rows,
-                                                             b + u * width * 4, count, panel_end, c, c_stride, ahead);
+                                                             b + u * width * 4, count, panel_end, c, c_stride, ahead,
+                                                             beside);
                 }
             };
             switch (width / Gemm::Simd::kLanes) {

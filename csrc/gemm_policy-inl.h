@@ -62,8 +62,8 @@
 // pack_values(head,       | -> void                 | unless kQuantised: columns [d, d + width) of v -> one panel over
 //   width, d, panel)      |                         | all keys
 // probability_levels(n)   | int64 -> float          | if kQuantised: what a probability of 1 becomes, with n keys
-// softmax_row(scores,     | -> float                | instead of that where probabilities are bytes: a row of them from
-//   keys, maximum, scale) |                         | scores, in place, zero up to a multiple of 64; returns their sum
+// Softmax                 | class                   | instead of that where probabilities are bytes: makes them from
+//                         |                         | scores beside products of others by values
 // as_float(sum)           | Sum -> Simd::F          | if kQuantised
 // clang-format on
 
@@ -141,7 +141,7 @@ constexpr bool attends() {
     static_assert(Gemm::kQueryTile >= 1);
     if constexpr (Gemm::kQuantised) {
         if constexpr (sizeof(typename ValueGemm::Operand) == 1) {
-            static_assert(std::is_same_v<decltype(Gemm::softmax_row(nullptr, std::int64_t{}, 0.0f, 0.0f)), float>);
+            static_assert(Gemm::Softmax::kMaxRows >= 4 && Gemm::Softmax::kUnits >= 1);
         } else {
             static_assert(std::is_same_v<decltype(Gemm::probability_levels(std::int64_t{1})), float>);
         }
