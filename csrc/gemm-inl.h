@@ -15,13 +15,6 @@ ALWAYS_INLINE inline void unrolled(const Fn& fn) {
     unrolled(fn, std::make_integer_sequence<int, kCount>{});
 }
 
-// Beside of products that nothing runs beside.
-struct Alone {
-    static constexpr int kMaxRows = std::numeric_limits<int>::max(), kUnits = 1;
-    template <class Multiply>
-    void operator()(const Multiply&) const {}
-};
-
 // C[rows, kVectors * kLanes] (+)= A B for kRows rows, each element in one accumulator. Sums start from
 // Gemm::initial_sum(panel_end, vector), or go on from C where panel_end is null. C holds them in Gemm::Sum's own type,
 // or kScaled as floats times the scales of the panel's columns; its rows are c_stride floats apart. beside(multiply)
@@ -149,16 +142,6 @@ struct TileShape : Order {
     static constexpr int rows_of(int vectors) { return vectors == 1 ? kRegisters / 2 : kRegisters / vectors; }
 
     static constexpr int kRowTile = rows_of(kVectorsOfWeights), kRowsTogether = 1, kQueryTile = 24;
-};
-
-// Scales and initial sums, stored after the units of a panel of quantised weights.
-struct PanelScales {
-    static constexpr std::int64_t bytes(std::int64_t panel) { return panel * 8; }
-
-    static float* scales(std::byte* end) { return reinterpret_cast<float*>(end); }  // [panel], by column
-    static std::int32_t* initial_sums(std::byte* end, std::int64_t panel) {         // [panel], by column
-        return reinterpret_cast<std::int32_t*>(end + panel * 4);
-    }
 };
 
 template <class Gemm>

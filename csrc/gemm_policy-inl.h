@@ -168,5 +168,22 @@ struct SignedBytes {
     }
 };
 
+// Beside of products that nothing runs beside.
+struct Alone {
+    static constexpr int kMaxRows = std::numeric_limits<int>::max(), kUnits = 1;
+    template <class Multiply>
+    void operator()(const Multiply&) const {}
+};
+
+// Scales and initial sums, stored after the units of a panel of quantised weights.
+struct PanelScales {
+    static constexpr std::int64_t bytes(std::int64_t panel) { return panel * 8; }
+
+    static float* scales(std::byte* end) { return reinterpret_cast<float*>(end); }  // [panel], by column
+    static std::int32_t* initial_sums(std::byte* end, std::int64_t panel) {         // [panel], by column
+        return reinterpret_cast<std::int32_t*>(end + panel * 4);
+    }
+};
+
 }  // namespace
 }  // namespace astfast
