@@ -71,12 +71,19 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def score(text: str) -> float:
-    """A number from 0 to 1, for ``type=`` of an argument."""
+def score(text: str, most: float = 1) -> float:
+    """A number from 0 to ``most``, for ``type=`` of an argument."""
     value = _parsed(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    if not 0.0 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {most}")
     return value
+
+
+def merging(text: str) -> float:
+    """``token_merging`` of ``load``, for ``type=`` of an argument."""
+    from astfast.models.token_merging import MOST  # with the models, which a command line without it waits for later
+
+    return score(text, MOST)
 
 
 def replicas(text: str) -> int | str:

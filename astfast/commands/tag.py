@@ -131,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_device_and_precision(parser)
     parser.add_argument(
         "--token-merging",
-        type=arguments.score,
+        type=arguments.merging,
         default=0.0,
         metavar="SHARE",
         help="merge similar tokens, which spares the layers this share of them, up to 0.75: faster, and approximate",
@@ -182,6 +182,8 @@ def _tag(options: argparse.Namespace) -> bool:
         options.usage_error("name a FILE, or a list of them with --from")
     if options.raw is not None and (options.files != [STANDARD_INPUT] or options.rate is None):
         options.usage_error("--raw needs --rate, and - as the only FILE")
+    if options.raw is None and (options.rate is not None or options.channels != 1):
+        options.usage_error("--rate and --channels need --raw: files say their own")
     _check_formats(options)
     if options.files.count(STANDARD_INPUT) > 1:
         options.usage_error("standard input (-) can be read once only")

@@ -300,10 +300,10 @@ class ModelEngine(ABC):
         if isinstance(batch, DeviceBatch) and not isinstance(batch.waves, np.ndarray):
             fine |= ~batch.waves.isfinite().all(1).cpu().numpy()
         if not fine.all():
+            cure = "check the checkpoint" if self.ops.precision == "float32" else "load it with precision='float32'"
             raise AstfastError(
                 f"{self.backend}: {what} not finite for clip {int(np.argmin(fine))} of a batch of {len(result)}: the "
-                "model's numbers overflow. Load it with precision='float32', and check the checkpoint if that doesn't "
-                "help"
+                f"model's numbers overflow: {cure}"
             )
         return result
 

@@ -355,6 +355,19 @@ def test_raw_audio_needs_its_rate(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit, match="2"):
             main(["tag", *arguments])
         assert "--raw needs --rate, and - as the only FILE" in capsys.readouterr().err
+    for arguments in (["x.wav", "--rate", "8000"], ["x.wav", "--channels", "2"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["tag", *arguments])
+        assert "--rate and --channels need --raw" in capsys.readouterr().err
+
+
+def test_token_merging_is_a_share_that_load_takes(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--token-merging", "0.75", files[0]) == 0
+    capsys.readouterr()
+    for wrong in ("0.76", "nan", "half"):
+        with pytest.raises(SystemExit, match="2"):
+            run("--token-merging", wrong, files[0])
+        assert f"argument --token-merging: '{wrong}' is not a number" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
