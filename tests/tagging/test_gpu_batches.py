@@ -16,6 +16,8 @@ from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.errors import AudioError
 from tests.fakes.recording_runtime import RecordingRuntime, at_rate, torch_ops, waves
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture
 def runtime() -> RecordingRuntime:
