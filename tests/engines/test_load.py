@@ -43,7 +43,13 @@ def test_a_model_that_it_runs_stays_on_the_gpu(tiny_model: Path, model: Path, tm
         assert astfast.load(source, precision="float32").backend.startswith("cuda")
 
 
-def test_token_merging_is_an_approximation_that_engines_of_one_backend_share(tiny_model: Path) -> None:
+@pytest.mark.parametrize("family", ["ast", "ced"])  # CED's tokens are pooled by their sizes
+def test_token_merging_is_an_approximation_that_engines_of_one_backend_share(
+    family: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    if family == "ced":
+        tiny_model = tmp_path / "ced.pt"
+        torch.save(timm_vit.random_state(timm_vit.ced_shapes(64, 3, 527)), tiny_model)
     waves = [np.random.default_rng(i).standard_normal(16000).astype(np.float32) * 0.1 for i in range(3)]
 
     def scores(**options: Any) -> np.ndarray:
@@ -53,7 +59,7 @@ def test_token_merging_is_an_approximation_that_engines_of_one_backend_share(tin
 
     merged = scores(token_merging=0.5)
     assert not np.array_equal(merged, scores())
-    np.testing.assert_array_equal(merged, scores(token_merging=0.5, batch_size=1))
+    np.testing.assert_array_equal(merged, scores(token_merging=0.5, batch_size=1, threads=1))
     reference, _ = opened(astfast.load(tiny_model, backend="reference", token_merging=0.5))
     np.testing.assert_allclose(merged, reference.scores(waves), atol=1e-4)
     assert reference.about.endswith("50% of the tokens merged")
