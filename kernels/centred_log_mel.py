@@ -54,7 +54,7 @@ def folded_frame(i, of):
     return early, signal(samples, centre + i[None, :], length, signal_length, emphasis, EMPHASISED, MIRRORED)
 
 
-@triton.jit(do_not_specialize=["clip_stride"])
+@triton.jit(do_not_specialize=["clip_stride", "all_frames"])
 def centred_log_mel_kernel(
     wave_ptr,  # [clips, samples] float32 in [-1, 1] or int16
     length_ptr,  # [clips] int32, samples that count
@@ -62,7 +62,7 @@ def centred_log_mel_kernel(
     mel_ptr,  # [BINS, PADDED_MELS] float32
     scale_ptr,  # [MELS] float32
     offset_ptr,  # [MELS] float32
-    out_ptr,  # [clips, FRAMES, MELS] float32
+    out_ptr,  # [clips, all_frames, MELS] float32
     emphasis,
     gain,  # waveform units to [-1, 1]
     floor,  # of the energy
@@ -70,7 +70,7 @@ def centred_log_mel_kernel(
     log_factor,
     clip_stride,
     out_clip_stride,
-    FRAMES: tl.constexpr,
+    all_frames,
     FEWEST: tl.constexpr,  # samples, to which a shorter clip is continued with zeros
     HALF: tl.constexpr,  # samples of the window on one side of its centre, the centre's own included
     OWN_CENTRE: tl.constexpr,  # whether the centre is a sample (periodic window), or between two
@@ -108,18 +108,18 @@ def centred_log_mel_kernel(
     scale = tl.load(scale_ptr + mel_bin, mask=named, other=0.0)
     offset = tl.load(offset_ptr + mel_bin, mask=named, other=0.0)
     out = out_ptr + clip * out_clip_stride + frame[:, None] * MELS + mel_bin[None, :]
-    tl.store(out, y * scale[None, :] + offset[None, :], mask=(frame < FRAMES)[:, None] & named[None, :])
+    tl.store(out, y * scale[None, :] + offset[None, :], mask=(frame < all_frames)[:, None] & named[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["all_frames"])
 def raise_floor_kernel(
-    out_ptr,  # [clips, FRAMES, MELS] float32, logarithms
+    out_ptr,  # [clips, all_frames, MELS] float32, logarithms
     length_ptr,  # [clips] int32
     scale_ptr,  # [MELS] float32
     offset_ptr,  # [MELS] float32
     top_db,
     out_clip_stride,
-    FRAMES: tl.constexpr,
+    all_frames,
     FEWEST: tl.constexpr,
     HOP: tl.constexpr,
     MELS: tl.constexpr,
@@ -128,22 +128,22 @@ def raise_floor_kernel(
 ):
     """out = max(out, the clip's maximum - top_db) * scale + offset, frames behind the clip not raised. Grid: clips."""
     clip = tl.program_id(0).to(tl.int64)
-    frames = tl.minimum(1 + tl.maximum(tl.load(length_ptr + clip), FEWEST) // HOP, FRAMES)
+    frames = tl.minimum(1 + tl.maximum(tl.load(length_ptr + clip), FEWEST) // HOP, all_frames)
     mel_bin = tl.arange(0, PADDED_MELS)
     named = mel_bin < MELS
     scale = tl.load(scale_ptr + mel_bin, mask=named, other=0.0)
     offset = tl.load(offset_ptr + mel_bin, mask=named, other=0.0)
     spectrogram = out_ptr + clip * out_clip_stride + mel_bin[None, :]
     largest = tl.full((BLOCK_M, PADDED_MELS), float("-inf"), dtype=tl.float32)
-    for start in range(0, FRAMES, BLOCK_M):
+    for start in range(0, all_frames, BLOCK_M):
         frame = start + tl.arange(0, BLOCK_M)
         valid = (frame < frames)[:, None] & named[None, :]
         largest = tl.maximum(largest, tl.load(spectrogram + frame[:, None] * MELS, mask=valid, other=float("-inf")))
     floor = tl.max(tl.max(largest, axis=1), axis=0) - top_db
-    for start in range(0, FRAMES, BLOCK_M):
+    for start in range(0, all_frames, BLOCK_M):
         frame = start + tl.arange(0, BLOCK_M)
         place = spectrogram + frame[:, None] * MELS
-        valid = (frame < FRAMES)[:, None] & named[None, :]
+        valid = (frame < all_frames)[:, None] & named[None, :]
         x = tl.load(place, mask=valid, other=0.0)
         x = tl.where((frame < frames)[:, None], tl.maximum(x, floor), x)
         tl.store(place, x * scale[None, :] + offset[None, :], mask=valid)
@@ -190,7 +190,7 @@ def centred_log_mel(
         "log_factor": log_factor,
         "clip_stride": waves.stride(0),
         "out_clip_stride": out.stride(0),
-        "FRAMES": frames,
+        "all_frames": frames,
         "FEWEST": fewest,
         "HALF": half,
         "OWN_CENTRE": own_centre,
@@ -223,7 +223,7 @@ def raise_floor(lengths: Any, scale: Any, offset: Any, out: Any, *, fewest: int,
         "offset_ptr": offset,
         "top_db": top_db,
         "out_clip_stride": out.stride(0),
-        "FRAMES": frames,
+        "all_frames": frames,
         "FEWEST": fewest,
         "HOP": hop,
         "MELS": mels,

@@ -18,19 +18,19 @@ POOL_ROWS = 4  # at a time: [4, 1024] numbers are 32 registers of a thread
 POOL_STAGES = 3
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def pool_kernel(
-    stream_ptr,  # [clips, ROWS, D]
+    stream_ptr,  # [clips, rows, D]
     weight_ptr,  # [D] float32
     bias_ptr,  # [D] float32
-    sizes_ptr,  # [clips, ROWS] float32: how much each row counts, or None: alike
+    sizes_ptr,  # [clips, rows] float32: how much each row counts, or None: alike
     out_ptr,  # [clips, D] float32
     eps,
+    rows,
     clip_stride,
     row_stride,
     sizes_clip_stride,
     out_clip_stride,
-    ROWS: tl.constexpr,
     D: tl.constexpr,
     BLOCK_R: tl.constexpr,
     STAGES: tl.constexpr,  # steps of BLOCK_R rows that are loaded ahead
@@ -42,16 +42,16 @@ def pool_kernel(
     inside = d < D
     total = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
     count = tl.zeros((BLOCK_R,), dtype=tl.float32)
-    for start in tl.range(0, ROWS, BLOCK_R, num_stages=STAGES):
+    for start in tl.range(0, rows, BLOCK_R, num_stages=STAGES):
         row = start + tl.arange(0, BLOCK_R)
-        valid = (row < ROWS)[:, None] & inside[None, :]
+        valid = (row < rows)[:, None] & inside[None, :]
         source = stream_ptr + clip * clip_stride + row[:, None] * row_stride + d[None, :]
         x = tl.load(source, mask=valid, other=0.0).to(tl.float32)  # [BLOCK_R, BLOCK_D]
         centred = tl.where(valid, x - (tl.sum(x, axis=1) / D)[:, None], 0.0)
         std = tl.sqrt(tl.sum(centred * centred, axis=1) / D + eps)
         normed = centred / std[:, None]
         if sizes_ptr is not None:
-            size = tl.load(sizes_ptr + clip * sizes_clip_stride + row, mask=row < ROWS, other=0.0)
+            size = tl.load(sizes_ptr + clip * sizes_clip_stride + row, mask=row < rows, other=0.0)
             count += size
             normed *= size[:, None]
         total += tl.where(valid, normed, 0.0)
@@ -59,7 +59,7 @@ def pool_kernel(
     if sizes_ptr is not None:
         mean /= tl.sum(count, axis=0)
     else:
-        mean *= 1.0 / ROWS
+        mean *= 1.0 / rows
     y = mean * tl.load(weight_ptr + d, mask=inside) + tl.load(bias_ptr + d, mask=inside)
     tl.store(out_ptr + clip * out_clip_stride + d, y, mask=inside)
 
@@ -124,11 +124,11 @@ def pool(stream: Any, weight: Any, bias: Any, eps: float, out: Any, sizes: Any =
         "sizes_ptr": sizes,
         "out_ptr": out,
         "eps": eps,
+        "rows": rows,
         "clip_stride": strides["stream_clip_stride"],
         "row_stride": strides["stream_row_stride"],
         "sizes_clip_stride": 0 if sizes is None else sizes.stride(0),
         "out_clip_stride": out.stride(0),
-        "ROWS": rows,
         "D": d,
         "BLOCK_R": min(triton.next_power_of_2(rows), POOL_ROWS),
         "STAGES": POOL_STAGES,

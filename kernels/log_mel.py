@@ -78,13 +78,13 @@ def folded_frame(i, of):
     return early, emphasised(samples, left, FRAME_LENGTH - 1 - i, mean, emphasis)
 
 
-@triton.jit(do_not_specialize=["clip_stride"])
+@triton.jit(do_not_specialize=["clip_stride", "all_frames"])
 def log_mel_kernel(
     wave_ptr,  # [clips, samples] float32 in [-1, 1] or int16
     length_ptr,  # [clips] int32, samples that count
     matrix_ptr,  # [HALF, 2 * BINS] float32: real parts, then imaginary parts
     mel_ptr,  # [BINS, PADDED_MELS] float32
-    out_ptr,  # [clips, FRAMES, MELS] float32
+    out_ptr,  # [clips, all_frames, MELS] float32
     emphasis,
     gain,  # waveform units to [-1, 1]
     floor,  # of the energy
@@ -92,7 +92,7 @@ def log_mel_kernel(
     scale,
     clip_stride,
     out_clip_stride,
-    FRAMES: tl.constexpr,
+    all_frames,
     FRAME_LENGTH: tl.constexpr,
     HALF: tl.constexpr,  # of it, rounded up
     FRAME_SHIFT: tl.constexpr,
@@ -128,7 +128,7 @@ def log_mel_kernel(
         )
         y = tl.where((frame < frames)[:, None], tl.log(tl.maximum(energy, floor)), 0.0)
     out = out_ptr + clip * out_clip_stride + frame[:, None] * MELS + mel_bin[None, :]
-    tl.store(out, (y - shift) * scale, mask=(frame < FRAMES)[:, None] & (mel_bin < MELS)[None, :])
+    tl.store(out, (y - shift) * scale, mask=(frame < all_frames)[:, None] & (mel_bin < MELS)[None, :])
 
 
 def log_mel(
@@ -167,7 +167,7 @@ def log_mel(
         "scale": scale,
         "clip_stride": waves.stride(0),
         "out_clip_stride": out.stride(0),
-        "FRAMES": frames,
+        "all_frames": frames,
         "FRAME_LENGTH": frame_length,
         "HALF": half,
         "FRAME_SHIFT": frame_shift,

@@ -50,12 +50,12 @@ def directions_kernel(
     tl.store(out, total / length[:, None], mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def match_kernel(
-    directions_ptr,  # [clips, ROWS, HEAD_DIM] float32
+    directions_ptr,  # [clips, rows, HEAD_DIM] float32
     cosine_ptr,  # [clips, sources] float32
     partner_ptr,  # [clips, sources] int32
-    ROWS: tl.constexpr,
+    rows,
     HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -63,17 +63,17 @@ def match_kernel(
 ):
     """The largest cosine of each source with a target, and the first target that has it. Grid: source tiles, clips."""
     clip = tl.program_id(1).to(tl.int64)
-    sources: tl.constexpr = (ROWS + 1) // 2
-    targets: tl.constexpr = ROWS // 2
+    sources = (rows + 1) // 2
+    targets = rows // 2
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     k = tl.arange(0, BLOCK_K)
-    rows = directions_ptr + clip * ROWS * HEAD_DIM
-    source = rows + 2 * tl.minimum(m, sources - 1)[:, None] * HEAD_DIM + k[None, :]
+    first_row = directions_ptr + clip * rows * HEAD_DIM
+    source = first_row + 2 * tl.minimum(m, sources - 1)[:, None] * HEAD_DIM + k[None, :]
     best = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
     partner = tl.zeros((BLOCK_M,), dtype=tl.int32)
     for first in range(0, targets, BLOCK_N):
         n = first + tl.arange(0, BLOCK_N)
-        target = rows + (2 * tl.minimum(n, targets - 1) + 1)[None, :] * HEAD_DIM + k[:, None]
+        target = first_row + (2 * tl.minimum(n, targets - 1) + 1)[None, :] * HEAD_DIM + k[:, None]
         cosines = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         for start in range(0, HEAD_DIM, BLOCK_K):
             inside = start + k < HEAD_DIM
@@ -88,21 +88,21 @@ def match_kernel(
     tl.store(partner_ptr + clip * sources + m, partner, mask=m < sources)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "count"])
 def plan_kernel(
     cosine_ptr,  # [clips, sources] float32
     partner_ptr,  # [clips, sources] int32
     into_ptr,  # [clips, sources] int32: the target that a source is merged into, or -1
-    origin_ptr,  # [clips, TOKENS - COUNT] int32: the token that is kept in each row
-    TOKENS: tl.constexpr,
+    origin_ptr,  # [clips, tokens - count] int32: the token that is kept in each row
+    tokens,
+    count,
     PREFIX: tl.constexpr,
-    COUNT: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """The COUNT sources with the largest cosines, ties by place, and the tokens that are left. Grid: clips."""
+    """The ``count`` sources with the largest cosines, ties by place, and the tokens that are left. Grid: clips."""
     clip = tl.program_id(0).to(tl.int64)
-    sources: tl.constexpr = (TOKENS - PREFIX + 1) // 2
+    sources = (tokens - PREFIX + 1) // 2
     i = tl.arange(0, BLOCK)
     cosine = tl.load(cosine_ptr + clip * sources + i, mask=i < sources, other=float("-inf"))
     rank = tl.zeros((BLOCK,), dtype=tl.int32)
@@ -112,29 +112,29 @@ def plan_kernel(
         tied = (other[None, :] == cosine[:, None]) & (j[None, :] < i[:, None])
         before = ((other[None, :] > cosine[:, None]) | tied) & (j < sources)[None, :]
         rank += tl.sum(before.to(tl.int32), axis=1)
-    merged = (rank < COUNT) & (i < sources)
+    merged = (rank < count) & (i < sources)
     gone = tl.cumsum(merged.to(tl.int32), axis=0)  # sources up to this one that are merged
     partner = tl.load(partner_ptr + clip * sources + i, mask=i < sources, other=-1)
     tl.store(into_ptr + clip * sources + i, tl.where(merged, partner, -1), mask=i < sources)
-    origin = origin_ptr + clip * (TOKENS - COUNT)
+    origin = origin_ptr + clip * (tokens - count)
     even = PREFIX + 2 * i
     tl.store(origin + i, i, mask=i < PREFIX)
-    tl.store(origin + even - gone, even, mask=(even < TOKENS) & (rank >= COUNT))
-    tl.store(origin + even + 1 - gone, even + 1, mask=even + 1 < TOKENS)
+    tl.store(origin + even - gone, even, mask=(even < tokens) & (rank >= count))
+    tl.store(origin + even + 1 - gone, even + 1, mask=even + 1 < tokens)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def merge_kernel(
-    stream_ptr,  # [clips, TOKENS, D]
+    stream_ptr,  # [clips, tokens, D]
     into_ptr,  # [clips, sources] int32
     origin_ptr,  # [clips, rows] int32
-    sizes_ptr,  # [clips, TOKENS] float32, or None: one each
+    sizes_ptr,  # [clips, tokens] float32, or None: one each
     out_ptr,  # [clips, rows, D]
     sumsq_ptr,  # [clips, rows, parts] float32
     new_sizes_ptr,  # [clips, rows] float32
+    tokens,
     stream_clip_stride,
     stream_row_stride,
-    TOKENS: tl.constexpr,
     PREFIX: tl.constexpr,
     D: tl.constexpr,
     STATISTICS: tl.constexpr,
@@ -144,7 +144,7 @@ def merge_kernel(
     """A row that is kept: its token, or the mean of all that it is merged from, by sizes. Grid: rows, clips."""
     clip = tl.program_id(1).to(tl.int64)
     row = clip * tl.num_programs(0) + tl.program_id(0)
-    sources: tl.constexpr = (TOKENS - PREFIX + 1) // 2
+    sources = (tokens - PREFIX + 1) // 2
     token = tl.load(origin_ptr + row)
     target = (token - PREFIX) // 2
     is_target = (token >= PREFIX) & ((token - PREFIX) % 2 == 1)
@@ -152,11 +152,11 @@ def merge_kernel(
     into = tl.load(into_ptr + clip * sources + i, mask=(i < sources) & is_target, other=-1)
     left = tl.where(is_target & (into == target), i, BLOCK)  # sources of this row, in order
     d = tl.arange(0, BLOCK_D)[None, :]
-    tokens = stream_ptr + clip * stream_clip_stride + d
-    x = tl.load(tokens + token * stream_row_stride, mask=d < D, other=0.0).to(tl.float32)  # [1, BLOCK_D]
+    tokens_of_clip = stream_ptr + clip * stream_clip_stride + d
+    x = tl.load(tokens_of_clip + token * stream_row_stride, mask=d < D, other=0.0).to(tl.float32)  # [1, BLOCK_D]
     size = 1.0
     if sizes_ptr is not None:
-        size = tl.load(sizes_ptr + clip * TOKENS + token)
+        size = tl.load(sizes_ptr + clip * tokens + token)
     total = size
     weighted = x * size
     source = tl.min(left, axis=0)
@@ -164,8 +164,8 @@ def merge_kernel(
         place = PREFIX + 2 * source
         more = 1.0
         if sizes_ptr is not None:
-            more = tl.load(sizes_ptr + clip * TOKENS + place)
-        weighted += more * tl.load(tokens + place * stream_row_stride, mask=d < D, other=0.0).to(tl.float32)
+            more = tl.load(sizes_ptr + clip * tokens + place)
+        weighted += more * tl.load(tokens_of_clip + place * stream_row_stride, mask=d < D, other=0.0).to(tl.float32)
         total += more
         left = tl.where(left == source, BLOCK, left)
         source = tl.min(left, axis=0)
@@ -204,7 +204,7 @@ def match(directions: Any, cosine: Any, partner: Any) -> Launch:
         "directions_ptr": directions,
         "cosine_ptr": cosine,
         "partner_ptr": partner,
-        "ROWS": rows,
+        "rows": rows,
         "HEAD_DIM": head_dim,
         "BLOCK_M": tile.m,
         "BLOCK_N": tile.n,
@@ -226,9 +226,9 @@ def plan(cosine: Any, partner: Any, into: Any, origin: Any, *, tokens: int, pref
         "partner_ptr": partner,
         "into_ptr": into,
         "origin_ptr": origin,
-        "TOKENS": tokens,
+        "tokens": tokens,
+        "count": tokens - origin.shape[1],
         "PREFIX": prefix,
-        "COUNT": tokens - origin.shape[1],
         "BLOCK": triton.next_power_of_2(max(sources, prefix)),
         "STEP": RANKED_AGAINST,
     }
@@ -250,8 +250,8 @@ def merge(
         "out_ptr": out,
         "sumsq_ptr": sumsq,
         "new_sizes_ptr": new_sizes,
+        "tokens": tokens,
         **row_strides("stream", stream),
-        "TOKENS": tokens,
         "PREFIX": prefix,
         "D": d,
         "STATISTICS": STATISTICS_TILE,

@@ -17,23 +17,23 @@ from astfast.kernels.statistics import STATISTICS_TILE, store_stream
 from astfast.kernels.tuning import Tile
 
 
-@triton.jit(do_not_specialize=["rows", "grid_t"])
+@triton.jit(do_not_specialize=["rows", "tokens", "grid_t"])
 def patch_embed_kernel(
     spectrogram_ptr,  # [clips, frames, mels] float32
     w_ptr,  # [N, PATCH * PATCH], column j * PATCH + i multiplies frame j and mel bin i of a patch
-    table_ptr,  # [TOKENS, N] float32: position plus prefix token or bias of the projection
-    stream_ptr,  # [clips, TOKENS, N]
-    sumsq_ptr,  # [clips, TOKENS, PARTS] float32
+    table_ptr,  # [tokens, N] float32: position plus prefix token or bias of the projection
+    stream_ptr,  # [clips, tokens, N]
+    sumsq_ptr,  # [clips, tokens, PARTS] float32
     scale,  # of the stream
-    rows,  # clips * TOKENS
-    grid_t,  # patches along time; no constant, or LLVM computes tokens in pairs of 16 bits, in more instructions
+    rows,  # clips * tokens
+    tokens,  # of a clip
+    grid_t,  # patches along time
     clip_stride,  # of the spectrogram
     frame_stride,
     stream_clip_stride,
     stream_row_stride,
     sumsq_clip_stride,
     sumsq_row_stride,
-    TOKENS: tl.constexpr,
     PREFIX: tl.constexpr,  # tokens before the patches, 0 or more
     N: tl.constexpr,
     PATCH: tl.constexpr,
@@ -52,8 +52,8 @@ def patch_embed_kernel(
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.minimum(m, rows - 1)
     column = tl.minimum(n, N - 1)
-    clip = row // TOKENS
-    token = row % TOKENS
+    clip = row // tokens
+    token = row % tokens
     patch = tl.maximum(token - PREFIX, 0)
     mel = patch // grid_t * FREQUENCY_STRIDE
     frame = patch % grid_t * TIME_STRIDE
@@ -69,8 +69,8 @@ def patch_embed_kernel(
         acc = tl.dot(x.to(w.dtype), w, acc, input_precision=PRECISION)
 
     y = acc * scale + tl.load(table_ptr + token[:, None] * N + column[None, :])
-    stream_rows = stream_ptr + row_offset(row, TOKENS, stream_clip_stride, stream_row_stride)
-    sumsq_rows = sumsq_ptr + row_offset(row, TOKENS, sumsq_clip_stride, sumsq_row_stride)
+    stream_rows = stream_ptr + row_offset(row, tokens, stream_clip_stride, stream_row_stride)
+    sumsq_rows = sumsq_ptr + row_offset(row, tokens, sumsq_clip_stride, sumsq_row_stride)
     store_stream(y, stream_rows, sumsq_rows, m < rows, tile_n, N, BLOCK_M, BLOCK_N, STATISTICS)
 
 
@@ -105,12 +105,12 @@ def patch_embed(
         "sumsq_ptr": sumsq,
         "scale": scale,
         "rows": clips * tokens,
+        "tokens": tokens,
         "grid_t": (frames - patch_size) // time_stride + 1,
         "clip_stride": strides["spectrogram_clip_stride"],
         "frame_stride": strides["spectrogram_row_stride"],
         **row_strides("stream", stream),
         **row_strides("sumsq", sumsq),
-        "TOKENS": tokens,
         "PREFIX": prefix,
         "N": n,
         "PATCH": patch_size,

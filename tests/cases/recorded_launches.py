@@ -79,18 +79,25 @@ def record_images(
 
 
 def record(
-    config: VitConfig, clips: int, precision: str, target: Target, backend: type[CudaOps] = CudaOps
+    config: VitConfig,
+    clips: int,
+    precision: str,
+    target: Target,
+    backend: type[CudaOps] = CudaOps,
+    token_merging: float = 0.0,
 ) -> list[Launch]:
     """The launches of one batch, int16 waveforms to logits. A host synchronisation would raise: there is no memory."""
     recorder = Recorder()
-    run(config, clips, backend(config.num_attention_heads, precision, "meta", launcher=recorder, target=target))
+    ops = backend(config.num_attention_heads, precision, "meta", launcher=recorder, target=target)
+    run(config, clips, ops, token_merging)
     return recorder.launches
 
 
-def run(config: VitConfig, clips: int, ops: CudaOps) -> None:
+def run(config: VitConfig, clips: int, ops: CudaOps, token_merging: float = 0.0) -> None:
     """A forward pass of zero weights on a backend of the "meta" device."""
     packed = vit.pack(ops, zero_weights(config))
-    weights = replace(packed, layers=packed.layers * (config.num_hidden_layers - (packed.last is not None)))
+    layers = packed.layers * (config.num_hidden_layers - (packed.last is not None))
+    weights = replace(packed, layers=layers, token_merging=token_merging)
     ws = {name: ops.empty((clips, *shape), kind) for name, (shape, kind) in vit.workspace(config).items()}
     waves = torch.empty((clips, config.front_end.input_samples), dtype=torch.int16, device="meta")
     lengths = torch.empty(clips, dtype=torch.int32, device="meta")

@@ -22,13 +22,23 @@ BATCHES = (1, 8, 32)
 PREDICTED = {"H100": ("H100 SXM", 90), "A100": ("A100", 80), "RTX 4090": ("RTX 4090", 89)}
 
 
-def resources(configurations: Callable[[tuning.Arch, str], dict[str, Launch]]) -> str:
+OF_FLOAT8 = ("norm_linear_kernel", "linear_residual_kernel", "quantise_rows_kernel")  # the others run in bfloat16
+
+
+def resources(
+    configurations: Callable[[tuning.Arch, str], dict[str, Launch]],
+    precisions: Sequence[str] = ("bfloat16", "float8", "float32"),
+) -> str:
     """Every configuration of a model on every GPU, as the compiler made it."""
     parts = []
     for arch, target in compiled.GPUS.items():
         rows = [("kernel", "type", "tile, warps, stages", "registers", "shared KiB", "spills", "matrix instructions")]
-        for precision in ("bfloat16", "float32"):
+        for precision in precisions:
+            if precision == "float8" and not has_float8(arch):
+                continue
             for name, launch in configurations(arch, precision).items():
+                if precision == "float8" and launch.name not in OF_FLOAT8:
+                    continue
                 made = compiled.compiled(launch, arch)
                 kernel, tile = name.rstrip(")").split(" (")
                 kinds = ", ".join(f"{count} {kind}" for kind, count in compiled.matrix_instructions(made.code).items())
@@ -66,4 +76,4 @@ def predictions() -> str:
 if __name__ == "__main__":
     write_section(PREDICTIONS, "predictions", predictions())
     write_section(KERNELS, "resources", resources(compiled.configurations))
-    write_section(KERNELS, "resources of images", resources(compiled.image_configurations))
+    write_section(KERNELS, "resources of images", resources(compiled.image_configurations, ("bfloat16", "float32")))

@@ -3,6 +3,7 @@ compiled for every architecture."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from astfast.backends.cuda.packing import Stream
 from astfast.backends.reference import ReferenceOps
 from astfast.kernels.launch import Launcher
 from astfast.models import vit
+from astfast.models.ast.config import AstConfig
 from astfast.ops import LayerNorm
+from tests.cases.recorded_launches import record
 from tests.emulation.emulator import Emulator
 from tests.kernels.test_compiled import GPUS, SHARED_LIMIT, compiled
-from tests.launchers import Recorder, interpret
+from tests.launchers import Recorder, interpret, signature
 from tests.models.test_vit import HEADS, MLP, D, pruned, random_layer
 
 GPU = Target(80, 4, "a GPU that is not here")
@@ -139,3 +142,22 @@ def test_of_equal_cosines_the_first_token_counts(kind: type[CudaOps]) -> None:
     tokens, sizes = ops.merge_tokens(stream(ops, torch.from_numpy(x)), keys, None, 3, 1)
     assert tokens.x[0, :, 0].tolist() == [1.0, (2 + 3 + 4 + 6) / 4, 5.0, 7.0, 8.0, 9.0]
     assert sizes[0].tolist() == [1.0, 4.0, 1.0, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("merging", [0.0, 0.5])
+def test_clips_of_all_lengths_share_compiled_kernels(merging: float) -> None:
+    """Numbers of tokens are arguments, not constants: what is compiled goes by powers of two and tiles alone."""
+    config = AstConfig(num_hidden_layers=12, labels=tuple(map(str, range(527))))
+    kinds = {
+        (launch.name, repr(signature(launch)), launch.num_warps, launch.num_stages)
+        for frames in (333, 500, 777, 998, 1024)
+        for launch in record(config.at_length(frames), 2, "bfloat16", GPUS[90], token_merging=merging)
+    }
+    counts = Counter(name for name, *_ in kinds)
+    once = ("log_mel_kernel", "patch_embed_kernel", "directions_kernel", "match_kernel", "pool_kernel", "head_kernel")
+    assert {counts[name] for name in once} <= {0, 1}
+    tails, tiles, pow2 = 4, 4, 10
+    assert counts["attention_kernel"] <= 2 * (tails + 2)  # with sizes and without, and the last layer's few queries
+    assert counts["norm_linear_kernel"] <= 6 * tiles
+    assert counts["linear_residual_kernel"] <= 2 * tiles
+    assert max(counts["merge_kernel"], 2 * counts["plan_kernel"]) <= 2 * pow2

@@ -34,14 +34,16 @@ class OpCall:
     @property
     def key(self) -> str:
         """Key of the cache: op, types, shapes (result, input, weights), the settings that are words or integers, and
-        the kernel's tile and precision."""
+        the kernel's tile and precision. Rows of a clip count to a quarter of a power of two: clips of all lengths would
+        take minutes to time."""
         words = [f"{name}={value}" for name, value in self.settings.items() if isinstance(value, str | int)]
         words += [f"{name}={value}" for name, value in self.tuning.items()]
         source = next(iter(self.clips.values()))
         matrices = [x for x in self.weights.values() if x.dim() > 1 and x.element_size() == 1]
         typed = (source, *matrices, self.clips[self.result])
         types = dict.fromkeys(str(x.dtype).removeprefix("torch.") for x in typed)
-        shapes = (self.clips[self.result].shape, source.shape, *(x.shape for x in self.weights.values() if x.dim() > 1))
+        clips = (_rounded_rows(x.shape) for x in (self.clips[self.result], source))
+        shapes = (*clips, *(x.shape for x in self.weights.values() if x.dim() > 1))
         return " ".join(
             [f"{self.variant} {self.op}".strip(), *types, *("x".join(map(str, shape)) for shape in shapes), *words]
         )
@@ -76,6 +78,14 @@ class OpCall:
     def outputs(self, result: torch.Tensor) -> dict[str, torch.Tensor]:
         """All tensors that a run has written, by name; ``result`` is what it returned."""
         return {name: self.clips[name] for name in (*self.written, *self.updated)} | {self.result: result}
+
+
+def _rounded_rows(shape: torch.Size) -> tuple[int, ...]:
+    """The shape of a tensor of clips, its rows rounded up to three significant bits where it has more dimensions."""
+    if len(shape) < 3:
+        return shape
+    step = 1 << max(shape[1].bit_length() - 3, 0)
+    return (shape[0], -(-shape[1] // step) * step, *shape[2:])
 
 
 def _unwritten(x: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ def test_pool(dtype: torch.dtype, rows: int) -> None:
 
 
 def test_the_number_of_prefix_tokens_and_of_rows_is_part_of_the_key() -> None:
-    """Models that differ in nothing else must not share a tuned choice."""
+    """Models that differ in nothing else must not share a tuned choice, unless their rows are nearly as many."""
 
     def embed(prefix: int) -> OpCall:
         clips = {"spectrogram": torch.zeros(1, 16, 16), "stream": torch.zeros(1, 2, 8), "sumsq": torch.zeros(1, 2, 1)}
@@ -45,3 +45,4 @@ def test_the_number_of_prefix_tokens_and_of_rows_is_part_of_the_key() -> None:
         return OpCall("pool", head.pool, fallback_ops.pool, clips, weights, {"eps": 1e-6}, "out", ("out",))
 
     assert len({embed(0).key, embed(1).key, pool(1).key, pool(2).key}) == 4
+    assert pool(1025).key == pool(1214).key == pool(1280).key != pool(1281).key
