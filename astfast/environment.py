@@ -36,6 +36,11 @@ def without_blas_threads() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+def persistent_kernels() -> bool:
+    """ASTFAST_PERSISTENT_KERNELS: whether Hopper's persistent kernels may be tried (default: yes; 0: no)."""
+    return os.environ.get("ASTFAST_PERSISTENT_KERNELS") != "0"
+
+
 def cache_folder() -> Path:
     """ASTFAST_CACHE: where verdicts and packed weights are kept between runs (default: ~/.cache/astfast, by XDG).
 

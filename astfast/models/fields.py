@@ -150,7 +150,7 @@ def unknown_fields(files: CheckpointFiles, known: Iterable[str], of_extractor: I
     notes = []
     for name, content, harmless in (
         ("config.json", files.config, HARMLESS.union(known)),
-        ("preprocessor_config.json", files.preprocessor, HARMLESS_OF_EXTRACTORS.union(of_extractor)),
+        ("preprocessor_config.json", files.preprocessor, HARMLESS_OF_EXTRACTORS.union(FORMULA, of_extractor)),
     ):
         given = (field for field, value in (content or {}).items() if value is not None and not field.startswith("_"))
         unknown = sorted({*given} - harmless)

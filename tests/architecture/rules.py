@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "checkpoints": "errors notes small_files catalogue",
     "models": "errors file_identity labels front_end centred_log_mel ops checkpoints",
     "backends.cpu": "errors environment cache_files front_end centred_log_mel ops _native",
-    "backends.cuda": "errors pcm notes cache front_end centred_log_mel ops kernels",
+    "backends.cuda": "environment errors pcm notes cache front_end centred_log_mel ops kernels",
     "backends.reference": "front_end centred_log_mel ops",
     "backends": "environment errors notes ops",
     # what it does

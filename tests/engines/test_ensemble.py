@@ -15,7 +15,7 @@ import torch
 import astfast
 from astfast import resampling
 from astfast.engines import ensemble
-from astfast.errors import AstfastError, AudioError
+from astfast.errors import AstfastError, AudioError, CheckpointError
 from astfast.front_end import FrontEnd
 from tests.cases import checkpoints, dass, timm_vit
 
@@ -58,6 +58,12 @@ def test_scores_are_the_mean_of_the_members_scores(names: tuple[str, ...], membe
     np.testing.assert_allclose(both.scores(waves, sampling_rate=rate), np.mean(alone, 0), atol=2e-7)
     best = both.classify(waves[0], sampling_rate=rate, top_k=1)[0]
     assert best["label"] == LABELS[int(np.mean(alone, 0)[0].argmax())]
+
+
+def test_members_with_other_labels_are_refused_by_the_first_that_differs(members: dict[str, Path]) -> None:
+    dass_and_ced = [members["dass"], members["ced"]]  # "label 0" and so on by its config.json, numbers
+    with pytest.raises(CheckpointError, match=r"ced\.pt has other labels than .*dass \(label 0 is '.+' and '.+'\)"):
+        astfast.load(dass_and_ced, device="cpu")
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "max"])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from astfast.backends.cuda import target
 from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.kernels import persistent, tuning
@@ -156,6 +157,12 @@ def test_autotuning_may_choose_it_where_tma_can_read_the_rows() -> None:
     )  # of the last layer, keys and values: queries and the rest are two rows of each clip
     assert not persistent.fits(torch.empty(2, 8, 12, dtype=BF16)), "rows of 24 bytes"
     assert not persistent.fits(torch.empty(2, 8, 16)), "float32"
+
+
+def test_the_environment_can_leave_persistent_kernels_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert target.persistent_kernels(90) is not None
+    monkeypatch.setenv("ASTFAST_PERSISTENT_KERNELS", "0")
+    assert target.persistent_kernels(90) is None
 
 
 @pytest.mark.parametrize("arch", [80, 100, 120])

@@ -95,6 +95,7 @@ def test_other_feature_extractors_are_refused_by_name(v4, tmp_path, fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     named = r"(OtherFeatureExtractor|\['x'\]|code\.MyExtractor)"
     with pytest.raises(
-        CheckpointError, match=rf"has the feature extractor '?{named}'?: astfast runs ASTFeatureExtractor"
+        CheckpointError,
+        match=rf"has the feature extractor '?{named}'?: astfast runs ASTFeatureExtractor, MAESTFeatureExtractor",
     ):
         load(tmp_path)

@@ -90,6 +90,12 @@ def test_every_formula_of_features_is_known_or_refused_by_name(written: tuple[st
             loaded(source, tmp_path, "preprocessor_config.json", **{field: 0.123})
 
 
+@pytest.mark.parametrize("written", ["AST", "DASS"], indirect=True)
+def test_a_formula_may_be_said_as_it_is(written: tuple[str, Path], tmp_path: Path) -> None:
+    _, source = written
+    assert loaded(source, tmp_path, "preprocessor_config.json", dither=0.0, frame_shift=10, window_type="hanning") == ()
+
+
 def test_an_unknown_field_of_the_extractor_is_said_to_be_ignored(written: tuple[str, Path], tmp_path: Path) -> None:
     _, source = written
     (note,) = loaded(

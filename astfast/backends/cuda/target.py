@@ -10,6 +10,7 @@ from types import ModuleType
 
 import torch
 
+from astfast import environment
 from astfast.kernels.tuning import Arch
 
 OLDEST = (8, 0)  # supported compute capability
@@ -58,11 +59,12 @@ def has_float8(arch: Arch) -> bool:
 
 
 def persistent_kernels(arch: Arch) -> ModuleType | None:
-    """The persistent kernels of a GPU: of Hopper, where Triton has the Gluon that they are in (3.6 and newer)."""
+    """The persistent kernels of a GPU: of Hopper, where Triton has the Gluon that they are in (3.6 and newer), and the
+    environment lets them be."""
     import triton
 
     major, minor = (int(part) for part in triton.__version__.split(".")[:2])
-    if arch != 90 or (major, minor) < (3, 6):
+    if arch != 90 or (major, minor) < (3, 6) or not environment.persistent_kernels():
         return None
     return importlib.import_module("astfast.kernels.persistent")
 

@@ -13,6 +13,15 @@ from astfast.models.vit_config import VitConfig
 OTHER_FAMILIES = ("MAESTFeatureExtractor",)  # feature extractors of ASTs that are read by another family
 EXTRACTORS = ("ASTFeatureExtractor",)  # whose formula KaldiFbank is
 PREPROCESSOR = "preprocessor_config.json"
+# What torchaudio.compliance.kaldi.fbank is called with: fields that may say so.
+OF_KALDI: dict[str, tuple[Any, ...]] = {
+    "dither": (0,),
+    "frame_length": (25,),
+    "frame_shift": (10,),
+    "window_type": ("hanning",),
+    "htk_compat": (True,),
+    "use_energy": (False,),
+}
 MODEL_TYPE = "audio-spectrogram-transformer"
 CLASSES = ("ASTForAudioClassification", "ASTModel", "ASTConfig")  # of transformers
 ERF_GELU = ("gelu", "gelu_python")  # the two names that transformers has for it
@@ -82,8 +91,12 @@ def front_end_fields(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
 
     Raises CheckpointError for a value of another type, and for a feature extractor of another formula.
     """
-    refuse_other_extractors(preprocessor or {}, EXTRACTORS)
-    foreign = [name for name, value in (preprocessor or {}).items() if name in FORMULA and value is not None]
+    refuse_other_extractors(preprocessor or {}, EXTRACTORS, elsewhere=OTHER_FAMILIES)
+    foreign = [
+        name
+        for name, value in (preprocessor or {}).items()
+        if name in FORMULA and value is not None and value not in OF_KALDI.get(name, ())
+    ]
     if foreign:
         raise CheckpointError(
             f"{PREPROCESSOR} has {', '.join(foreign)}, which no {EXTRACTORS[0]} has: correct its "
@@ -104,10 +117,13 @@ def refuse_likely_maest(preprocessor: Mapping[str, Any] | None, num_mel_bins: in
 
 
 def refuse_other_extractors(
-    preprocessor: Mapping[str, Any], known: Iterable[str], published_as_code: Iterable[str] = ()
+    preprocessor: Mapping[str, Any],
+    known: Iterable[str],
+    published_as_code: Iterable[str] = (),
+    elsewhere: Iterable[str] = (),
 ) -> None:
     """Raises CheckpointError for a feature extractor that isn't one of ``known``, or is code of the checkpoint but for
-    a class of those ``published_as_code``."""
+    a class of those ``published_as_code``. The message also names those that make a model one of ``elsewhere``."""
     extractor = preprocessor.get("feature_extractor_type")
     auto_map = preprocessor.get("auto_map")
     code = auto_map.get("AutoFeatureExtractor") if isinstance(auto_map, Mapping) else None
@@ -115,7 +131,8 @@ def refuse_other_extractors(
         extractor = code
     if extractor is not None and extractor not in known:
         raise CheckpointError(
-            f"preprocessor_config.json has the feature extractor {brief(extractor)}: astfast runs {', '.join(known)}. "
+            f"preprocessor_config.json has the feature extractor {brief(extractor)}: astfast runs "
+            f"{', '.join((*known, *elsewhere))}. "
             "Compute the features with its own code and pass them to forward()."
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from astfast.errors import CheckpointError, brief
-from astfast.models.ast.hugging_face import FRONT_END_FIELDS, refuse_other_extractors
+from astfast.models.ast.hugging_face import FRONT_END_FIELDS, OF_KALDI, refuse_other_extractors
 from astfast.models.dass.config import DassConfig
 from astfast.models.fields import FORMULA, VARIANTS, refuse_null, refuse_other_classes, refuse_other_values, typed
 
@@ -90,7 +90,7 @@ def front_end_fields(
     Raises CheckpointError for a feature extractor of another formula and for files that contradict each other.
     """
     refuse_other_extractors(preprocessor or {}, EXTRACTORS, EXTRACTORS[:1])
-    refuse_other_values(preprocessor, dict.fromkeys(FORMULA, ()), "preprocessor_config.json", "a DASS")
+    refuse_other_values(preprocessor, dict.fromkeys(FORMULA, ()) | OF_KALDI, "preprocessor_config.json", "a DASS")
     front_end = typed(preprocessor or {}, FRONT_END_FIELDS, "preprocessor_config.json")
     for name, default in (("max_length", LENGTH), ("num_mel_bins", MELS)):
         if name not in given and name in front_end and front_end[name] != fields.get(name, front_end[name]):
