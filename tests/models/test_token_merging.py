@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import astfast
 from astfast.backends.cpu.ops import CpuOps
 from astfast.backends.reference import ReferenceOps
 from astfast.models import token_merging, vit
+from tests.cases import checkpoints, timm_vit
 from tests.models.test_vit import HEADS, MLP, TOKENS, D, pruned, random_layer
 
 
@@ -80,3 +84,37 @@ def test_the_cpu_engine_merges_as_the_reference() -> None:
         results.append(np.asarray(states, np.float64))
     whole = vit.encode(*whole_layers[0], x.double(), dict.fromkeys(buffers))
     assert np.abs(results[0] - results[1]).max() < 1e-4 < np.abs(results[0] - whole.numpy()).max()
+
+
+def write(folder: Path, family: str) -> tuple[Path, int]:
+    """A checkpoint of a family with the grid of its published models, two or three layers; and its sampling rate."""
+    if family == "AST":  # 1,214 tokens
+        model = checkpoints.random_model(num_hidden_layers=3, max_length=1024, num_mel_bins=128)
+        return checkpoints.write_v4(model, folder / "ast"), 16_000
+    shapes = {
+        "CED": timm_vit.ced_shapes(64, 2, 527),
+        "PaSST": timm_vit.passt_shapes(64, 3, 527, (12, 99)),
+        "MAEST": timm_vit.passt_shapes(64, 3, 400, (9, 62)),
+    }
+    torch.save(timm_vit.random_state(shapes[family]), folder / "model.pt")
+    return folder / "model.pt", 32_000 if family == "PaSST" else 16_000
+
+
+@pytest.mark.parametrize("family", ["AST", "CED", "PaSST", "MAEST"])
+def test_every_family_merges_as_its_reference(family: str, tmp_path: Path) -> None:
+    """From waveforms of several lengths, at their own numbers of tokens; alone as in any company."""
+    path, rate = write(tmp_path, family)
+    waves = [np.random.default_rng(n).normal(0, 0.1, n).astype(np.float32) for n in (rate // 2, 10 * rate)]
+
+    def logits(backend: str, **options: Any) -> np.ndarray:
+        tagger = astfast.load(path, device="cpu", backend=backend, precision="float32", **options)
+        assert tagger.config.num_tokens > 300 or family == "CED"
+        scored = tagger.logits(waves, sampling_rate=rate)
+        if backend == "cpu":
+            np.testing.assert_array_equal(tagger.logits(waves[:1], sampling_rate=rate)[0], scored[0])
+        return scored
+
+    reference, native = logits("reference", token_merging=0.5), logits("cpu", token_merging=0.5)
+    spread = np.abs(reference).max()
+    assert np.abs(native - reference).max() <= 1e-5 * spread
+    assert np.abs(logits("cpu") - native).max() > 1e-4 * spread
