@@ -17,7 +17,7 @@ OTHER_MEANINGS = {"labels"}  # options that are not the keyword of the same name
 OTHER_WORDS = {"on_damage='warn'": "no --strict"}
 PYTHON_ONLY = (  # keywords of ``load`` and ``convert`` in the cures of messages
     *("labels", "num_attention_heads", "mean", "std", "frequency_stride", "time_stride", "max_length", "batch_size"),
-    *("threads", "replicas", "backend", "dtype", "sampling_rate"),
+    *("threads", "replicas", "backend", "dtype", "sampling_rate", "hop_length", "problem_type"),
 )
 
 

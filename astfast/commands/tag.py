@@ -90,6 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=arguments.score, metavar="SCORE", help="leave out tags with a lower score, 0 to 1"
     )
     parser.add_argument(
+        "--activation",
+        choices=("auto", "sigmoid", "softmax", "none"),
+        default="auto",
+        help="what makes scores of the model's outputs (default: auto, what it was trained with, if its files say it)",
+    )
+    parser.add_argument(
         "--window",
         type=arguments.number,
         metavar="SECONDS",
@@ -243,8 +249,8 @@ def _results(tagger: Tagger, options: argparse.Namespace) -> Iterator[tuple[int,
     inputs = [_StandardInput() if file == STANDARD_INPUT else file for file in options.files]
     if options.raw is not None:
         return ((0, segment) for segment in _live(tagger, options))
-    shared = {"top_k": options.top_k, "threshold": options.threshold, "on_error": "return"}
-    shared |= arguments.reading(options)
+    shared = {"top_k": options.top_k, "threshold": options.threshold, "activation": options.activation}
+    shared |= {"on_error": "return", **arguments.reading(options)}
     if options.window is None:
         return _of_channels(enumerate(tagger.stream(inputs, **shared)), options.channel == "each")
     return tagger.stream_segments(inputs, window=options.window, hop=options.hop, **shared)
@@ -268,6 +274,7 @@ def _live(tagger: Tagger, options: argparse.Namespace) -> Iterator[Any]:
         sampling_rate=options.rate,
         top_k=options.top_k,
         threshold=options.threshold,
+        activation=options.activation,
         window=options.window,
         hop=options.hop,
     )

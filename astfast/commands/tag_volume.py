@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> bool:
     asked = Options(
         top_k=options.top_k,
         threshold=options.threshold,
+        activation=options.activation,
         thresholds=None if options.thresholds is None else detections.read_thresholds(options.thresholds),
         labels=None if options.labels is None else detections.read_labels(options.labels),
         window=options.window,

@@ -59,8 +59,8 @@ def with_normalisation(
     if not has_config and len(labels) not in DATA_SETS:
         raise CheckpointError(
             "mean and std of the log-mel energies that it was trained on can't be told (no preprocessor_config.json, "
-            f"and {len(labels)} labels are of no known data set): pass mean= and std= to "
-            f"astfast.load or astfast.convert (AudioSet's are {AUDIOSET[0]} and {AUDIOSET[1]})."
+            f"and {len(labels)} labels are of no known data set): pass mean= and std= "
+            f"(AudioSet's are {AUDIOSET[0]} and {AUDIOSET[1]})."
         )
     name, (mean, std) = DATA_SETS[527 if has_config else len(labels)]
     if not has_config or tuple(labels) != label_tables.packaged(527):
