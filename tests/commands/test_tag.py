@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 
-import astfast
 from astfast.audio import inputs, prefetch
 from astfast.audio.inputs import AudioStream
 from astfast.commands.main import main
@@ -159,19 +158,6 @@ def test_odd_names_in_every_encoding(
     assert [len(row) for row in rows] == [3] * len(paths)
     assert [row[0] for row in rows][:4] == paths[:4]
     assert encoding != "utf-8" or rows[5][0] == paths[5]
-
-
-def test_scores_by_another_activation(
-    files: list[str], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Of single files and of a run: those of ``classify``."""
-    tags = astfast.load(tiny_model, precision="float32").classify(files[0], activation="softmax", top_k=1)
-    asked = ("--model", str(tiny_model), "--precision", "float32", "--top-k", "1", "--activation", "softmax", files[0])
-    assert run("--format", "jsonl", *asked) == 0
-    assert json.loads(capsys.readouterr().out)["tags"] == tags
-    assert run("--out", str(tmp_path / "out"), *asked) == 0
-    (path,) = (tmp_path / "out" / "tags").iterdir()
-    assert json.loads(path.read_text())["tags"] == tags
 
 
 def test_labels_reach_no_terminal_as_commands(

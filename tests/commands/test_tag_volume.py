@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import astfast
 from astfast.commands.main import main
 from tests.cases.recordings import RATE, clips
 
@@ -53,6 +54,18 @@ def test_a_folder_is_tagged_file_by_file(folder: Path, capsys: pytest.CaptureFix
     table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert list(table[0]) == ["file", "start", "end", "score", "label"]
     assert {row["file"] for row in table} == {f"{folder}/{name}" for name in ("a, b.wav", "b.wav", "sub/c.flac")}
+
+
+def test_scores_by_another_activation(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a single file and of a run: those of ``classify``."""
+    model, file = os.environ["TINY_MODEL"], folder / "b.wav"
+    tags = astfast.load(model, device="cpu", precision="float32").classify(file, activation="softmax", top_k=1)
+    asked = (file, "--top-k", 1, "--activation", "softmax", "--format", "jsonl")
+    assert run(*asked) == 0
+    assert json.loads(capsys.readouterr().out)["tags"] == tags
+    assert run(*asked, "--out", tmp_path / "out") == 0
+    (path,) = (tmp_path / "out" / "tags").iterdir()
+    assert json.loads(path.read_text())["tags"] == tags
 
 
 def test_lists_of_names_and_manifests(
