@@ -81,6 +81,8 @@ def read(labels: Iterable[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     """
     if isinstance(labels, str | os.PathLike):
         return _read_file(Path(labels).expanduser())
+    if not isinstance(labels, Iterable):
+        raise CheckpointError(f"labels= is {brief(labels)}: pass the names in order, or a file of them.")
     names = tuple(labels)
     for index, name in enumerate(names):
         if not isinstance(name, str):

@@ -59,6 +59,14 @@ def test_unknown_table():
         labels.table("urbansound")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"), [(5, "labels= is 5: pass the names in order"), (["a", 3], "labels= has 3 at index 1: every")]
+)
+def test_labels_that_are_no_names(wrong, message):
+    with pytest.raises(CheckpointError, match=message):
+        labels.read(wrong)
+
+
 @pytest.mark.parametrize("key", [int, str])
 def test_id2label_keys_may_be_ints_or_strings_in_any_order(key):
     names = [f"name {i}" for i in range(11)]  # 10 sorts before 2 as a string

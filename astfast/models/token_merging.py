@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import pairwise
+from numbers import Real
+
+from astfast.errors import brief
 
 MOST = 0.75  # share of the patches that layers may be spared
 MLP_SHARE = 8 / 12  # of the multiply-adds of a layer's products, which follow the merging; the others come before it
@@ -11,9 +14,10 @@ MLP_SHARE = 8 / 12  # of the multiply-adds of a layer's products, which follow t
 
 def checked(fraction: object) -> float:
     """The fraction; ValueError for one that ``counts`` doesn't take."""
-    if isinstance(fraction, bool) or not (isinstance(fraction, int | float) and 0.0 <= fraction <= MOST):
-        raise ValueError(f"token_merging is {fraction!r}: it must be a number from 0 to {MOST}")
-    return float(fraction)
+    fits = isinstance(fraction, Real) and not isinstance(fraction, bool)
+    if not (fits and 0.0 <= fraction <= MOST):  # type: ignore[operator]
+        raise ValueError(f"token_merging is {brief(fraction)}: it must be a number from 0 to {MOST}")
+    return float(fraction)  # type: ignore[arg-type]
 
 
 @cache

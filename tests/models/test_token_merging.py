@@ -37,10 +37,15 @@ def test_few_patches(patches: int, layers: int) -> None:
     assert patches - sum(counts) >= min(1, patches)
 
 
-@pytest.mark.parametrize("wrong", [-0.1, 0.76, float("nan"), "half", None, True])
+@pytest.mark.parametrize("wrong", [-0.1, 0.76, float("nan"), "half", None, True, 10**400])
 def test_impossible_fractions_are_refused(wrong: object) -> None:
-    with pytest.raises(ValueError, match=r"token_merging is .*: it must be a number from 0 to 0\.75"):
+    with pytest.raises(ValueError, match=r"token_merging is .*: it must be a number from 0 to 0\.75") as raised:
         token_merging.checked(wrong)
+    assert len(str(raised.value)) < 200
+
+
+def test_numbers_of_numpy_are_fractions() -> None:
+    assert token_merging.checked(np.float32(0.5)) == token_merging.checked(np.float64(0.5)) == 0.5
 
 
 @pytest.mark.parametrize("rows", [0, 2])
