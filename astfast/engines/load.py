@@ -69,8 +69,8 @@ def load_engine(arguments: LoadArguments) -> Engine:
 
 def _engines(arguments: LoadArguments, choice: Choice) -> Engine:
     members: list[Engine] = []
-    for source in arguments.sources:
-        checkpoint = recognise.load(source, **arguments.checkpoint_options)
+    checkpoints = recognise.load_all(arguments.sources, **arguments.checkpoint_options)
+    for source, checkpoint in zip(arguments.sources, checkpoints, strict=True):
         for message in checkpoint.warnings:
             notes.show(Note(message))
         members.append(_replicated(_engine(checkpoint, choice, arguments), arguments))

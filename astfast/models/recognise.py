@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from astfast import models
 from astfast.checkpoints.sources import CheckpointFiles, find
 from astfast.errors import CheckpointError, brief_name, listed
-from astfast.models.base import Checkpoint, LabelNames
+from astfast.models.base import Checkpoint, Family, LabelNames
 
 
 def load(
@@ -32,20 +32,53 @@ def load(
 
     Raises CheckpointError for a checkpoint that can't be found, read or mapped, TypeError for an unknown keyword.
     """
+    (checkpoint,) = load_all(
+        [source],
+        revision=revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        labels=labels,
+        **config,
+    )
+    return checkpoint
+
+
+def load_all(
+    sources: Sequence[str | os.PathLike[str] | None],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    labels: LabelNames = None,
+    **config: Any,
+) -> Iterator[Checkpoint]:
+    """As ``load``, the members of an ensemble. Each gets those of ``config`` that its family has; TypeError for one
+    that no member's has."""
     if config:
         _check_keywords(config, frozenset().union(*(family.fields for family in models.families())), "a checkpoint")
-    return from_files(find(source, revision, cache_dir, local_files_only), config, labels)
+    opened = [find(source, revision, cache_dir, local_files_only) for source in sources]
+    families = [_family_of(files) for files in opened]
+    known = frozenset().union(*(family.fields for family in families))
+    of = " or ".join(f"{files.source} ({family.name})" for files, family in zip(opened, families, strict=True))
+    _check_keywords(config, known, of)
+    for files, family in zip(opened, families, strict=True):
+        yield family.read(files, {name: x for name, x in config.items() if name in family.fields}, labels)
 
 
 def from_files(
     files: CheckpointFiles, overrides: Mapping[str, Any] | None = None, labels: LabelNames = None
 ) -> Checkpoint:
     """The checkpoint that opened files are, read by the first family that recognises them. Errors as ``load``."""
-    overrides = overrides or {}
+    overrides, family = overrides or {}, _family_of(files)
+    _check_keywords(overrides, family.fields, f"{files.source} ({family.name})")
+    return family.read(files, overrides, labels)
+
+
+def _family_of(files: CheckpointFiles) -> Family:
+    """The first family that recognises the files; CheckpointError where none does."""
     for family in models.families():
         if family.recognises(files):
-            _check_keywords(overrides, family.fields, f"{files.source} ({family.name})")
-            return family.read(files, overrides, labels)
+            return family
     *others, last = (family.name for family in models.families())
     known = f"{', '.join(others)} or {last}" if others else last
     model_type = (files.config or {}).get("model_type")

@@ -66,6 +66,18 @@ def test_members_with_other_labels_are_refused_by_the_first_that_differs(members
         astfast.load(dass_and_ced, device="cpu")
 
 
+def test_a_keyword_reaches_the_members_that_have_it(members: dict[str, Path]) -> None:
+    both = [members["passt"], members["dass"]]
+    ensemble = load(both)._lazy.get()
+    hops = astfast.load(both, device="cpu", precision="float32", labels=LABELS, hop_length=160)._lazy.get()
+    assert [engine.members[0].config.front_end.hop_length for engine in (ensemble, hops)] == [320, 160]
+    assert hops.members[1].config == ensemble.members[1].config
+    with pytest.raises(
+        TypeError, match=r"unknown keyword time_stride=: the fields of .*ced\.pt \(CED\) or .*\(DASS\) are"
+    ):
+        astfast.load([members["ced"], members["dass"]], device="cpu", time_stride=10)._lazy.get()
+
+
 @pytest.mark.parametrize("aggregate", ["mean", "max"])
 def test_windows_longer_than_a_member_hears(aggregate: str, members: dict[str, Path]) -> None:
     names = ("passt", "ced", "maest")  # 10.05 s, 10.13 s, 5 s
