@@ -5,7 +5,7 @@ A number within its range costs no absurd time or memory; the bounds are far bey
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,7 @@ def refuse_other_values(
             raise CheckpointError(f"{name} in {where} is {brief(value)}: astfast runs {family} {words}.")
 
 
-def refuse_other_classes(config_json: Mapping[str, Any] | None, known: Iterable[str], where: str, family: str) -> None:
+def refuse_other_classes(config_json: Mapping[str, Any] | None, known: Sequence[str], where: str, family: str) -> None:
     """Raises CheckpointError for a class in ``architectures`` or ``auto_map`` that isn't one of those ``known``: code
     of somebody's own may compute anything."""
     config = config_json or {}
@@ -139,8 +139,8 @@ def refuse_other_classes(config_json: Mapping[str, Any] | None, known: Iterable[
         for name in classes if isinstance(classes, list) else [classes]:
             if name and str(name).rpartition(".")[2] not in known:
                 raise CheckpointError(
-                    f"{field} in {where} names the class {brief(name)}: astfast runs {family} as {' or '.join(known)} "
-                    "computes it. If that class computes the same, remove its name."
+                    f"{field} in {where} names the class {brief(name)}: astfast runs {family} as "
+                    f"{next(iter(known))} computes it. If that class computes the same, remove its name."
                 )
 
 

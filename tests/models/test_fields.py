@@ -81,6 +81,22 @@ def test_every_class_of_somebodys_own_is_refused_by_name(written: tuple[str, Pat
             loaded(source, tmp_path, **{field: value})
 
 
+CLASSES = {
+    "AST": ("ASTForAudioClassification", "ASTModel", "ASTConfig", "ASTFeatureExtractor"),
+    "DASS": ("DASSForAudioClassification", "DASSModel", "DASSConfig", "DASSFeatureExtractor"),
+    "CED": ("CedForAudioClassification", "CedModel", "CedConfig", "CedFeatureExtractor"),
+    "MAEST": ("ASTForAudioClassification", "ASTModel", "ASTConfig", "MAESTFeatureExtractor"),
+}
+
+
+def test_the_published_classes_may_be_named(written: tuple[str, Path], tmp_path: Path) -> None:
+    family, source = written
+    classes = CLASSES[family]
+    autos = ("AutoModelForAudioClassification", "AutoModel", "AutoConfig", "AutoFeatureExtractor")
+    code = {auto: f"owner/repo--code.{name}" for auto, name in zip(autos, classes, strict=True)}
+    assert loaded(source, tmp_path, architectures=[classes[0]], auto_map=code) == ()
+
+
 def test_every_formula_of_features_is_known_or_refused_by_name(written: tuple[str, Path], tmp_path: Path) -> None:
     _, source = written
     for field in FORMULA:

@@ -71,7 +71,7 @@ def model_fields(source: str, config_json: Mapping[str, Any] | None) -> dict[str
         raise CheckpointError(
             f"{where} is of a {brief(config_json['model_type'])} model: astfast runs {MODEL_TYPE} models."
         )
-    refuse_other_classes(config_json, CLASSES, where, "an AST")
+    refuse_other_classes(config_json, (*CLASSES, *EXTRACTORS, *OTHER_FAMILIES), where, "an AST")
     refuse_other_values(config_json, VARIANTS, where, "an AST")
     refuse_null(
         config_json, (*GEOMETRY, "max_length", "num_mel_bins", "layer_norm_eps", "hidden_act", "qkv_bias"), where

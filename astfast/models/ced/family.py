@@ -47,7 +47,7 @@ class CedFamily(VitFamily):
         from astfast.models.vit_config import VitConfig
 
         source, config = files.source, files.config or {}
-        refuse_other_classes(config, config_json.CLASSES, f"{source}'s config.json", "CED")
+        refuse_other_classes(config, (*config_json.CLASSES, config_json.EXTRACTOR), f"{source}'s config.json", "CED")
         refuse_other_values(config, config_json.KNOWN, f"{source}'s config.json", "CED")
         config_json.check_extractor(files.preprocessor or {}, source)
         tensors = timm_layout.unwrapped(files.tensors)

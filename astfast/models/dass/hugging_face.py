@@ -50,7 +50,7 @@ def model_fields(source: str, config_json: Mapping[str, Any] | None) -> dict[str
     if config_json is None:
         return {}
     where = f"{source}'s config.json"
-    refuse_other_classes(config_json, CLASSES, where, "a DASS")
+    refuse_other_classes(config_json, (*CLASSES, *EXTRACTORS), where, "a DASS")
     refuse_other_values(config_json, KNOWN, where, "a DASS")
     refuse_null(config_json, ("max_length", "num_mel_bins"), where)
     fields = typed(config_json, ("max_length", "num_mel_bins", "problem_type"), where)
