@@ -154,6 +154,13 @@ def tiles_for(arch: Arch, element_size: int) -> Tiles:
     return table[max((a for a in table if isinstance(a, int) and a <= arch), default=80)]
 
 
+def larger_tiles(table: tuple[Tile, ...], tile: Tile, rows: int) -> tuple[Tile, ...]:
+    """The next two larger tiles of a table that so many rows fill: they leave multiprocessors idle and read less from
+    L2, by which batches of a few clips may gain (docs/gpu.md)."""
+    at = table.index(tile)
+    return tuple(larger for larger in reversed(table[max(at - 2, 0) : at]) if larger.m <= rows)
+
+
 def linear_tile(table: tuple[Tile, ...], rows: int, n: int, multiprocessors: int) -> Tile:
     """Largest tile of a table of which every multiprocessor gets one and n fills more than half, else the smallest."""
     for tile in table:

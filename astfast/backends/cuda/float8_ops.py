@@ -36,7 +36,7 @@ def linear_call(
         linear.linear,
         fallback_ops.float8_linear,
         clips={"x": x, "out": out},
-        weights={"weight": w.weight, "bias": w.bias, "weight_scale": w.weight_scale},
+        weights=w.tensors,
         settings={"activation": activation, "gain": w.gain if out.element_size() == 1 else 1.0},
         result="out",
         written=("out",),

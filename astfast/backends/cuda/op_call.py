@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from astfast.kernels.launch import Launch
+from astfast.kernels.tuning import Tile
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -51,6 +52,11 @@ class OpCall:
     def on(self, variant: str, kernel: Callable[..., Launch], tuning: Mapping[str, Any]) -> OpCall:
         """The same call on a further kernel."""
         return replace(self, variant=variant, kernel=kernel, tuning=tuning)
+
+    def with_tiles(self, tiles: Iterable[Tile]) -> OpCall:
+        """The call with its own kernel of other tiles as further kernels."""
+        others = (self.on(str(tile), self.kernel, {**self.tuning, "tile": tile}) for tile in tiles)
+        return replace(self, others=(*self.others, *others))
 
     def launch(self) -> Launch:
         """The launch of the kernel on these arguments."""

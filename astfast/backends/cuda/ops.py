@@ -234,12 +234,23 @@ class CudaOps:
         clips = DETERMINISTIC_CLIPS if self.deterministic else x.shape[0]
         return tuning.linear_tile(table, clips * x.shape[1], len(w.weight), self.target.multiprocessors)
 
+    def _larger(
+        self, table: tuple[tuning.Tile, ...], x: torch.Tensor | Stream, w: PackedLinear
+    ) -> Sequence[tuning.Tile]:
+        return tuning.larger_tiles(table, self._tile(table, x, w), x.shape[0] * x.shape[1])
+
     def _with_persistent(self, call: OpCall, kernel: str, tile: tuning.Tile | None, *rows: torch.Tensor) -> OpCall:
         """The call with Hopper's persistent kernel as another one, where this GPU, Triton and these rows have it."""
         if self._persistent is None or tile is None or not self._persistent.fits(*rows, *call.weights.values()):
             return call
         settings = {"tile": tile, "programs": self.target.multiprocessors}
-        return replace(call, others=(call.on("persistent", getattr(self._persistent, kernel), settings),))
+        return replace(
+            call,
+            others=(
+                *call.others,
+                call.on("persistent", getattr(self._persistent, kernel), settings),
+            ),
+        )
 
     def norm_linear(
         self, x: Stream, w: PackedLinear, out: torch.Tensor, activation: Literal["gelu"] | None = None
@@ -260,7 +271,7 @@ class CudaOps:
             written=("out",),
             tuning={"precision": self._products, "tile": self._tile(self._tiles.norm_linear, x, w)},
             rounded={"bias": w.rounded_bias},
-        )
+        ).with_tiles(self._larger(self._tiles.norm_linear, x, w))
         if centred:
             call = self._with_persistent(call, "norm_linear", self._tiles.persistent_norm_linear, x.x, out)
         return self._run(call)
@@ -301,22 +312,21 @@ class CudaOps:
             fallback_ops.linear_residual,
             clips={"x": x, "stream": residual.x, "sumsq": residual.sumsq}
             | ({} if x_sumsq is None else {"x_sumsq": x_sumsq}),
-            weights=_linear_weights(w),
+            weights=w.tensors,
             settings={"scale": self._packing.scale} | ({"eps": w.eps} if normalised else {}),
             result="stream",
             written=("sumsq",),
             updated=("stream",),
             tuning={"precision": self._products, "tile": self._tile(table, x, w)},
             rounded={"bias": w.rounded_bias},
-        )
+        ).with_tiles(self._larger(table, x, w))
         if centred:
             call = self._with_persistent(call, "linear_residual", self._tiles.persistent_residual, x, residual.x)
         self._run(call)
         return residual
 
     def linear(self, x: torch.Tensor, w: PackedLinear, out: torch.Tensor) -> torch.Tensor:
-        tile = self._tile(self._tiles.narrow, x, w)
-        return self._run(image_ops.linear_call(x, w, out, self._products, tile))
+        return self._run(image_ops.linear_call(x, w, out, self._products, self._tile(self._tiles.narrow, x, w)))
 
     def conv_norm(
         self,
@@ -388,8 +398,3 @@ class CudaOps:
 
 def _sizes(sizes: torch.Tensor | None) -> dict[str, torch.Tensor]:
     return {} if sizes is None else {"sizes": sizes}
-
-
-def _linear_weights(w: PackedLinear) -> dict[str, torch.Tensor]:
-    weights = {"weight": w.weight, "bias": w.bias}
-    return weights if w.weight_scale is None else {**weights, "weight_scale": w.weight_scale}

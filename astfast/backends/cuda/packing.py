@@ -50,6 +50,12 @@ class PackedLinear:
     weight_scale: torch.Tensor | None = None  # [N] float32 of a float8 weight
     gain: float = 1.0  # of its output where that is float8
 
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights of a product's call, by the names that kernels have for them."""
+        weights = {"weight": self.weight, "bias": self.bias}
+        return weights if self.weight_scale is None else {**weights, "weight_scale": self.weight_scale}
+
 
 @dataclass(frozen=True)
 class PackedEmbed:

@@ -12,6 +12,7 @@ import torch
 from astfast import backends
 from astfast.backends.cuda import backend
 from astfast.backends.cuda import backend as cuda
+from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.ops import CudaOps, Target
 from astfast.backends.cuda.packing import DTYPES, STREAM_SCALE, Stream
 from astfast.backends.reference import ReferenceOps
@@ -154,3 +155,32 @@ def test_a_report_needs_no_torch() -> None:
 
 def test_every_precision_of_the_backend_has_its_types() -> None:
     assert set(backend.precisions()) == set(DTYPES) == set(STREAM_SCALE)
+
+
+@pytest.mark.parametrize(
+    ("clips", "product", "others"),
+    [
+        (1, "norm_linear", ["128x256x64/8w3s", "persistent"]),
+        (1, "linear_residual", ["64x128x64/4w4se", "128x128x64/8w4se", "persistent"]),
+        (32, "norm_linear", ["persistent"]),
+        (32, "linear_residual", ["persistent"]),
+    ],
+)
+def test_few_rows_may_take_larger_tiles(clips: int, product: str, others: list[str]) -> None:
+    """Than those that give every multiprocessor one, if they are faster there; never for the last layer's two rows."""
+    calls: list[OpCall] = []
+
+    class Kept(CudaOps):
+        def _run(self, call: OpCall) -> torch.Tensor:
+            calls.append(call)
+            return call.clips[call.result]
+
+    config = AstConfig(num_hidden_layers=2, labels=("a", "b"))
+    ops = Kept(12, "bfloat16", "meta", launcher=lambda launch: None, target=H100)
+    recorded_launches.run(config, clips, ops)
+    found = [call for call in calls if call.op == product]
+    assert [other.variant for other in found[0].others] == others
+    assert all(other.launch().args["BLOCK_M"] <= 1214 * clips for other in found[0].others)
+    few = [call for call in found if call.clips["x"].shape[1] == 2]
+    assert few
+    assert all(not other.variant.startswith("128x") for call in few for other in call.others) or clips == 32
