@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,6 +72,21 @@ def from_id2label(id2label: Any, source: str) -> tuple[str, ...]:
     return _encodable(by_index[index] for index in range(len(by_index)))
 
 
+def of_config(config_json: Mapping[str, Any] | None) -> tuple[str, ...] | None:
+    """Display names of a config.json: its ``id2label``'s, else its ``label2id``'s; None where it has neither.
+
+    Errors as ``from_id2label``.
+    """
+    id2label, label2id = ((config_json or {}).get(name) for name in ("id2label", "label2id"))
+    if id2label or not label2id:
+        return from_id2label(id2label, "config.json") if id2label else None
+    if not isinstance(label2id, Mapping):
+        raise CheckpointError(
+            f"label2id of config.json is a {type(label2id).__name__}, not a mapping of name to index. Pass labels=."
+        )
+    return from_id2label({str(index): name for name, index in label2id.items()}, "config.json, as of its label2id,")
+
+
 def read(labels: Iterable[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     """Display names by index, from a sequence of names or from a file.
 
@@ -81,7 +96,7 @@ def read(labels: Iterable[str] | str | os.PathLike[str]) -> tuple[str, ...]:
     """
     if isinstance(labels, str | os.PathLike):
         return _read_file(Path(labels).expanduser())
-    if not isinstance(labels, Iterable):
+    if not isinstance(labels, Iterable) or isinstance(labels, Mapping | Set):  # whose order is none, or another
         raise CheckpointError(f"labels= is {brief(labels)}: pass the names in order, or a file of them.")
     names = tuple(labels)
     for index, name in enumerate(names):

@@ -60,7 +60,13 @@ def test_unknown_table():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [(5, "labels= is 5: pass the names in order"), (["a", 3], "labels= has 3 at index 1: every")]
+    ("wrong", "message"),
+    [
+        (5, "labels= is 5: pass the names in order"),
+        (["a", 3], "labels= has 3 at index 1: every"),
+        ({"a", "b"}, r"labels= is \{.*\}: pass the names in order"),
+        ({"b": 1, "a": 0}, r"labels= is \{.*\}: pass the names in order"),
+    ],
 )
 def test_labels_that_are_no_names(wrong, message):
     with pytest.raises(CheckpointError, match=message):
@@ -90,6 +96,22 @@ def test_id2label_refused(id2label, message):
     with pytest.raises(CheckpointError, match=message) as error:
         labels.from_id2label(id2label, "some/config.json")
     assert "some/config.json" in str(error.value)
+
+
+def test_names_of_a_config_are_its_id2labels_else_its_label2ids():
+    label2id = {"b": 1, "a": "0"}
+    assert labels.of_config({"id2label": {"0": "c", "1": "d"}, "label2id": label2id}) == ("c", "d")
+    assert labels.of_config({"label2id": label2id}) == ("a", "b")
+    assert labels.of_config({"id2label": {}, "label2id": None}) is labels.of_config(None) is None
+
+
+@pytest.mark.parametrize(
+    ("label2id", "message"),
+    [({"a": 0, "b": 2}, "none of index 1"), ({"a": [0]}, "no index"), (["a"], "is a list")],
+)
+def test_label2id_refused(label2id, message):
+    with pytest.raises(CheckpointError, match=f"label2id.*{message}"):
+        labels.of_config({"label2id": label2id})
 
 
 def test_labels_override(tmp_path):

@@ -19,6 +19,7 @@ from astfast.models.base import Checkpoint, Model
 from astfast.models.vit_family import merging, without_merging
 from astfast.notes import Note
 from astfast.ops import Ops
+from astfast.scores import activation_of
 from astfast.version import __version__
 
 Source = str | Path | None
@@ -175,4 +176,10 @@ def _check_agreement(first: Engine, other: Engine, first_source: Source, source:
         raise CheckpointError(
             f"{source} has other labels than {first_source} ({difference}): the "
             "members of an ensemble must agree on them. Pass labels= for all of them."
+        )
+    activations = [activation_of(each.config.problem_type, len(each.labels)) for each in (first, other)]
+    if activations[0] != activations[1] and "none" in activations:
+        raise CheckpointError(
+            f"{first_source} and {source} make no ensemble: the outputs of one are scores of a regression, those of "
+            "the other probabilities. Pass problem_type= for both."
         )

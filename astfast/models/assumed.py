@@ -29,11 +29,10 @@ def label_names(
         if given is not None:
             raise CheckpointError("it has no classifier: labels= has nothing to name.")
         return ()
-    id2label = (config_json or {}).get("id2label")
     if given is not None:
         names = label_tables.read(given)
-    elif id2label:
-        names = label_tables.from_id2label(id2label, "config.json")
+    elif (named := label_tables.of_config(config_json)) is not None:
+        names = named
     elif config_json is None and (packaged := label_tables.packaged(count)):
         assumed.append(f"the {count} labels of {DATA_SETS[count][0]}")
         names = packaged

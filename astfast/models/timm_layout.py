@@ -25,13 +25,6 @@ from astfast.ops import Embed, Head, LayerNorm, Linear, NormLinear
 MODULES = {"patch_embed.proj": "D 1 P P", "norm": "D"}
 BLOCK = {"norm1": "D", "attn.qkv": "3D D", "attn.proj": "D D", "norm2": "D", "mlp.fc1": "M D", "mlp.fc2": "D M"}
 LAYER = re.compile(r"blocks\.(\d+)\.")
-WRAPPERS = (
-    "module.net_swa.",
-    "net_swa.",
-    "module.net.",
-    "net.",
-    "module.",
-)  # of training code, the averaged model first
 LAYER_NORM_EPS = 1e-6  # of the blocks and of the final norm
 HEAD_LAYER_NORM_EPS = 1e-5
 HEAD_DIM = 64  # of every published size
@@ -68,15 +61,6 @@ class TimmTensors(NamedTuple):
         return f"{self.layout.head[1]}.weight" in self.tensors
 
 
-def unwrapped(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Tensors by their names in the model, without the prefix of the first of WRAPPERS that there is."""
-    for wrapper in WRAPPERS:
-        inside = {name.removeprefix(wrapper): x for name, x in tensors.items() if name.startswith(wrapper)}
-        if inside:
-            return inside
-    return dict(tensors)
-
-
 def fits(tensors: Iterable[str], layout: TimmLayout) -> bool:
     """Whether there are names that only this kind of layout has: its positions."""
     names = set(tensors)
@@ -84,22 +68,24 @@ def fits(tensors: Iterable[str], layout: TimmLayout) -> bool:
 
 
 def map_tensors(tensors: Mapping[str, LazyTensor], source: str, layout: TimmLayout) -> TimmTensors:
-    """Tensors of a file, as ``unwrapped`` gives them, checked against a layout.
+    """Tensors of a file, checked against a layout.
 
     Raises CheckpointError, naming the family and the first few tensors, for what is missing, unexpected or misshapen.
     """
     where = f"{source} (layout: {layout.name})"
-    named = {name.removeprefix(layout.prefix): x for name, x in tensors.items() if not layout.ignored.fullmatch(name)}
-    layers = {int(match[1]) for match in map(LAYER.match, named) if match}
-    head = any(name.startswith(f"{module}.") for name in named for module in layout.head)
+    there = [name for name in tensors if not layout.ignored.fullmatch(name)]
+    layers = {int(match[1]) for match in (LAYER.match(name.removeprefix(layout.prefix)) for name in there) if match}
+    head = any(name.startswith(f"{module}.") for name in there for module in layout.head)
     expected = _expected(layout, len(layers), head)
-    missing = [layout.in_file(name) for name in expected if name not in named]
-    unexpected = [layout.in_file(name) for name in named if name not in expected]
+    in_file = {layout.in_file(name): name for name in expected}
+    missing = [name for name in in_file if name not in tensors]
+    unexpected = [name for name in there if name not in in_file]
     for problem, names in (("lacks", missing), (f"has, beside those of {layout.family},", unexpected)):
         if names:
             raise CheckpointError(
                 f"{where} {problem} {counted(names, 'tensor')}: {listed(names)}. Check that it is whole."
             )
+    named = {name: tensors[as_written] for as_written, name in in_file.items()}
     old = named["patch_embed.proj.weight"]
     if len(old.shape) == 2 and round(old.shape[1] ** 0.5) ** 2 == old.shape[1]:  # saved as a linear layer
         side = round(old.shape[1] ** 0.5)
@@ -245,7 +231,7 @@ def label_names(found: TimmTensors, files: CheckpointFiles, given: LabelNames, n
     A packaged table is said in ``notes``.
     """
     taken: list[str] = []
-    named = files.config if (files.config or {}).get("id2label") else None
+    named = files.config if any((files.config or {}).get(name) for name in ("id2label", "label2id")) else None
     try:
         names = assumed.label_names(found.sizes.get("L"), named, given, taken)
     except CheckpointError as error:

@@ -162,3 +162,10 @@ def test_each_front_end_and_rate_is_computed_once(members: dict[str, Path], monk
     assert made_at == {16_000: 4, 32_000: 4}
     assert len(made) == 4
     assert set(made.values()) == {4}
+
+
+def test_scores_of_a_regression_are_not_averaged_with_probabilities(members: dict[str, Path], tmp_path: Path) -> None:
+    regression = checkpoints.write_v4(checkpoints.random_model(problem_type="regression"), tmp_path)
+    with pytest.raises(CheckpointError, match="make no ensemble: the outputs of one are scores of a regression"):
+        load([members["ast"], regression])
+    load([regression, regression])

@@ -91,8 +91,17 @@ def check_sizes(config: Mapping[str, Any], found: TimmTensors, source: str) -> N
             )
 
 
-def heads(config: Mapping[str, Any]) -> int | None:
-    """Attention heads by the model's name, else as config.json counts them; None where it says neither."""
+def heads(config: Mapping[str, Any], source: str) -> int | None:
+    """Attention heads by the model's name, else as config.json counts them; None where it says neither.
+
+    Raises CheckpointError for a count that is none.
+    """
     named = HEADS.get(str(config.get("name")))
     count = config.get("num_heads") if named is None else named
-    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 1 else None
+    if count is None:
+        return None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise CheckpointError(
+            f"{source} (CED): num_heads in config.json is {brief(count)}: it must be an integer above 0."
+        )
+    return count

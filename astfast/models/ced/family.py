@@ -50,9 +50,8 @@ class CedFamily(VitFamily):
         refuse_other_classes(config, (*config_json.CLASSES, config_json.EXTRACTOR), f"{source}'s config.json", "CED")
         refuse_other_values(config, config_json.KNOWN, f"{source}'s config.json", "CED")
         config_json.check_extractor(files.preprocessor or {}, source)
-        tensors = timm_layout.unwrapped(files.tensors)
-        layout = next((one for one in key_layouts.LAYOUTS if timm_layout.fits(tensors, one)), key_layouts.HUB)
-        found = timm_layout.map_tensors(tensors, source, layout)
+        layout = next((one for one in key_layouts.LAYOUTS if timm_layout.fits(files.tensors, one)), key_layouts.HUB)
+        found = timm_layout.map_tensors(files.tensors, source, layout)
         sizes = found.sizes
         config_json.check_sizes(config, found, source)
         if sizes["P"] != PATCH or sizes["C"] != PATCH * sizes["F"]:
@@ -67,7 +66,7 @@ class CedFamily(VitFamily):
         max_length = timm_layout.max_length(given.get("max_length"), usual, found, PATCH, source)
         known = (*config_json.KNOWN, *config_json.SIZES)
         notes = [*files.notes, *unknown_fields(files, known, config_json.KNOWN_OF_EXTRACTOR)]
-        heads = config_json.heads(config) or timm_layout.num_heads(sizes["D"], source)
+        heads = config_json.heads(config, source) or timm_layout.num_heads(sizes["D"], source)
         return Checkpoint(
             family=self,
             config=VitConfig(

@@ -123,9 +123,7 @@ class MaestFamily(VitFamily):
         if "hop_length" in overrides:  # of PaSST, by whose family a MAEST of other labels and length is recognised
             raise CheckpointError(f"{files.source} (MAEST): leave out hop_length=, which is 256 samples.")
         given = typed(overrides, self.fields, "the call")
-        found = timm_layout.map_tensors(
-            timm_layout.unwrapped(files.tensors), files.source, key_layouts.layout(self.name, LAYOUT)
-        )
+        found = timm_layout.map_tensors(files.tensors, files.source, key_layouts.layout(self.name, LAYOUT))
         sizes = found.sizes
         usual = FRAMES.get(sizes["T"], sizes["T"] * STRIDE)
         max_length = timm_layout.max_length(given.get("max_length"), usual, found, STRIDE, files.source)

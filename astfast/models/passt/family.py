@@ -43,9 +43,7 @@ class PasstFamily(VitFamily):
 
         source = files.source
         given = typed(overrides, self.fields, "the call")
-        found = timm_layout.map_tensors(
-            timm_layout.unwrapped(files.tensors), source, key_layouts.layout(self.name, LAYOUT)
-        )
+        found = timm_layout.map_tensors(files.tensors, source, key_layouts.layout(self.name, LAYOUT))
         sizes = found.sizes
         stride = given.get("time_stride", STRIDES.get(sizes["F"]))
         if (sizes["F"], stride) == (maest.FREQUENCY, maest.STRIDE):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import astfast
 from astfast.engines.parts import whole_spectrogram
@@ -276,6 +276,32 @@ def test_damage_is_named(state: State, tmp_path: Path, damage: Callable[[State],
     torch.save(damaged, tmp_path / "ced.pt")
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path / "ced.pt")
+
+
+@pytest.mark.parametrize(
+    "name", ["norm.weight", "time_pos_embed", "init_bn.running_mean", "encoder.outputlayer.1.bias"]
+)
+def test_a_second_tensor_of_one_name_is_refused(state: State, tmp_path: Path, name: str) -> None:
+    """Without the prefix that the hub's layout gives it, or with one too many: which of both counts can't be told."""
+    whole = write_hub(tmp_path / "ced", state)
+    tensors = load_file(whole / "model.safetensors")
+    first = tensors.get(f"encoder.{name}", tensors.get(name.removeprefix("encoder.")))
+    save_file(tensors | {name: 2 * first}, whole / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"has, beside those of CED, 1 tensor: {name}"):
+        load(whole)
+
+
+@pytest.mark.parametrize("heads", ["4", 4.0, True, 0, -1])
+def test_num_heads_that_are_no_count(state: State, tmp_path: Path, heads: object) -> None:
+    with pytest.raises(CheckpointError, match=r"num_heads in config\.json is .*: it must be an integer above 0"):
+        load(write_hub(tmp_path / "ced", state, num_heads=heads))
+
+
+def test_names_in_label2id_alone_are_the_labels(state: State, tmp_path: Path) -> None:
+    names = {f"sound {i}": i for i in reversed(range(LABELS))}
+    found = load(write_hub(tmp_path / "ced", state, label2id=names))
+    assert found.config.labels[:2] == ("sound 0", "sound 1")
+    assert not found.notes
 
 
 def test_a_pretrained_encoder_gives_embeddings(state: State, tmp_path: Path) -> None:

@@ -204,3 +204,10 @@ def test_a_truncated_file_is_named(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "passt.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"passt\.pt"):
         load(tmp_path / "passt.pt")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "net."])
+def test_two_models_in_one_file_are_refused(state: State, tmp_path: Path, wrapper: str) -> None:
+    both = state | {wrapper + name: 2 * x for name, x in state.items()}
+    with pytest.raises(CheckpointError, match=rf"has, beside those of PaSST, \d+ tensors: {wrapper}"):
+        load(write(tmp_path / "passt.pt", both))
