@@ -214,6 +214,7 @@ def _averaged(content: Any) -> dict[str, Strided]:
 def _trained(path: Path, content: Any) -> dict[str, Strided]:
     for key in NESTED_UNDER:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
+            _refuse_second(path, content, key)
             content = content[key]
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -227,6 +228,19 @@ def _trained(path: Path, content: Any) -> dict[str, Strided]:
                 f"{path}: {brief_name(name)} is {_what(value)}, not a tensor. Save model.state_dict()."
             )
     return content
+
+
+def _refuse_second(path: Path, content: Mapping[str, Any], key: str) -> None:
+    """Raises CheckpointError for other tensors under another of NESTED_UNDER: which of both count can't be told."""
+    for other in NESTED_UNDER:
+        second = content.get(other)
+        if other == key or not isinstance(second, dict) or second == content[key]:
+            continue
+        if any(isinstance(x, Strided) for x in second.values()):
+            raise CheckpointError(
+                f"{path} has weights under {key} and others under {other}: save those that count to a file of "
+                "their own."
+            )
 
 
 def _what(value: Any) -> str:

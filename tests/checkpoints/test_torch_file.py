@@ -238,3 +238,14 @@ def test_a_tensor_alone_is_called_one(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "t.pth")
     with pytest.raises(CheckpointError, match=r"t\.pth holds a tensor, not a state dict"):
         load(tmp_path / "t.pth")
+
+
+def test_two_state_dicts_in_one_file_are_refused(tmp_path: Path) -> None:
+    """Unless they are one, or the other key has settings."""
+    one, other = {"a": torch.ones(3)}, {"a": torch.zeros(3)}
+    torch.save({"model": one, "state_dict": other}, tmp_path / "two.pth")
+    with pytest.raises(CheckpointError, match="has weights under state_dict and others under model: save those"):
+        read_torch_file(tmp_path / "two.pth")
+    for beside in (one, {"depth": 3}):
+        torch.save({"state_dict": one, "model": beside}, tmp_path / "one.pth")
+        assert np.asarray(read_torch_file(tmp_path / "one.pth")["a"]).tolist() == [1, 1, 1]
