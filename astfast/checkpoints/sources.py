@@ -136,7 +136,8 @@ def _opened(
     model = unwrapped(source, tensors)
     config = preprocessor = None
     if folder is not None:
-        nested = (_json(folder / PROCESSOR) or {}).get("feature_extractor")  # as transformers 5 writes it, and prefers
+        processor = _json(folder / PROCESSOR) or {}  # as transformers 5 writes it, and prefers, under either name
+        nested = processor.get("feature_extractor", processor.get("audio_processor"))
         config = _json(folder / CONFIG)
         preprocessor = nested if isinstance(nested, dict) else _json(folder / PREPROCESSOR)
     return CheckpointFiles(source, paths, model.tensors, config, preprocessor, model.notes)

@@ -16,7 +16,7 @@ from typing import Any
 
 from astfast.checkpoints.lazy_tensor import mean_of
 from astfast.checkpoints.safetensors import WRITTEN, Dtype, write_safetensors
-from astfast.checkpoints.sources import CONFIG, PREPROCESSOR
+from astfast.checkpoints.sources import CONFIG, PREPROCESSOR, PROCESSOR
 from astfast.errors import CheckpointError, brief
 from astfast.models.base import Checkpoint, Exported, Model
 from astfast.models.recognise import load
@@ -38,7 +38,8 @@ def convert(
     ``force``: replace these three files, one at a time, in a folder that isn't empty; others in it stay.
 
     Raises CheckpointError for a source that can't be loaded or has no such layout, for sources whose weights can't be
-    averaged, for a folder that isn't empty unless ``force``, and for one that can't be written.
+    averaged, for a folder that isn't empty unless ``force``, for one with a processor_config.json, which loaders prefer
+    to what is written, and for one that can't be written.
     """
     if dtype not in WRITTEN:
         raise ValueError(f"dtype is {dtype!r}: use one of {', '.join(WRITTEN)}")
@@ -110,6 +111,8 @@ def _write_exported(exported: Exported, folder: str | os.PathLike[str], dtype: D
         target = Path(folder).expanduser().absolute()
         if target.is_file() or (target.is_dir() and any(target.iterdir()) and not force):
             raise CheckpointError(f"{target} exists and is not an empty folder: choose another, or pass force=True.")
+        if (target / PROCESSOR).is_file():
+            raise CheckpointError(f"{target / PROCESSOR} would come before the {PREPROCESSOR} written: remove it.")
         _write(exported, target, dtype)
     except (OSError, RuntimeError) as error:  # RuntimeError: a user's home that is unknown
         reason = getattr(error, "strerror", None) or error

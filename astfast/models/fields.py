@@ -66,8 +66,10 @@ use_energy log_compression log_mel mel_floor top_db ref
 # Fields of preprocessor_config.json that change no result of these families.
 _HARMLESS_OF_EXTRACTORS = """
 feature_extractor_type auto_map processor_class feature_size padding_side padding_value return_attention_mask
-return_tensors window mel_fb mel_filters
+return_tensors
 """
+# Arrays that extractors store, and compute anew; anything else under these names may be of another formula.
+_ARRAYS = ("window", "mel_fb", "mel_filters")
 # Fields that change no result: those that transformers writes into every config, and those of training.
 _HARMLESS = """
 model_type architectures auto_map name_or_path transformers_version torch_dtype dtype id2label label2id num_labels
@@ -152,8 +154,12 @@ def unknown_fields(files: CheckpointFiles, known: Iterable[str], of_extractor: I
         ("config.json", files.config, HARMLESS.union(known)),
         ("preprocessor_config.json", files.preprocessor, HARMLESS_OF_EXTRACTORS.union(FORMULA, of_extractor)),
     ):
-        given = (field for field, value in (content or {}).items() if value is not None and not field.startswith("_"))
-        unknown = sorted({*given} - harmless)
+        given = {
+            field
+            for field, value in (content or {}).items()
+            if not (value is None or field.startswith("_") or (field in _ARRAYS and isinstance(value, list)))
+        }
+        unknown = sorted(given - harmless)
         if unknown:
             fields = listed(unknown)
             notes.append(f"{files.source}'s {name} has fields that astfast doesn't know, and ignores: {fields}")

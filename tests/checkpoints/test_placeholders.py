@@ -75,6 +75,9 @@ def test_processor_config_comes_first(v4, folder):
     nested = json.loads((folder / "preprocessor_config.json").read_text()) | {"mean": -7.5}
     (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": nested, "processor_class": "X"}))
     assert load(folder).config.front_end.mean == -7.5
+    (folder / "processor_config.json").write_text(json.dumps({"audio_processor": nested | {"mean": -8.5}}))
+    assert load(folder).config.front_end.mean == -8.5
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": nested, "processor_class": "X"}))
     (folder / "preprocessor_config.json").unlink()
     assert load(folder).config.front_end.mean == -7.5
     (folder / "processor_config.json").write_text("{}")

@@ -79,6 +79,11 @@ def test_convert_never_overwrites_unasked(v4, tmp_path):
     assert load(tmp_path).config == load(v4).config
     with pytest.raises(CheckpointError, match="not an empty folder"):
         convert(v4, tmp_path / "notes.txt", force=True)
+    (tmp_path / "processor_config.json").write_text('{"feature_extractor": {"mean": 1.0}}')
+    with pytest.raises(
+        CheckpointError, match=r"processor_config\.json would come before the preprocessor_config\.json"
+    ):
+        convert(v4, tmp_path, force=True)
 
 
 def test_convert_that_fails_leaves_nothing(v4, tmp_path):

@@ -122,6 +122,14 @@ def test_an_unknown_field_of_the_extractor_is_said_to_be_ignored(written: tuple[
     )
 
 
+def test_a_window_by_name_is_said_to_be_ignored(written: tuple[str, Path], tmp_path: Path) -> None:
+    """Where extractors store its values, which they compute anew, it changes nothing."""
+    _, source = written
+    assert loaded(source, tmp_path, "preprocessor_config.json", window=[0.5], mel_filters=[[1.0]]) == ()
+    (note,) = loaded(source, tmp_path, "preprocessor_config.json", window="hamming")
+    assert note.endswith("ignores: window")
+
+
 def test_an_unknown_field_is_said_to_be_ignored(written: tuple[str, Path], tmp_path: Path) -> None:
     _, source = written
     (note,) = loaded(source, tmp_path, talking_heads=True, gated_mlp=1, _private=2, nothing=None)

@@ -49,9 +49,10 @@ class PasstFamily(VitFamily):
         if (sizes["F"], stride) == (maest.FREQUENCY, maest.STRIDE):
             return maest.MAEST.read(files, {name: x for name, x in given.items() if name != "time_stride"}, labels)
         if stride is None or MELS // stride != sizes["F"]:
+            which = "no known stride" if stride is None else f"another stride than {stride}"
             raise CheckpointError(
-                f"{source} (PaSST): {sizes['F']} positions along frequency are of no known stride over {MELS} mel "
-                "bins: pass time_stride=."
+                f"{source} (PaSST): {sizes['F']} positions along frequency are of {which} over {MELS} mel bins: pass "
+                "their time_stride=."
             )
         kinds = maest.families_by_size([sizes.get("L")], sizes["T"])
         if stride == 14 and kinds != {self.name} and "time_stride" not in given:

@@ -206,6 +206,13 @@ def test_a_truncated_file_is_named(checkpoint: Path, tmp_path: Path) -> None:
         load(tmp_path / "passt.pt")
 
 
+def test_a_stride_that_the_positions_contradict(checkpoint: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match="12 positions along frequency are of another stride than 12 over 128 mel"
+    ):
+        load(checkpoint, time_stride=12)
+
+
 @pytest.mark.parametrize("wrapper", ["module.", "net."])
 def test_two_models_in_one_file_are_refused(state: State, tmp_path: Path, wrapper: str) -> None:
     both = state | {wrapper + name: 2 * x for name, x in state.items()}
