@@ -264,7 +264,7 @@ def live_config(model: Any) -> dict[str, Any]:
         config.update(dict.fromkeys((field,), *found) if found else {})
     outputs = getattr(getattr(getattr(model, "classifier", None), "dense", None), "out_features", None)
     if outputs != len(config.get("id2label") or ()):  # names play no part in logits
-        config["id2label"] = None
+        config["id2label"] = config["label2id"] = None
     return config
 
 
