@@ -77,28 +77,28 @@ def attend(
     return acc, new_peak, total
 
 
-@triton.jit(do_not_specialize=["queries", "num_keys", "full"])
+@triton.jit(do_not_specialize=["queries"])
 def attention_kernel(
     q_ptr,  # [clips, queries, heads * HEAD_DIM]
-    kv_ptr,  # [clips, num_keys, 2 * heads * HEAD_DIM]: keys, then values
-    sizes_ptr,  # [clips, num_keys] float32: how many keys each stands for, or None: one each
+    kv_ptr,  # [clips, KEYS, 2 * heads * HEAD_DIM]: keys, then values
+    sizes_ptr,  # [clips, KEYS] float32: how many keys each stands for, or None: one each
     out_ptr,  # [clips, queries, heads * HEAD_DIM]
     scale,  # log2(e) / sqrt(HEAD_DIM)
     queries,
-    num_keys,
-    full,  # keys that are taken BLOCK_N at a time without masks
     q_clip_stride,
     q_row_stride,
     kv_clip_stride,
     kv_row_stride,
     out_clip_stride,
     out_row_stride,
+    KEYS: tl.constexpr,
     HIDDEN: tl.constexpr,  # heads * HEAD_DIM
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,  # HEAD_DIM rounded up to a power of two
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    FULL: tl.constexpr,  # keys that are taken BLOCK_N at a time without masks
     TAIL: tl.constexpr,  # the others: so many at a time, masked
 ):
     """Attention of one tile of queries of one head of one clip. Grid: query tiles, heads, clips."""
@@ -118,8 +118,8 @@ def attention_kernel(
     sized: tl.constexpr = sizes_ptr is not None
     sizes = kv_ptr  # of no use
     if sized:
-        sizes = sizes_ptr + clip * num_keys
-    for _ in range(0, full, BLOCK_N):
+        sizes = sizes_ptr + clip * KEYS
+    for _ in range(0, FULL, BLOCK_N):
         acc, peak, total = attend(
             q,
             keys,
@@ -141,8 +141,8 @@ def attention_kernel(
         keys += BLOCK_N * stride
         if sized:
             sizes += BLOCK_N
-    for first in range(full, num_keys, TAIL):
-        left = num_keys - first
+    for first in range(FULL, KEYS, TAIL):
+        left = KEYS - first
         acc, peak, total = attend(
             q,
             keys,
@@ -184,17 +184,17 @@ def attention(q: Any, kv: Any, out: Any, sizes: Any = None, *, heads: int, preci
         "out_ptr": out,
         "scale": math.log2(math.e) / math.sqrt(head_dim),
         "queries": queries,
-        "num_keys": keys,
-        "full": full,
         **row_strides("q", q),
         **row_strides("kv", kv),
         **row_strides("out", out),
+        "KEYS": keys,
         "HIDDEN": hidden,
         "HEAD_DIM": head_dim,
         "BLOCK_D": max(MINIMUM_TILE, triton.next_power_of_2(head_dim)),
         "PRECISION": precision,
         "BLOCK_M": tile.m,
         "BLOCK_N": tile.n,
+        "FULL": full,
         "TAIL": tail,
     }
     work = Work(

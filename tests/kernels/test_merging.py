@@ -146,7 +146,8 @@ def test_of_equal_cosines_the_first_token_counts(kind: type[CudaOps]) -> None:
 
 @pytest.mark.parametrize("merging", [0.0, 0.5])
 def test_clips_of_all_lengths_share_compiled_kernels(merging: float) -> None:
-    """Numbers of tokens are arguments, not constants: what is compiled goes by powers of two and tiles alone."""
+    """Numbers of tokens are arguments, not constants, in all kernels but attention, whose registers would spill:
+    what is compiled goes by powers of two and tiles alone."""
     config = AstConfig(num_hidden_layers=12, labels=tuple(map(str, range(527))))
     kinds = {
         (launch.name, repr(signature(launch)), launch.num_warps, launch.num_stages)
@@ -156,8 +157,7 @@ def test_clips_of_all_lengths_share_compiled_kernels(merging: float) -> None:
     counts = Counter(name for name, *_ in kinds)
     once = ("log_mel_kernel", "patch_embed_kernel", "directions_kernel", "match_kernel", "pool_kernel", "head_kernel")
     assert {counts[name] for name in once} <= {0, 1}
-    tails, tiles, pow2 = 4, 4, 10
-    assert counts["attention_kernel"] <= 2 * (tails + 2)  # with sizes and without, and the last layer's few queries
+    tiles, pow2 = 4, 10
     assert counts["norm_linear_kernel"] <= 6 * tiles
     assert counts["linear_residual_kernel"] <= 2 * tiles
     assert max(counts["merge_kernel"], 2 * counts["plan_kernel"]) <= 2 * pow2
