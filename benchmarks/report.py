@@ -78,10 +78,16 @@ def title(results: Results) -> str:
 
 
 def measured(found: Sequence[Row]) -> str:
-    """Date and commit of a benchmark, and CPU steal if there was much of it."""
+    """Dates and commits of a benchmark's rows, and CPU steal if there was much of it."""
     stolen = max(row["stolen"] for row in found)
     steal = f", up to {stolen:.0%} CPU steal" if stolen > BUSY else ""
-    return f"Measured {found[0]['date'][:10]} at {found[0]['commit']}{steal}."
+    runs: dict[tuple[str, str], list[str]] = {}
+    for row in found:
+        runs.setdefault((row["date"][:10], row["commit"]), []).append(row.get("dtype", ""))
+    each = [f"{date} at {commit}" for date, commit in runs]
+    if len(runs) > 1:
+        each = [f"{run} ({', '.join(dict.fromkeys(names))})" for run, names in zip(each, runs.values(), strict=True)]
+    return f"Measured {', '.join(each)}{steal}."
 
 
 def summary(results: Results) -> str:

@@ -4,8 +4,8 @@ asked for, is checked alike, with a warning where scores are further than 0.05 f
 The check runs the model in both precisions on fixed synthetic clips. The largest difference is kept in the user's cache
 folder, under the checkpoint's fingerprint, the backend and the version of astfast. On a CPU it costs neither a second
 model in memory nor whole clips: in float32 a weight is packed when its op runs and forgotten afterwards, and of a
-clip's tokens 32 are computed, of each clip others: fewer keys average less of their errors away, so that the verdict is
-not the milder for it.
+clip's tokens 32 are computed, of each clip others: fewer keys average less of their errors away, so that over models
+the verdict is not the milder for it (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -180,7 +180,6 @@ def test_few_rows_may_take_larger_tiles(clips: int, product: str, others: list[s
     recorded_launches.run(config, clips, ops)
     found = [call for call in calls if call.op == product]
     assert [other.variant for other in found[0].others] == others
-    assert all(other.launch().args["BLOCK_M"] <= 1214 * clips for other in found[0].others)
     few = [call for call in found if call.clips["x"].shape[1] == 2]
     assert few
-    assert all(not other.variant.startswith("128x") for call in few for other in call.others) or clips == 32
+    assert all(not other.variant.startswith("128x") for call in few for other in call.others)
