@@ -234,11 +234,6 @@ class CudaOps:
         clips = DETERMINISTIC_CLIPS if self.deterministic else x.shape[0]
         return tuning.linear_tile(table, clips * x.shape[1], len(w.weight), self.target.multiprocessors)
 
-    def _larger(
-        self, table: tuple[tuning.Tile, ...], x: torch.Tensor | Stream, w: PackedLinear
-    ) -> Sequence[tuning.Tile]:
-        return tuning.larger_tiles(table, self._tile(table, x, w), x.shape[0] * x.shape[1])
-
     def _with_persistent(self, call: OpCall, kernel: str, tile: tuning.Tile | None, *rows: torch.Tensor) -> OpCall:
         """The call with Hopper's persistent kernel as another one, where this GPU, Triton and these rows have it."""
         if self._persistent is None or tile is None or not self._persistent.fits(*rows, *call.weights.values()):
@@ -260,6 +255,7 @@ class CudaOps:
             tile = self._tile(self._tiles.norm_linear, x8, w)
             return self._run(float8_ops.linear_call(x8, w, out, activation, tile))
         centred = statistics.are_centred(x.shape[-1], x.sumsq)
+        tile = self._tile(self._tiles.norm_linear, x, w)
         call = OpCall(
             "norm_linear" if centred else "norm_linear of an image",
             linear.norm_linear,
@@ -269,9 +265,9 @@ class CudaOps:
             settings={"eps": w.eps, "activation": activation},
             result="out",
             written=("out",),
-            tuning={"precision": self._products, "tile": self._tile(self._tiles.norm_linear, x, w)},
+            tuning={"precision": self._products, "tile": tile},
             rounded={"bias": w.rounded_bias},
-        ).with_tiles(self._larger(self._tiles.norm_linear, x, w))
+        ).with_tiles(tuning.larger_tiles(self._tiles.norm_linear, tile, x.shape[0] * x.shape[1]))
         if centred:
             call = self._with_persistent(call, "norm_linear", self._tiles.persistent_norm_linear, x.x, out)
         return self._run(call)
@@ -306,6 +302,7 @@ class CudaOps:
         normalised = x_sumsq is not None
         # The statistics of an image, and of an x that is normalised, need the registers of the widest tiles.
         table = self._tiles.residual if centred else tuple(t for t in self._tiles.residual if t.n <= 128)
+        tile = self._tile(table, x, w)
         call = OpCall(
             f"{'norm_' * normalised}linear_residual{'' if centred else ' of an image'}",
             linear.linear_residual,
@@ -317,9 +314,9 @@ class CudaOps:
             result="stream",
             written=("sumsq",),
             updated=("stream",),
-            tuning={"precision": self._products, "tile": self._tile(table, x, w)},
+            tuning={"precision": self._products, "tile": tile},
             rounded={"bias": w.rounded_bias},
-        ).with_tiles(self._larger(table, x, w))
+        ).with_tiles(tuning.larger_tiles(table, tile, x.shape[0] * x.shape[1]))
         if centred:
             call = self._with_persistent(call, "linear_residual", self._tiles.persistent_residual, x, residual.x)
         self._run(call)
