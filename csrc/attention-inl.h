@@ -232,7 +232,7 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     using Simd = typename Gemm::Simd;
     using Activation = typename Gemm::Activation;
     // The softmax of queries beside the products of others by values.
-    constexpr bool kBeside = sizeof(typename Gemm::ValueGemm::Operand) == 1;
+    constexpr bool kBeside = has_softmax<Gemm>;
     const HeadLayout<Gemm> layout(head.keys, head.head_dim);
     std::byte* const q = scratch;
     float query_scale[Gemm::kQueryTile];

@@ -61,9 +61,9 @@
 //                         |                         | sign)
 // pack_values(head,       | -> void                 | unless kQuantised: columns [d, d + width) of v -> one panel over
 //   width, d, panel)      |                         | all keys
-// probability_levels(n)   | int64 -> float          | if kQuantised: what a probability of 1 becomes, with n keys
-// Softmax                 | class                   | instead of that where probabilities are bytes: makes them from
-//                         |                         | scores beside products of others by values
+// Softmax                 | class                   | BesideSoftmax, where it pays: VnniGemm, Bf16Gemm
+// probability_levels(n)   | int64 -> float          | if kQuantised, without Softmax: what a probability of 1 becomes,
+//                         |                         | with n keys
 // as_float(sum)           | Sum -> Simd::F          | if kQuantised
 // clang-format on
 
@@ -129,6 +129,12 @@ constexpr bool dots_vectors() {
     return true;
 }
 
+// Whether Gemm makes probabilities beside products.
+template <class Gemm, class = void>
+constexpr bool has_softmax = false;
+template <class Gemm>
+constexpr bool has_softmax<Gemm, std::void_t<typename Gemm::Softmax>> = true;
+
 // Whether Gemm gives what DotAttention asks for.
 template <class Gemm>
 constexpr bool attends() {
@@ -140,9 +146,7 @@ constexpr bool attends() {
     static_assert(sizeof(typename ValueGemm::Operand) <= sizeof(float), "probabilities take the place of scores");
     static_assert(Gemm::kQueryTile >= 1);
     if constexpr (Gemm::kQuantised) {
-        if constexpr (sizeof(typename ValueGemm::Operand) == 1) {
-            static_assert(Gemm::Softmax::kMaxRows >= 4 && Gemm::Softmax::kUnits >= 1);
-        } else {
+        if constexpr (!has_softmax<Gemm>) {
             static_assert(std::is_same_v<decltype(Gemm::probability_levels(std::int64_t{1})), float>);
         }
     } else {

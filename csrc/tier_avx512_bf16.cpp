@@ -23,10 +23,11 @@
 #include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "gemm-inl.h"
+#include "bf16_vector-inl.h"
+#include "softmax-inl.h"
 #include "attention-inl.h"
 #include "image-inl.h"
 #include "scan-inl.h"
-#include "bf16_vector-inl.h"
 #include "vnni_gemm-inl.h"
 #include "tier-inl.h"
 // clang-format on
@@ -55,6 +56,40 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
     static void pack_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel) {
         pack_values_in_pairs(head, units_of<Bf16Gemm>(head.keys), width, d, panel);
     }
+
+    // exp(factor (score - largest)) by Bf16Powers, and the sum of the rounded ones.
+    class Probabilities {
+      public:
+        static constexpr int kUnits = 4;
+        static constexpr bool kSeesNan = true;
+
+        ALWAYS_INLINE Probabilities(float largest, float factor)
+            : top_(Simd::set(largest)),
+              factor_(Simd::set(std::min(factor * 0x1.715476p+8f, std::numeric_limits<float>::max()))) {}
+
+        ALWAYS_INLINE __m512i words(const float* score) {
+            const __m512i p = powers_(logarithm(score), logarithm(score + Simd::kLanes));
+            sum_ = Bf16Powers::add(sum_, p);
+            return p;
+        }
+
+        ALWAYS_INLINE static void store(std::byte* at, std::int64_t key, __m512i low, __m512i high) {
+            const __m512i order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+            _mm512_storeu_si512(at + key * 2, _mm512_permutexvar_epi64(order, low));
+            _mm512_storeu_si512(at + key * 2 + 64, _mm512_permutexvar_epi64(order, high));
+        }
+
+        ALWAYS_INLINE float sum() const { return Simd::sum(sum_); }
+
+      private:
+        ALWAYS_INLINE Simd::F logarithm(const float* score) const {
+            return Simd::fma(Simd::load(score) - top_, factor_, Simd::set(256.0f * 127.0f));
+        }
+
+        Simd::F top_, factor_, sum_ = Simd::zero();
+        Bf16Powers powers_;
+    };
+    using Softmax = BesideSoftmax<Simd, Probabilities>;
 };
 
 }  // namespace

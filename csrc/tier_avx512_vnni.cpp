@@ -23,6 +23,7 @@
 #include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "gemm-inl.h"
+#include "softmax-inl.h"
 #include "attention-inl.h"
 #include "image-inl.h"
 #include "scan-inl.h"

@@ -1,0 +1,92 @@
+// The softmax of quantised and 16-bit attention on vectors of 512 bits, beside products: those use the multipliers,
+// exponentials the other units more.
+
+namespace astfast {
+namespace {
+
+// Scores of queries -> probabilities as operands, in place, zero up to a multiple of 64, and the inverse of their sum.
+// Each call takes the next kMaxRows queries, with multiply() after each 32 keys. The maximum of a row is found beside
+// the exponentials of the one before. Probabilities has
+//   kUnits                          of as many rows, as many units of products as 32 keys
+//   kSeesNan                        whether a row with a NaN must be one: otherwise its sum is zero, or the key's is
+//   Probabilities(largest, factor)  of a row: exp(factor (score - largest))
+//   words(score)                    32 scores -> probabilities in 16 bits, in packing's order; adds to sum()
+//   store(at, key, low, high)       the words of 64 keys from `key` on, as operands of a row that begins at `at`
+template <class Simd, class Probabilities>
+class BesideSoftmax {
+  public:
+    static constexpr int kMaxRows = 4, kUnits = Probabilities::kUnits;
+
+    BesideSoftmax(float* scores, std::int64_t stride, std::int64_t keys, std::int64_t queries, const float* factors,
+                  float* inverse_sums)
+        : scores_(scores),
+          stride_(stride),
+          keys_((keys + 63) / 64 * 64),
+          queries_(queries),
+          factors_(factors),
+          inverse_sums_(inverse_sums) {
+        for (std::int64_t r = 0; r < queries; ++r) {
+            std::fill(scores + r * stride + keys, scores + r * stride + keys_, kNone);
+        }
+        Maximum maximum;
+        for (std::int64_t i = 0; i < keys_; i += 64) maximum.take(scores + i);
+        maximum_ = maximum;
+    }
+
+    template <class Multiply>
+    ALWAYS_INLINE void operator()(const Multiply& multiply) const {
+        for (const std::int64_t end = std::min(next_ + kMaxRows, queries_); next_ < end; ++next_) {
+            float* const row = scores_ + next_ * stride_;
+            inverse_sums_[next_] = 1.0f / exponentials(row, next_ + 1 < queries_ ? row + stride_ : row, multiply);
+        }
+    }
+
+  private:
+    static constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+    struct Maximum {
+        typename Simd::F largest;
+        __mmask16 nan = 0;
+
+        ALWAYS_INLINE Maximum() : largest(Simd::set(kNone)) {}
+
+        // 64 scores.
+        ALWAYS_INLINE void take(const float* scores) {
+#pragma GCC unroll 2
+            for (int j = 0; j < 64; j += 2 * Simd::kLanes) {
+                const auto x = Simd::load(scores + j), y = Simd::load(scores + j + Simd::kLanes);
+                largest = Simd::max(Simd::max(largest, x), y);
+                if constexpr (Probabilities::kSeesNan) nan |= _mm512_cmp_ps_mask(x, y, _CMP_UNORD_Q);
+            }
+        }
+    };
+
+    // Of one row; leaves the maximum of the row `following`.
+    template <class Multiply>
+    ALWAYS_INLINE float exponentials(float* row, const float* following, const Multiply& multiply) const {
+        Probabilities probabilities(Simd::largest(maximum_.largest), factors_[next_]);
+        Maximum maximum;
+        auto* const bytes = reinterpret_cast<std::byte*>(row);
+        for (std::int64_t i = 0; i < keys_; i += 64) {
+            const __m512i low = probabilities.words(row + i);
+            multiply();
+            const __m512i high = probabilities.words(row + i + 32);
+            Probabilities::store(bytes, i, low, high);
+            maximum.take(following + i);
+            multiply();
+        }
+        const bool nan = maximum_.nan != 0;
+        maximum_ = maximum;
+        return nan ? std::numeric_limits<float>::quiet_NaN() : probabilities.sum();
+    }
+
+    float* scores_;
+    std::int64_t stride_, keys_, queries_;
+    const float* factors_;
+    float* inverse_sums_;
+    mutable std::int64_t next_ = 0;
+    mutable Maximum maximum_;  // of the next query's scores
+};
+
+}  // namespace
+}  // namespace astfast
