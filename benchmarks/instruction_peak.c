@@ -43,6 +43,13 @@ static void avx2_int8(uint32_t factor) {
 #undef STEP
 }
 
+static void avx_vnni_int8(uint32_t factor) {
+#define STEP(n) "{vex} vpdpbusd %%ymm0, %%ymm1, %%ymm" #n "\n"
+    LOOP("vmovd %1, %%xmm0\n vpbroadcastd %%xmm0, %%ymm0\n vmovdqa %%ymm0, %%ymm1\n" TWELVE(CLEAR_YMM), TWELVE(STEP),
+         "vzeroupper\n");
+#undef STEP
+}
+
 #define BROADCAST "vpbroadcastd %1, %%zmm0\n vmovdqa64 %%zmm0, %%zmm1\n"
 
 static void avx512_float32(uint32_t factor) {
@@ -112,6 +119,7 @@ double instruction_peak(const char* name, double seconds) {
         {"sse2 float32", sse2_float32, kFloat, 4 * kVector},
         {"avx2 float32", avx2_float32, kFloat, 8 * kVector},
         {"avx2 int8", avx2_int8, kBytes, 16 * kVector},
+        {"avx_vnni int8", avx_vnni_int8, kBytes, 32 * kVector},
         {"avx512 float32", avx512_float32, kFloat, 16 * kVector},
         {"avx512 bfloat16", avx512_bfloat16, kBfloat, 32 * kVector},
         {"avx512 int8", avx512_int8, kBytes, 64 * kVector},

@@ -19,6 +19,7 @@ INSTRUCTIONS = {
     ("avx2", "float32"): "avx2 float32",
     ("avx2", "bfloat16"): "avx2 float32",
     ("avx2", "int8"): "avx2 int8",
+    ("avx_vnni", "int8"): "avx_vnni int8",
     ("avx512", "float32"): "avx512 float32",
     ("avx512", "bfloat16"): "avx512 float32",
     ("avx512_vnni", "int8"): "avx512 int8",

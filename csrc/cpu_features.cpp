@@ -66,6 +66,7 @@ CpuFeatures detect_cpu() {
     cpu.missing_for_avx2 =
         first({absent({{"AVX2", extended.ebx >> 5}, {"FMA", basic.ecx >> 12}, {"F16C", basic.ecx >> 29}}),
                unsaved(0x6, "the AVX registers")});
+    cpu.missing_for_avx_vnni = first({cpu.missing_for_avx2, absent({{"AVX-VNNI", more.eax >> 4}})});
     cpu.missing_for_avx512 = first({cpu.missing_for_avx2,
                                     absent({{"AVX512F", extended.ebx >> 16},
                                             {"AVX512DQ", extended.ebx >> 17},
@@ -87,7 +88,7 @@ CpuFeatures detect_cpu() {
 
 CpuFeatures detect_cpu() {
     const std::string reason = "this is not an x86-64 processor";
-    return {reason, reason, reason, reason, reason};
+    return {reason, reason, reason, reason, reason, reason};
 }
 
 #endif

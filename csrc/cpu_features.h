@@ -9,6 +9,7 @@ namespace astfast {
 // For each tier: a description of what this machine lacks for it, or an empty string.
 struct CpuFeatures {
     std::string missing_for_avx2;
+    std::string missing_for_avx_vnni;
     std::string missing_for_avx512;
     std::string missing_for_avx512_vnni;
     std::string missing_for_avx512_bf16;

@@ -1,8 +1,8 @@
 // The contract of a GEMM policy: the type parameter `Gemm` of packing, products and attention. It says how a tier
 // multiplies in one precision. kernels.h defines rows of A, panels of B and units.
 //
-// Policies: FloatGemm (scalar, avx2, avx512), MaddGemm (avx2 int8), VnniGemm (avx512_vnni and avx512_bf16 int8),
-// Bf16Gemm (avx512_bf16), AmxGemm<AmxBf16> and AmxGemm<AmxInt8> (amx).
+// Policies: FloatGemm (scalar, avx2, avx512), MaddGemm (avx2 int8), VnniProduct (int8 of avx_vnni, avx512_vnni and
+// avx512_bf16), Bf16Gemm (avx512_bf16), AmxGemm<AmxBf16> and AmxGemm<AmxInt8> (amx).
 
 // clang-format off
 // member                  | type or signature       | meaning; which policies override it
@@ -11,7 +11,7 @@
 // Simd                    | struct                  | the tier's vectors of float32; contract in vector_portable-inl.h
 // Activation              | float, uint16_t         | elements that ops exchange; uint16_t is bfloat16
 // Operand                 | float, uint16_t,        | elements of a row of A; uint16_t is bfloat16, uint8_t is int8
-//                         | int16_t, int8_t,        | offset by 128 (VnniGemm)
+//                         | int16_t, int8_t,        | offset by 128 (VnniProduct)
 //                         | uint8_t                 |
 // kElementsPerUnit        | int                     | operands along K in a unit. A unit has four bytes in B and in A,
 //                         |                         | more in A only where Operand is longer than B's: FloatGemm in
@@ -25,7 +25,8 @@
 // quant_levels(k)         | int64 -> float          | if kQuantised: what the largest of k magnitudes becomes: 127, of
 //                         |                         | MaddGemm 32,767, or what 32-bit sums have room for if less
 // make_weights(row, k)    | OperandRow, int64       | if kQuantised: turns a row quantised like one of A into one of B,
-//                         | -> int32                | returns the initial sum of its column: 0, VnniGemm -128 x its sum
+//                         | -> int32                | returns the initial sum of its column: 0, VnniProduct -128 times
+//                         |                         | the column's
 //
 // Products of panels (gemm-inl.h). Numbers of tiers that dot vectors come from TileShape.
 // kPanel                  | int                     | columns of a panel of weights
@@ -45,7 +46,7 @@
 // broadcast(a)            | const byte* -> Vector   | four bytes of a row of A in all lanes
 // dot(sum, a, b)          | -> Sum                  | sum + a b in each lane, over the products of a unit
 // initial_sum(end, v)     | const byte*, int -> Sum | what sums of vector v of a panel start from, `end` being the end
-//                         |                         | of its units: 0, VnniGemm reads PanelScales::initial_sums
+//                         |                         | of its units: 0, VnniProduct reads PanelScales::initial_sums
 // kMaxVectors, kMaxWidth  | int                     | vectors, and columns, of the widest tile
 // rows_of(vectors)        | int -> int, constexpr   | rows of a tile of so many vectors
 // kBlockUnits, kTiles,    | int64, int, int, bool   | the order in which tiles read a panel: WholePanels or
@@ -57,11 +58,11 @@
 // width_for(n)            | int64 -> int64          | columns of a panel of values for n of them: DotTiles
 // tile(...)               | -> void                 | rows times one panel of keys or values: DotTiles
 // ValueGemm               | policy                  | multiplies probabilities by values, in Gemm's units and tiles:
-//                         |                         | Gemm itself, VnniGemm one without offset (probabilities have no
-//                         |                         | sign)
+//                         |                         | Gemm itself, VnniProduct one without offset (probabilities have
+//                         |                         | no sign)
 // pack_values(head,       | -> void                 | unless kQuantised: columns [d, d + width) of v -> one panel over
 //   width, d, panel)      |                         | all keys
-// Softmax                 | class                   | BesideSoftmax, where it pays: VnniGemm, Bf16Gemm
+// Softmax                 | class                   | BesideSoftmax, where it pays: VnniProduct on 512 bits, Bf16Gemm
 // probability_levels(n)   | int64 -> float          | if kQuantised, without Softmax: what a probability of 1 becomes,
 //                         |                         | with n keys
 // as_float(sum)           | Sum -> Simd::F          | if kQuantised

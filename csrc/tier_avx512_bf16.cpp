@@ -29,6 +29,7 @@
 #include "image-inl.h"
 #include "scan-inl.h"
 #include "vnni_gemm-inl.h"
+#include "vnni_avx512-inl.h"
 #include "tier-inl.h"
 // clang-format on
 

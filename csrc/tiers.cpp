@@ -34,6 +34,8 @@ const std::vector<Tier>& tiers() {
             {"scalar", "", &scalar_float32, &scalar_bfloat16, &scalar_int8, &log_mel_baseline},
             {"avx2", cpu.missing_for_avx2,
              ON_X86(avx2_float32), ON_X86(avx2_bfloat16), ON_X86(avx2_int8), ON_X86(log_mel_avx2)},
+            {"avx_vnni", cpu.missing_for_avx_vnni,
+             nullptr, nullptr, ON_X86(avx_vnni_int8), nullptr},
             {"avx512", cpu.missing_for_avx512,
              ON_X86(avx512_float32), ON_X86(avx512_bfloat16), ON_X86(avx512_int8), ON_X86(log_mel_avx512)},
             {"avx512_vnni", cpu.missing_for_avx512_vnni,

@@ -11,6 +11,7 @@ namespace astfast {
 extern const Kernels scalar_float32, scalar_bfloat16, scalar_int8;
 #if defined(__x86_64__)
 extern const Kernels avx2_float32, avx2_bfloat16, avx2_int8;
+extern const Kernels avx_vnni_int8;
 extern const Kernels avx512_float32, avx512_bfloat16, avx512_int8;
 extern const Kernels avx512_vnni_int8;
 extern const Kernels avx512_bf16_bfloat16, avx512_bf16_int8;
@@ -27,7 +28,7 @@ struct Tier {
     const LogMelKernel* log_mel;
 };
 
-// All tiers, each faster than the one before it.
+// All tiers, each faster than the one before it. AVX-512 alone doesn't need AVX-VNNI, which comes before it.
 const std::vector<Tier>& tiers();
 
 // The fastest kernels that this tier or one before it has, for a precision or for log-mel spectrograms; nullptr for a

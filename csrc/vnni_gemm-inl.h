@@ -1,106 +1,63 @@
 // int8 by VPDPBUSD, which multiplies unsigned by signed bytes: rows of A are offset by 128, and every sum starts from
 // -128 times its column's sum, of which an epilogue adds the part by which a row's range is off centre; probabilities
-// are unsigned as they are. Sums are exact. Tiles of 8 x 48.
-//
-// Probabilities are computed in 16 bits, 32 a vector: u = -log2 of one, offset by that of 255 / 256, has 5 whole bits
-// and 11 of fraction, 2^-fraction is a cubic of 15 bits, and the whole part is a power of two that it is multiplied by.
+// are unsigned as they are. Sums are exact.
 
 namespace astfast {
 namespace {
 
-template <bool kOffset, class VectorType>
-struct VnniProduct : TileShape<VectorType, 4, 24, 3, WholePanels>, DotTiles<VnniProduct<kOffset, VectorType>> {
-    using Simd = VectorType;
+// Instructions has its vectors and their operations:
+//   Simd, Shape               vectors of float32, of as many bytes as Bytes; the TileShape
+//   Bytes, Sums               vectors of bytes, of sums
+//   load(p), store(p, x)
+//   repeat(quad)              int32 -> Bytes, four bytes in all lanes
+//   first(n, byte)            int64, int -> Bytes: `byte` in the first n, zero in the others
+//   dot(sums, a, b)           -> Sums
+//   Softmax, or probability_levels(n), as attention asks for
+template <bool kOffset, class Instructions>
+struct VnniProduct : Instructions, Instructions::Shape, DotTiles<VnniProduct<kOffset, Instructions>> {
+    using Simd = typename Instructions::Simd;
     using Activation = std::uint16_t;
     using Operand = std::conditional_t<kOffset, std::uint8_t, std::int8_t>;  // how it is stored: offset or not
-    using Vector = __m512i;
-    using Sum = __m512i;
+    using Vector = typename Instructions::Bytes;
+    using Sum = typename Instructions::Sums;
     using WeightPacking = VnniProduct;
-    using ValueGemm = VnniProduct<false, VectorType>;
+    using ValueGemm = VnniProduct<false, Instructions>;
     static constexpr bool kRoundsToBf16 = false, kQuantised = true;
-    static constexpr int kElementsPerUnit = 4, kPadUnits = 1;
+    static constexpr int kElementsPerUnit = 4, kPadUnits = 1, kBytes = sizeof(Vector);
 
     // As many as initial sums of k weights have room for.
     static float quant_levels(std::int64_t k) { return std::min(127.0f, static_cast<float>(0x7fff0000 / (128 * k))); }
 
     static Sum initial_sum(const std::byte* end, int vector) {
-        return kOffset ? _mm512_loadu_si512(end + VnniProduct::kPanel * 4 + vector * 64) : _mm512_setzero_si512();
+        if constexpr (!kOffset) return Sum{};
+        return reinterpret_cast<Sum>(Instructions::load(end + VnniProduct::kPanel * 4 + vector * kBytes));
     }
-    static typename Simd::F as_float(Sum sum) { return _mm512_cvtepi32_ps(sum); }
-    static typename Simd::F load_sum(const float* c) { return as_float(_mm512_loadu_si512(c)); }
+    static typename Simd::F load_sum(const float* c) {
+        return Instructions::as_float(reinterpret_cast<Sum>(Simd::load(c)));
+    }
 
-    static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }
     static Vector broadcast(const std::byte* a) {
         std::int32_t quad;
         std::memcpy(&quad, a, sizeof quad);
-        return _mm512_set1_epi32(quad);
+        return Instructions::repeat(quad);
     }
-    static Sum dot(Sum acc, Vector a, Vector b) { return _mm512_dpbusd_epi32(acc, a, b); }
 
     // Turns a row of weights, quantised like a row of A, into signed bytes; returns the initial sum of its column.
     template <class Row>
     static std::int32_t make_weights(const Row& row, std::int64_t k) {
-        __m512i sums = _mm512_setzero_si512();
-        for (std::int64_t i = 0; i < k; i += 64) {
-            const __mmask64 mask = ~__mmask64{0} >> (64 - std::min<std::int64_t>(64, k - i));
-            const __m512i offset = _mm512_maskz_mov_epi8(mask, _mm512_set1_epi8(-128));
-            const __m512i w = _mm512_xor_si512(_mm512_loadu_si512(row.at(i)), offset);
-            _mm512_storeu_si512(row.at(i), w);
-            sums = _mm512_dpbusd_epi32(sums, _mm512_maskz_mov_epi8(mask, _mm512_set1_epi8(1)), w);
+        Sum sums{};
+        for (std::int64_t i = 0; i < k; i += kBytes) {
+            auto* const at = reinterpret_cast<std::byte*>(row.at(i));
+            const Vector w = Instructions::load(at) ^ Instructions::first(k - i, -128);
+            Instructions::store(at, w);
+            sums = Instructions::dot(sums, Instructions::first(k - i, 1), w);
         }
-        return static_cast<std::int32_t>(-128u * static_cast<std::uint32_t>(_mm512_reduce_add_epi32(sums)));
+        const auto lanes = reinterpret_cast<typename Simd::I>(sums);
+        std::uint32_t sum = 0;
+        for (int i = 0; i < Simd::kLanes; ++i) sum += static_cast<std::uint32_t>(lanes[i]);
+        return static_cast<std::int32_t>(-128u * sum);
     }
-
-    // 255 exp(factor (score - largest)), rounded to bytes; their sum before they are rounded, but for those below
-    // 2^-19. Of what is not finite, the sum is zero.
-    class Probabilities {
-      public:
-        static constexpr int kUnits = 2;
-        static constexpr bool kSeesNan = false;  // keys are taken about their mean: a NaN is in all scores
-
-        ALWAYS_INLINE Probabilities(float largest, float factor)
-            : top_(Simd::set(largest)),
-              factor_(Simd::set(std::min(factor * 0x1.715476p+11f, std::numeric_limits<float>::max()))) {}
-
-        ALWAYS_INLINE __m512i words(const float* score) {
-            const __m512i u = _mm512_packus_epi32(distance(score), distance(score + 16));
-            const __m512i whole = _mm512_srli_epi16(u, 11), fraction = _mm512_slli_epi16(u, 5);
-            __m512i m = _mm512_sub_epi16(all(7554), _mm512_mulhi_epu16(fraction, all(1286)));
-            m = _mm512_sub_epi16(all(22653), _mm512_mulhi_epu16(fraction, m));
-            m = _mm512_sub_epi16(all(32767), _mm512_mulhi_epu16(fraction, m));
-            const __m512i power = _mm512_srlv_epi16(all(256), whole);
-            large_ = _mm512_dpwssd_epi32(large_, m, power);
-            small_ = _mm512_dpwssd_epi32(small_, m, _mm512_srlv_epi16(all(512), _mm512_sub_epi16(whole, all(9))));
-            return _mm512_mulhrs_epi16(m, power);
-        }
-
-        ALWAYS_INLINE static void store(std::byte* at, std::int64_t key, __m512i low, __m512i high) {
-            const typename Simd::I order = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
-            const __m512i bytes = _mm512_packus_epi16(low, high);
-            _mm512_storeu_si512(at + key, _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(order), bytes));
-        }
-
-        ALWAYS_INLINE float sum() const {
-            return (Simd::sum(as_float(large_)) + Simd::sum(as_float(small_)) * 0x1p-10f) * 0x1p-15f;
-        }
-
-      private:
-        ALWAYS_INLINE static __m512i all(int x) { return _mm512_set1_epi16(static_cast<short>(x)); }
-
-        ALWAYS_INLINE __m512i distance(const float* score) const {  // sixteen of u
-            const auto u = Simd::fma(top_ - Simd::load(score), factor_, Simd::set(kLeast));
-            return _mm512_min_epu32(_mm512_cvtps_epi32(u), _mm512_set1_epi32(0xffff));
-        }
-
-        static constexpr float kLeast = 0x1.720d9cp+3f;  // 2048 log2(256 / 255)
-        typename Simd::F top_, factor_;
-        __m512i large_ = _mm512_setzero_si512(), small_ = large_;  // sums of those from 2^-9 and 2^-19 on
-    };
-    using Softmax = BesideSoftmax<Simd, Probabilities>;
 };
-
-template <class VectorType>
-using VnniGemm = VnniProduct<true, VectorType>;
 
 }  // namespace
 }  // namespace astfast

@@ -113,7 +113,7 @@ class QuantisedOps(ReferenceOps):
     def __init__(self, heads: int, tier: str) -> None:
         super().__init__(heads, torch.float64)
         self._by_pairs_of_16_bits = tier == "avx2"
-        self._quantises_attention = tier in ("avx2", "avx512_vnni", "avx512_bf16")
+        self._quantises_attention = tier in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16")
 
     @property
     def kind(self) -> tuple[bool, bool]:

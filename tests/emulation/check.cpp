@@ -5,7 +5,8 @@
 
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12, on its own intrinsics
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,amx-tile,amx-bf16,amx-int8")
+#pragma GCC target( \
+    "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avxvnni,amx-tile,amx-bf16,amx-int8")
 
 namespace astfast {
 
@@ -52,6 +53,12 @@ extern "C" void mask_cvtepi32_storeu_epi8(const char* a, unsigned mask, char* ou
 extern "C" void dpbusd_epi32(const char* sum, const char* a, const char* b, char* out) {
     const __m512i x = _mm512_loadu_si512(a), y = _mm512_loadu_si512(b);
     _mm512_storeu_si512(out, _mm512_dpbusd_epi32(_mm512_loadu_si512(sum), x, y));
+}
+extern "C" void dpbusd_avx_epi32(const char* sum, const char* a, const char* b, char* out) {
+    for (int i = 0; i < 64; i += 32) {
+        const auto load = [i](const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i)); };
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_dpbusd_avx_epi32(load(sum), load(a), load(b)));
+    }
 }
 extern "C" void dpbf16_ps(const float* sum, const char* a, const char* b, float* out) {
     const auto x = reinterpret_cast<__m512bh>(_mm512_loadu_si512(a));

@@ -32,7 +32,7 @@ emulates = pytest.mark.skipif(not can_emulate(), reason="emulated on AVX2, by g+
 
 def for_avx2(code: str) -> str:
     """A file of csrc as the emulation compiles it."""
-    code = re.sub(r"#pragma GCC target\([^)]*avx512[^)]*\)", '#pragma GCC target("avx2,fma,f16c")', code)
+    code = re.sub(r"#pragma GCC target\([^)]*(avx512|avxvnni)[^)]*\)", '#pragma GCC target("avx2,fma,f16c")', code)
     return code.replace('"+v"(', '"+m"(')  # no register takes 64 bytes
 
 

@@ -1,7 +1,7 @@
 """The native C++ module and the instruction-set tier that it computes with.
 
-Tiers, each with all that the ones before it have: scalar (any machine), avx2 (AVX2, FMA, F16C), avx512 (F, DQ, BW, VL),
-avx512_vnni, avx512_bf16, amx. The fastest that the machine has is taken unless ASTFAST_CPU_TIER names another.
+Tiers: scalar (any machine), avx2 (AVX2, FMA, F16C), avx_vnni (of processors without AVX-512), avx512 (F, DQ, BW, VL),
+avx512_vnni, avx512_bf16, amx, each with all that the ones before it have, but for AVX-VNNI. The fastest that the machine has is taken unless ASTFAST_CPU_TIER names another.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ def test_bytes_are_multiplied_and_added(instructions: ctypes.CDLL) -> None:
     assert (np.abs(products.reshape(-1, 2).sum(1)) > 2**15).any()
     np.testing.assert_array_equal(call(instructions, "maddubs_epi16", a, b, out=np.int16), pairs)
     wrapped = (products.reshape(-1, 4).sum(1) + start).astype(np.int32)
-    np.testing.assert_array_equal(call(instructions, "dpbusd_epi32", start, a, b, out=np.int32), wrapped)
+    for name in ("dpbusd_epi32", "dpbusd_avx_epi32"):
+        np.testing.assert_array_equal(call(instructions, name, start, a, b, out=np.int32), wrapped)
 
 
 def test_words_are_multiplied_and_shifted(instructions: ctypes.CDLL) -> None:

@@ -14,6 +14,7 @@ from tests.emulation import native_build
 pytestmark = native_build.emulates
 # The precisions for which a tier has kernels of its own.
 OWN = {
+    "avx_vnni": ("int8",),
     "avx512": ("float32", "bfloat16", "int8"),
     "avx512_vnni": ("int8",),
     "avx512_bf16": ("bfloat16", "int8"),
@@ -26,8 +27,8 @@ CPU = [
 ]
 FILES = [*CPU, "backends/test_log_mel.py"]
 LONG = "10-10 or 12-12 or 14-14 or speech"
-QUICK = f"(avx512 or amx or every_tier or transformers) and not ({LONG})"  # the last two run all tiers at once
-SLOW = f"((avx512 or amx or transformers) and ({LONG})) or ((avx512 or amx) and (at_base or published))"
+QUICK = f"(avx_vnni or avx512 or amx or every_tier or transformers) and not ({LONG})"  # the last two run all tiers at once
+SLOW = f"((avx_vnni or avx512 or amx or transformers) and ({LONG})) or ((avx_vnni or avx512 or amx) and (at_base or published))"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_planted_bugs_are_caught_where_they_are(tmp_path: Path) -> None:
     """A tile of B that is its neighbour, and what sums start from taken from the wrong columns."""
     bugs = {
         "amx_tiles-inl.h": ("b + b_second", "b"),
-        "vnni_gemm-inl.h": ("::kPanel * 4 + vector * 64", "::kPanel * 4"),
+        "vnni_gemm-inl.h": ("::kPanel * 4 + vector * kBytes", "::kPanel * 4"),
     }
     source = native_build.emulated_source(tmp_path / "source")
     for name, (right, wrong) in bugs.items():
@@ -92,8 +93,9 @@ def test_planted_bugs_are_caught_where_they_are(tmp_path: Path) -> None:
         assert code.count(right) == 1
         (source / "csrc" / name).write_text(code.replace(right, wrong))
     package = native_build.build(source, tmp_path / "package", native_build.EMULATION_FLAGS)
-    counts = outcomes(package, ["backends/cpu/test_ops.py"], "at_most_twice and (odd or tiny) and (avx512 or amx)")
+    counts = outcomes(package, ["backends/cpu/test_ops.py"], "at_most_twice and (odd or tiny) and (vnni or avx512 or amx)")
     assert counts["amx"]["failed"]
+    assert counts["avx_vnni"]["failed"]
     assert counts["avx512_vnni"]["failed"]
     assert counts["avx512"]["passed"]
     assert not counts["avx512"]["failed"]
