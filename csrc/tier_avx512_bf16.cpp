@@ -75,9 +75,10 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
         }
 
         ALWAYS_INLINE static void store(std::byte* at, std::int64_t key, __m512i low, __m512i high) {
-            const __m512i order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
-            _mm512_storeu_si512(at + key * 2, _mm512_permutexvar_epi64(order, low));
-            _mm512_storeu_si512(at + key * 2 + 64, _mm512_permutexvar_epi64(order, high));
+            const Simd::I pairs = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
+            const auto order = reinterpret_cast<__m512i>(pairs);
+            _mm512_storeu_si512(at + key * 2, _mm512_permutexvar_epi32(order, low));
+            _mm512_storeu_si512(at + key * 2 + 64, _mm512_permutexvar_epi32(order, high));
         }
 
         ALWAYS_INLINE float sum() const { return Simd::sum(sum_); }
