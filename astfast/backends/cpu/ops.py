@@ -3,11 +3,11 @@
 Every precision runs on every tier (tiers.py): where a tier has no instruction for bfloat16 or int8, operands are
 rounded to it and multiplied in float32.
 
-int8 quantises the operands of linear layers: weights by output channel, activations by token, at run time; on avx2,
-avx_vnni, avx512_vnni and avx512_bf16 also those of attention, which runs in bfloat16 elsewhere. avx2 multiplies 16-bit numbers,
-quantised to as many levels as their 32-bit sums have room for. LayerNorms, embeddings, softmax and the residual stream
-are in float32. int8 is never chosen automatically. Activations in bfloat16 are numpy uint16 arrays: the upper halves of
-float32 values.
+int8 quantises the operands of linear layers: weights by output channel, activations by token, at run time; on avx2 and
+the tiers that have VNNI (avx_vnni, avx512_vnni, avx512_bf16) also those of attention, which runs in bfloat16 elsewhere.
+avx2 multiplies 16-bit numbers, quantised to as many levels as their 32-bit sums have room for. LayerNorms, embeddings,
+softmax and the residual stream are in float32. int8 is never chosen automatically. Activations in bfloat16 are numpy
+uint16 arrays: the upper halves of float32 values.
 """
 
 from __future__ import annotations
