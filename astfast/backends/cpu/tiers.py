@@ -1,8 +1,8 @@
 """The native C++ module and the instruction-set tier that it computes with.
 
 Tiers: scalar (any machine), avx2 (AVX2, FMA, F16C), avx_vnni (of processors without AVX-512), avx512 (F, DQ, BW, VL),
-avx512_vnni, avx512_bf16, amx, each with all that the ones before it have, but for AVX-VNNI. The fastest that the machine
-has is taken unless ASTFAST_CPU_TIER names another.
+avx512_vnni, avx512_bf16, amx, each with all that the ones before it have, but for AVX-VNNI. The fastest that the
+machine has is taken unless ASTFAST_CPU_TIER names another.
 """
 
 from __future__ import annotations
