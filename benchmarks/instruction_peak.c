@@ -44,7 +44,7 @@ static void avx2_int8(uint32_t factor) {
 }
 
 static void avx_vnni_int8(uint32_t factor) {
-#define STEP(n) "{vex} vpdpbusd %%ymm0, %%ymm1, %%ymm" #n "\n"
+#define STEP(n) "%{vex%} vpdpbusd %%ymm0, %%ymm1, %%ymm" #n "\n"
     LOOP("vmovd %1, %%xmm0\n vpbroadcastd %%xmm0, %%ymm0\n vmovdqa %%ymm0, %%ymm1\n" TWELVE(CLEAR_YMM), TWELVE(STEP),
          "vzeroupper\n");
 #undef STEP

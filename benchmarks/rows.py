@@ -113,7 +113,7 @@ def cpu_model() -> str:
     if not re.search(r"\d", name) and "model" in fields:
         name += f" family {fields['cpu family']} model {fields['model']}"
     flags = fields.get("flags", "").split()
-    known = ("avx512f", "avx512_bf16", "amx_tile") if "avx512f" in flags else ("avx2",)
+    known = ("avx512f", "avx512_bf16", "amx_tile") if "avx512f" in flags else ("avx2", "avx_vnni")
     extensions = [flag for flag in known if flag in flags]
     return f"{name} ({', '.join(extensions)})" if extensions else name
 

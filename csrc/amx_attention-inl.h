@@ -296,7 +296,7 @@ class AmxAttention {
 
     void set_reference(std::int64_t r, float score) {
         work_.reference[r] = score * scale_;
-        work_.offset[r] = 256.0f * (127.0f - work_.reference[r]);
+        work_.offset[r] = Bf16Powers::kOffset - 256.0f * work_.reference[r];
     }
 
     // To the largest score of row r and one block, if that is above it; to NaN if a score is.

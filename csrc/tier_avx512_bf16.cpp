@@ -85,7 +85,7 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
 
       private:
         ALWAYS_INLINE Simd::F logarithm(const float* score) const {
-            return Simd::fma(Simd::load(score) - top_, factor_, Simd::set(256.0f * 127.0f));
+            return Simd::fma(Simd::load(score) - top_, factor_, Simd::set(Bf16Powers::kOffset));
         }
 
         Simd::F top_, factor_, sum_ = Simd::zero();
