@@ -264,12 +264,18 @@ class AmxAttention {
         Simd::store(work_.sums[r], Simd::load(work_.sums[r]) + sum);
     }
 
-    // Probabilities of row r and one block by Bf16Powers; returns the sums of the rounded ones.
+    // Probabilities of row r and one block; returns their sums. In fixed point, two vectors at once: u is 256 times
+    // the binary logarithm, offset by bfloat16's exponent, so that u / 2 would be the result if 2^f were 1 + f between
+    // whole powers; g is the difference, f (0.3395 - 0.3281 f). Halving cuts 0.0021 off in the mean, of all
+    // but the reference; beside that, off by 0.0021 (rms) of a probability, the rounding to bfloat16 included, which
+    // alone gives 0.0017. The sum is that of the rounded ones. Probabilities below 2^-127 are
+    // zero.
     template <bool kWhole, bool kBiased>
     [[gnu::always_inline]] F exponentials(const float* scores, const float* bias, std::int64_t r, std::int64_t valid,
                                           __m512i* p) {
         const F factor = Simd::set(256.0f * scale_), offset = Simd::set(work_.offset[r]);
-        const Bf16Powers powers;
+        __m512i half = _mm512_set1_epi16(static_cast<short>(0x8000));
+        asm("" : "+v"(half));  // so that GCC doesn't make a shift of it, which only one port takes
         __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
 #pragma GCC unroll 4
         for (int i = 0; i < kBlockSteps; ++i, scores += kStep) {
@@ -282,21 +288,27 @@ class AmxAttention {
                 offsets[0] = Simd::fma(first, Simd::set(256.0f), offset);
                 offsets[1] = Simd::fma(second, Simd::set(256.0f), offset);
             }
-            __m512i e = powers(Simd::fma(Simd::load(scores), factor, offsets[0]),
-                               Simd::fma(Simd::load(scores + Simd::kLanes), factor, offsets[1]));
+            const __m512i u = _mm512_packus_epi32(
+                _mm512_cvtps_epi32(Simd::fma(Simd::load(scores), factor, offsets[0])),
+                _mm512_cvtps_epi32(Simd::fma(Simd::load(scores + Simd::kLanes), factor, offsets[1])));
+            const __m512i f = _mm512_and_si512(u, _mm512_set1_epi16(255));
+            const __m512i slope =
+                _mm512_sub_epi16(_mm512_set1_epi16(22250), _mm512_maddubs_epi16(u, _mm512_set1_epi16(84)));
+            const __m512i g = _mm512_mulhi_epu16(slope, f);
+            __m512i e = _mm512_mulhi_epu16(_mm512_sub_epi16(u, g), half);
             if constexpr (!kWhole) {  // keys past the end get probability zero
                 const auto n = std::clamp<std::int64_t>(valid - i * kStep, 0, kStep);
                 e = _mm512_maskz_mov_epi16(static_cast<__mmask32>((std::uint64_t{1} << n) - 1), e);
             }
             p[i] = e;
-            sums[i % 2] = Bf16Powers::add(sums[i % 2], e);
+            sums[i % 2] = add_pairs_of_bf16(sums[i % 2], e);
         }
         return sums[0] + sums[1];
     }
 
     void set_reference(std::int64_t r, float score) {
         work_.reference[r] = score * scale_;
-        work_.offset[r] = Bf16Powers::kOffset - 256.0f * work_.reference[r];
+        work_.offset[r] = 256.0f * (127.0f - work_.reference[r]);
     }
 
     // To the largest score of row r and one block, if that is above it; to NaN if a score is.

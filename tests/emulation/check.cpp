@@ -15,8 +15,10 @@ namespace astfast {
         _mm512_storeu_si512(out, _mm512_##name(_mm512_loadu_si512(a), _mm512_loadu_si512(b))); \
     }
 
+OF_TWO(add_epi16)
 OF_TWO(maddubs_epi16)
 OF_TWO(mulhi_epu16)
+OF_TWO(mullo_epi16)
 OF_TWO(mulhrs_epi16)
 OF_TWO(packs_epi32)
 OF_TWO(packus_epi16)

@@ -90,7 +90,9 @@ def test_words_are_multiplied_and_shifted(instructions: ctypes.CDLL) -> None:
     x, y = a.view(np.int16).astype(np.int64), b.view(np.int16).astype(np.int64)
     shifts = np.arange(32, dtype=np.uint16) - 4  # from 2^16 - 4 to 27
     expected = {
+        "add_epi16": a.astype(np.int64) + b,
         "mulhi_epu16": (a.astype(np.int64) * b) >> 16,
+        "mullo_epi16": a.astype(np.int64) * b,
         "mulhrs_epi16": (x * y + 2**14) >> 15,
         "packus_epi16": np.clip(np.stack([x.reshape(4, 8), y.reshape(4, 8)], axis=1), 0, 255).ravel(),
     }
