@@ -266,10 +266,9 @@ class AmxAttention {
 
     // Probabilities of row r and one block; returns their sums. In fixed point, two vectors at once: u is 256 times
     // the binary logarithm, offset by bfloat16's exponent, so that u / 2 would be the result if 2^f were 1 + f between
-    // whole powers; g is the difference, f (0.3395 - 0.3281 f). Halving cuts 0.0021 off in the mean, of all
-    // but the reference; beside that, off by 0.0021 (rms) of a probability, the rounding to bfloat16 included, which
-    // alone gives 0.0017. The sum is that of the rounded ones. Probabilities below 2^-127 are
-    // zero.
+    // whole powers; g is the difference, f (0.3395 - 0.3281 f). Halving cuts 0.0021 off in the mean, of all but the
+    // reference; beside that, off by 0.0021 (rms) of a probability, the rounding to bfloat16 included, which alone
+    // gives 0.0017. The sum is that of the rounded ones. Probabilities below 2^-127 are zero.
     template <bool kWhole, bool kBiased>
     [[gnu::always_inline]] F exponentials(const float* scores, const float* bias, std::int64_t r, std::int64_t valid,
                                           __m512i* p) {

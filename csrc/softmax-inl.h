@@ -8,7 +8,7 @@ namespace {
 // Each call takes the next kMaxRows queries, with multiply() after each 32 keys. The maximum of a row is found beside
 // the exponentials of the one before. Probabilities has
 //   kUnits                          of as many rows, as many units of products as 32 keys
-//   kSeesNan                        whether a row with a NaN must be one: otherwise its sum is zero, or the key's is
+//   kSeesNan                        whether a NaN may be among the scores of other keys, and makes its row NaN
 //   Probabilities(largest, factor)  of a row: exp(factor (score - largest))
 //   words(score)                    32 scores -> probabilities in 16 bits, in packing's order; adds to sum()
 //   store(at, key, low, high)       the words of 64 keys from `key` on, as operands of a row that begins at `at`

@@ -11,7 +11,8 @@ namespace {
 //   load(p), store(p, x)
 //   repeat(quad)              int32 -> Bytes, four bytes in all lanes
 //   first(n, byte)            int64, int -> Bytes: `byte` in the first n, zero in the others
-//   dot(sums, a, b)           -> Sums
+//   dot(sums, a, b)           -> Sums, unsigned bytes of a times signed ones of b
+//   as_float(sums)            -> Simd::F
 //   Softmax, or probability_levels(n), as attention asks for
 template <bool kOffset, class Instructions>
 struct VnniProduct : Instructions, Instructions::Shape, DotTiles<VnniProduct<kOffset, Instructions>> {
