@@ -41,6 +41,11 @@ def persistent_kernels() -> bool:
     return os.environ.get("ASTFAST_PERSISTENT_KERNELS") != "0"
 
 
+def dependent_launches() -> bool:
+    """ASTFAST_DEPENDENT_LAUNCHES: whether GPU kernels start while the one before ends (1: yes; default: no)."""
+    return os.environ.get("ASTFAST_DEPENDENT_LAUNCHES") == "1"
+
+
 def cache_folder() -> Path:
     """ASTFAST_CACHE: where verdicts and packed weights are kept between runs (default: ~/.cache/astfast, by XDG).
 

@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.metadata
 import itertools
+import os
 import pkgutil
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -74,12 +76,14 @@ class Bench:
         except RuntimeError:
             return False
 
-    def ops(self, heads: int, precision: str) -> CudaOps:
-        """The backend's ops as users get them; in a dry run all of its kernels, interpreted."""
+    def ops(self, heads: int, precision: str, dependent: bool = False) -> CudaOps:
+        """The backend's ops as users get them, or with dependent launches; in a dry run all of its kernels,
+        interpreted."""
         if self.dry_run:
             how = {"launcher": self.launcher, "target": self.target, "tiles": DRY_TILES}
             return CudaOps(heads, precision, self.device, **how)
-        return backend.open(heads, precision, self.device)
+        with mock.patch.dict(os.environ, {"ASTFAST_DEPENDENT_LAUNCHES": str(int(dependent))}):
+            return backend.open(heads, precision, self.device)
 
     def kernels(self, precision: str) -> CudaOps:
         """All of the backend's kernels, unchecked."""
@@ -104,10 +108,12 @@ class Bench:
         return models.checkpoint(self.name(geometry), self.cache, outliers=True)
 
     @functools.cache  # noqa: B019
-    def engine(self, precision: str, geometry: str = "", batch_size: int | None = None) -> CudaGraphEngine:
-        """The engine that users get, packed once a precision."""
+    def engine(
+        self, precision: str, geometry: str = "", batch_size: int | None = None, dependent: bool = False
+    ) -> CudaGraphEngine:
+        """The engine that users get, packed once a precision; or one with dependent launches."""
         loaded = self.checkpoint(geometry)
-        engine = engine_for(self.ops(loaded.config.num_attention_heads, precision), loaded, batch_size)
+        engine = engine_for(self.ops(loaded.config.num_attention_heads, precision, dependent), loaded, batch_size)
         assert isinstance(engine, CudaGraphEngine)
         return engine
 
@@ -128,7 +134,8 @@ class Bench:
     def contestant(self, name: str, precision: str, batch: int, geometry: str = "") -> Work:
         """A function without arguments: a batch of features on the device to logits there; made once.
 
-        ``name``: astfast, or what runs PyTorch's model: sdpa; of an AST also accelerated, or compiled (max-autotune).
+        ``name``: astfast, dependent (the same with dependent launches), or what runs PyTorch's model: sdpa; of an AST
+        also accelerated, or compiled (max-autotune).
         """
         key = name, precision, batch, geometry
         if key not in self.contestants:
@@ -136,8 +143,9 @@ class Bench:
         return self.contestants[key]
 
     def _contestant(self, name: str, precision: str, batch: int, geometry: str) -> Work:
-        if name == "astfast":
-            engine, x = self.engine(precision, geometry), self.features(batch, geometry)
+        if name in ("astfast", "dependent"):
+            engine = self.engine(precision, geometry, dependent=name == "dependent")
+            x = self.features(batch, geometry)
             return lambda: engine.forward(x)
         model: Any = self.model(precision, geometry)
         x = self.features(batch, geometry).to(getattr(torch, precision))

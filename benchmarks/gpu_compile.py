@@ -63,8 +63,7 @@ def _compile_share(make: Launches, index: int, count: int, end: float) -> tuple[
 
 def compile_one(launch: Launch) -> None:
     """Has Triton's JIT compile a kernel as the launch would; its tensors may be on the "meta" device. Runs nothing."""
-    how = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
-    launch.kernel.warmup(grid=launch.grid, **launch.args, **how)
+    launch.kernel.warmup(grid=launch.grid, **launch.args, **launch.options)
 
 
 def of_model(config: VitConfig | DassConfig, batches: Sequence[int], precision: str, target: Target) -> list[Launch]:

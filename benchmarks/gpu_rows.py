@@ -16,7 +16,7 @@ import torch
 
 from astfast.backends.cuda import autotune_cache, backend
 from astfast.backends.cuda.autotune_cache import KernelResult
-from astfast.backends.cuda.target import has_float8
+from astfast.backends.cuda.target import has_dependent_launches, has_float8
 from astfast.benchmarking.timing import speedup, spread
 from astfast.kernels import tuning
 from astfast.kernels.quantise import FLOAT8_MAX
@@ -30,6 +30,7 @@ TURNS, TURN_SECONDS = 8, 0.2  # of engines that are compared in turns
 LARGEST_ERROR = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 0.03, "float8": 0.25}
 TESTS = ROOT / "tests"
 TESTERS = 4  # processes of pytest
+DEPENDENT = "dependent launches"  # a section
 SHORT_CLIPS = "speech-commands"  # a geometry of 146 tokens
 FAMILIES = ("ced-mini", "dass-small", "passt-s-10", "maest-30s")  # of which all but the last are timed
 Found = dict[str, Any] | list[dict[str, Any]]
@@ -80,6 +81,11 @@ def rows(arch: tuning.Arch, dry_run: bool = False) -> list[Row]:
         made += [top_k("families", fastest, "int16", many, name)]
     for clips in called[:-1]:
         made += [throughput("other batches", name, fastest, clips, 30) for name in ("astfast", "sdpa", "accelerated")]
+    if has_dependent_launches(arch) or dry_run:
+        made += [
+            Row(DEPENDENT, f"in turns {fastest} batch {clips}", 60, partial(dependent, precision=fastest, batch=clips))
+            for clips in dict.fromkeys((few, eight))
+        ]
     for precision in narrow:
         made += [throughput(precision, "astfast", precision, many, 60)]
         made += [Row(precision, f"ops {precision} batch {many}", 20, partial(ops, precision=precision, batch=many))]
@@ -170,6 +176,19 @@ def in_turns(bench: Bench, precision: str, batch: int) -> Found:
     """
     known = {key[0] for key in bench.contestants if key[1:] == (precision, batch, "")}
     names = ["astfast", *(name for name in ("sdpa", "compiled", "accelerated") if name == "sdpa" or name in known)]
+    return {"precision": precision, "batch": batch, **compared(bench, names, precision, batch)}
+
+
+def dependent(bench: Bench, precision: str, batch: int) -> Found:
+    """Dependent launches against the others, in turns, after a look at their logits."""
+    logits = bench.contestant("dependent", precision, batch)()
+    row: dict[str, Any] = {"with": DEPENDENT, "precision": precision, "batch": batch}
+    row["error"] = accurate(bench, logits, precision, batch)
+    return row | compared(bench, ["dependent", "astfast"], precision, batch)
+
+
+def compared(bench: Bench, names: list[str], precision: str, batch: int) -> dict[str, Any]:
+    """How many times faster the first contestant is than each of the others, in turns; clocks and power meanwhile."""
     works = {name: bench.contestant(name, precision, batch) for name in names}
     for work in works.values():
         work()
@@ -178,8 +197,7 @@ def in_turns(bench: Bench, precision: str, batch: int) -> Found:
         for _ in range(1 if bench.dry_run else TURNS):
             for name, work in works.items():
                 times[name].append(spread(bench.call_seconds(work, TURN_SECONDS)).p50)
-    ratios = {f"over_{name}": list(speedup(times[name], times["astfast"])) for name in names[1:]}
-    return {"precision": precision, "batch": batch, **ratios, **readings}
+    return {f"over_{name}": list(speedup(times[name], times[names[0]])) for name in names[1:]} | readings
 
 
 def ops(bench: Bench, precision: str, batch: int) -> Found:

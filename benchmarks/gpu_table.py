@@ -33,7 +33,8 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     for row in done:
         if ratios := {key: value for key, value in row.items() if key.startswith("over_")}:
             told = ", ".join(f"{value[1]:.2f}x {key.replace('_', ' ')}" for key, value in ratios.items())
-            yield f"in turns, {row['precision']}, batch {row['batch']}: {told}"
+            how = f", with {row['with']}" if "with" in row else ""
+            yield f"in turns, {row['precision']}, batch {row['batch']}{how}: {told}"
     for row in done:
         if row["name"].startswith("top-"):
             yield f"{row['name']}: {_rate(row)} clips/s, {row['milliseconds']:.2f} ms a call"

@@ -5,7 +5,7 @@ python -m benchmarks.run_gpu [--plan measure|tune] [--dry-run] [--seconds 480] [
 Smoke (ceilings of this GPU, every kernel in bfloat16 against float64, the engine against transformers); batch 32 in
 bfloat16: astfast, transformers with PyTorch's fused attention, with torch.compile, with astfast.accelerate; waveforms
 to top-k; DASS, CED, PaSST and MAEST: their kernels, each engine, and three of them timed beside PyTorch; other batch
-sizes; float8, float16, float32; odd shapes; the tests marked gpu.
+sizes; dependent launches; float8, float16, float32; odd shapes; the tests marked gpu.
 
 Kernels are compiled beforehand in parallel processes. Rows are measured in a process of their own, the worker, which
 packs a model once a precision. A row that crashes the worker, or takes longer than its limit, is named as failed, and a
@@ -36,8 +36,8 @@ from typing import Any, NamedTuple
 import torch
 
 from astfast.backends.cuda import backend
-from astfast.backends.cuda.target import Target, has_float8
-from astfast.kernels.launch import Launch
+from astfast.backends.cuda.target import Target, has_dependent_launches, has_float8
+from astfast.kernels.launch import Launch, dependent
 from benchmarks import family_models, gpu_checks, gpu_compile, gpu_rows, gpu_table, gpu_tune, models
 from benchmarks.arguments import CACHE
 from benchmarks.gpu_bench import Bench
@@ -225,6 +225,9 @@ def of_models(target: Target) -> list[Callable[[], Launch]]:
         others = family_models.compiled_apart() if precision == backend.fastest_precision() else ()
         for config in (models.GEOMETRIES["ast-base"].model_config(), *others):
             found += [lambda each=each: each for each in gpu_compile.of_model(config, BATCHES, precision, target)]
+        if precision == backend.fastest_precision() and has_dependent_launches(target.arch):
+            few = gpu_compile.of_model(models.GEOMETRIES["ast-base"].model_config(), BATCHES[1:], precision, target)
+            found += [lambda each=each: dependent(each) for each in few]
         cases = gpu_checks.cases(target.arch, precision, "meta").values()
         found += [lambda case=case: case().launch for case in cases]
     return found

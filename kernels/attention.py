@@ -14,7 +14,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.linear import as_type, row_strides
 from astfast.kernels.tuning import Tile
 
@@ -100,8 +100,10 @@ def attention_kernel(
     BLOCK_N: tl.constexpr,
     FULL: tl.constexpr,  # keys that are taken BLOCK_N at a time without masks
     TAIL: tl.constexpr,  # the others: so many at a time, masked
+    DEPENDENT: tl.constexpr = False,
 ):
     """Attention of one tile of queries of one head of one clip. Grid: query tiles, heads, clips."""
+    await_grid(DEPENDENT)
     head = tl.program_id(1)
     clip = tl.program_id(2).to(tl.int64)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)

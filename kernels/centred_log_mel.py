@@ -12,7 +12,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.log_mel import mel_energies
 from astfast.kernels.tuning import Tile
 
@@ -84,8 +84,10 @@ def centred_log_mel_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """One tile of frames of one clip. Grid: frame tiles, clips."""
+    await_grid(DEPENDENT)
     clip = tl.program_id(1).to(tl.int64)
     frame = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     length = tl.load(length_ptr + clip)
@@ -125,8 +127,10 @@ def raise_floor_kernel(
     MELS: tl.constexpr,
     PADDED_MELS: tl.constexpr,
     BLOCK_M: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """out = max(out, the clip's maximum - top_db) * scale + offset, frames behind the clip not raised. Grid: clips."""
+    await_grid(DEPENDENT)
     clip = tl.program_id(0).to(tl.int64)
     frames = tl.minimum(1 + tl.maximum(tl.load(length_ptr + clip), FEWEST) // HOP, all_frames)
     mel_bin = tl.arange(0, PADDED_MELS)

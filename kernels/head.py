@@ -10,7 +10,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.linear import row_strides
 from astfast.kernels.tuning import Tile
 
@@ -35,8 +35,10 @@ def pool_kernel(
     BLOCK_R: tl.constexpr,
     STAGES: tl.constexpr,  # steps of BLOCK_R rows that are loaded ahead
     BLOCK_D: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """out = mean of LN(x) over the rows of a clip, biased variance. Grid: clips."""
+    await_grid(DEPENDENT)
     clip = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
     inside = d < D
@@ -80,8 +82,10 @@ def head_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """out = LN(x) w^T + bias, the classifier's own LayerNorm. Grid: clip tiles, label tiles."""
+    await_grid(DEPENDENT)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)

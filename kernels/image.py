@@ -11,7 +11,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.linear import GROUP, gelu, row_offset, row_strides, tile_position
 from astfast.kernels.statistics import STATISTICS_TILE, store_stream
 from astfast.kernels.tuning import Tile
@@ -41,8 +41,10 @@ def convolution_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """out = scale * (3 x 3 convolution of stride 2 and padding 1) + bias."""
+    await_grid(DEPENDENT)
     tile_m, tile_n = tile_position(tl.program_id(0), rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -95,8 +97,10 @@ def image_norm_kernel(
     STATISTICS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,  # N or more
+    DEPENDENT: tl.constexpr = False,
 ):
     """stream = scale * act(LN(stream)), and the statistics of its new rows. Grid: row tiles."""
+    await_grid(DEPENDENT)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.arange(0, BLOCK_N)
     row = tl.minimum(m, rows - 1)
@@ -128,8 +132,10 @@ def depthwise_silu_kernel(
     C: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """out = silu(3 x 3 convolution of each channel, padding 1). Grid: tiles of positions, of channels, clips."""
+    await_grid(DEPENDENT)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     clip = tl.program_id(2).to(tl.int64)

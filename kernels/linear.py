@@ -18,7 +18,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.statistics import (
     STATISTICS_TILE,
     are_centred,
@@ -146,8 +146,10 @@ def norm_linear_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """out = gain * act(rstd(x) * w_scale * (x w^T) + bias), rstd = 1 / sqrt(sum of squares / K + eps)."""
+    await_grid(DEPENDENT)
     tile_m, tile_n = tile_position(tl.program_id(0), rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -203,8 +205,10 @@ def linear_residual_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     EARLY_RESIDUAL: tl.constexpr,  # the stream's tile is loaded before the main loop, and waits in registers
+    DEPENDENT: tl.constexpr = False,
 ):
     """stream += scale * w_scale * (x w^T) + bias, and the partial sums of squares of the new rows."""
+    await_grid(DEPENDENT)
     tile_m, tile_n = tile_position(tl.program_id(0), rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)

@@ -13,7 +13,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.tuning import Tile
 
 
@@ -103,8 +103,10 @@ def log_mel_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """One tile of frames of one clip. Grid: frame tiles, clips."""
+    await_grid(DEPENDENT)
     clip = tl.program_id(1).to(tl.int64)
     frame = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     length = tl.load(length_ptr + clip)

@@ -12,7 +12,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.linear import row_strides
 from astfast.kernels.statistics import STATISTICS_TILE, store_stream
 from astfast.kernels.tuning import Tile
@@ -35,8 +35,10 @@ def directions_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     SMALLEST: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """Sum over the heads of each key, divided by its length. Grid: row tiles, clips."""
+    await_grid(DEPENDENT)
     clip = tl.program_id(1).to(tl.int64)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
@@ -60,8 +62,10 @@ def match_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """The largest cosine of each source with a target, and the first target that has it. Grid: source tiles, clips."""
+    await_grid(DEPENDENT)
     clip = tl.program_id(1).to(tl.int64)
     sources = (rows + 1) // 2
     targets = rows // 2
@@ -99,8 +103,10 @@ def plan_kernel(
     PREFIX: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """The ``count`` sources with the largest cosines, ties by place, and the tokens that are left. Grid: clips."""
+    await_grid(DEPENDENT)
     clip = tl.program_id(0).to(tl.int64)
     sources = (tokens - PREFIX + 1) // 2
     i = tl.arange(0, BLOCK)
@@ -140,8 +146,10 @@ def merge_kernel(
     STATISTICS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """A row that is kept: its token, or the mean of all that it is merged from, by sizes. Grid: rows, clips."""
+    await_grid(DEPENDENT)
     clip = tl.program_id(1).to(tl.int64)
     row = clip * tl.num_programs(0) + tl.program_id(0)
     sources = (tokens - PREFIX + 1) // 2

@@ -11,7 +11,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.linear import GROUP, row_offset, row_strides, tile_position
 from astfast.kernels.statistics import STATISTICS_TILE, store_stream
 from astfast.kernels.tuning import Tile
@@ -45,8 +45,10 @@ def patch_embed_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """stream = scale * (patch w^T) + table, and the partial sums of squares of its rows."""
+    await_grid(DEPENDENT)
     tile_m, tile_n = tile_position(tl.program_id(0), rows, N, BLOCK_M, BLOCK_N, GROUP_M)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)

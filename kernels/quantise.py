@@ -12,7 +12,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.linear import as_type, row_offset, row_strides
 from astfast.kernels.statistics import STATISTICS_TILE, row_rstd, statistics_parts
 from astfast.kernels.tuning import Tile
@@ -40,8 +40,10 @@ def quantise_rows_kernel(
     PADDED_PARTS: tl.constexpr,  # K / STATISTICS, rounded up to a power of two
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """out = room * rstd(x) * x. Grid: tiles of rows, tiles of columns."""
+    await_grid(DEPENDENT)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     k = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     row = tl.minimum(m, rows - 1)  # rows past the end read the last one; their results are not stored

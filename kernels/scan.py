@@ -18,7 +18,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.linear import row_strides
 from astfast.kernels.scan_states import DIRECTIONS, first_segment, then
 from astfast.kernels.statistics import STATISTICS_TILE, store_stream
@@ -131,8 +131,10 @@ def scan_segments_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """Factor and addend of every segment of a tile, in four directions. Grid: tiles, of channels, clips."""
+    await_grid(DEPENDENT)
     tile_r, tile_c, position, valid = image_tile(grid_rows, grid_columns, BLOCK_R, BLOCK_C)
     clip = tl.program_id(2).to(tl.int64)
     k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -193,8 +195,10 @@ def scan_outputs_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """stream = scale * the directions' outputs in all, and its rows' statistics. Grid: tiles, of channels, clips."""
+    await_grid(DEPENDENT)
     tile_r, tile_c, position, valid = image_tile(grid_rows, grid_columns, BLOCK_R, BLOCK_C)
     clip = tl.program_id(2).to(tl.int64)
     channel = tl.minimum(tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K), C - 1)

@@ -12,7 +12,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from astfast.kernels.launch import Launch, Work
+from astfast.kernels.launch import Launch, Work, await_grid
 from astfast.kernels.tuning import Tile
 
 DIRECTIONS = 4
@@ -47,8 +47,10 @@ def scan_states_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):
     """The states behind all segments of a direction. Grid: channel tiles, directions, clips."""
+    await_grid(DEPENDENT)
     direction = tl.program_id(1)
     clip = tl.program_id(2).to(tl.int64)
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)

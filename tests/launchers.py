@@ -15,7 +15,7 @@ from typing import Any
 import triton
 from triton.runtime.jit import mangle_type
 
-from astfast.kernels.launch import Launch
+from astfast.kernels.launch import DEPENDENT, Launch
 from tests import ROOT, interpreter
 
 ONE_AT_A_TIME = threading.Lock()
@@ -69,8 +69,9 @@ def signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tupl
     """(type of each argument, constants by name, attributes by position), as Triton's own launch would specialise:
     pointers and integers that are multiples of 16 are marked, None and integers equal to 1 become constants."""
     types_, constants, attributes = {}, {}, {}
+    arguments = launch.args | launch.options
     for i, parameter in enumerate(launch.kernel.params):
-        value = launch.args[parameter.name]
+        value = arguments.get(parameter.name, parameter.default)
         specialise = not parameter.do_not_specialize
         if parameter.is_constexpr or value is None or (specialise and type(value) is int and value == 1):
             types_[parameter.name], constants[parameter.name] = "constexpr", value
@@ -101,6 +102,6 @@ def compile_for(launch: Launch, backend: str = "cuda", arch: int | str = 90) -> 
     types_, constants, attributes = signature(launch)
     kind = GluonASTSource if launch.kernel.is_gluon() else ASTSource
     source = kind(launch.kernel, signature=types_, constexprs=constants, attrs=attributes)
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    options = {name: value for name, value in launch.options.items() if name != DEPENDENT}  # a constant
     target = GPUTarget(backend, arch, 64 if backend == "hip" else 32)
     return triton.compile(source, target=target, options=options)

@@ -24,8 +24,8 @@ from tests import ROOT
 from tests.fakes import cuda_allocator
 
 SAID = {"gpu": "H900", "arch": 90, "gpu_versions": {"triton": "3.6.0", "driver": "580"}}
-ORDER = ["smoke", "batch 32", "waveforms to top-k", "families", "other batches", "float8", "float16", "float32"]
-ORDER += ["odd shapes", "tests", "compiled batches"]
+ORDER = ["smoke", "batch 32", "waveforms to top-k", "families", "other batches"]
+ORDER += ["dependent launches", "float8", "float16", "float32", "odd shapes", "tests", "compiled batches"]
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -42,7 +42,10 @@ def test_rows_come_in_the_order_that_matters() -> None:
     assert len({(each.section, each.name) for each in rows}) == len(rows)
     names = [each.name for each in rows if each.section == "batch 32"]
     assert [name.split()[0] for name in names[:4]] == ["astfast", "sdpa", "compiled", "accelerated"]
-    assert {each.section for each in gpu_rows.rows(86)} == {each.section for each in rows} - {"float8"}
+    assert {each.section for each in gpu_rows.rows(86)} == {each.section for each in rows} - {
+        "float8",
+        gpu_rows.DEPENDENT,
+    }
 
 
 @pytest.fixture
@@ -143,6 +146,7 @@ def test_table_has_ratios_and_shares_of_what_was_measured() -> None:
         {**common, "name": "sdpa", "engine": "sdpa", "clips_per_second": 1000.0},
         {**common, "name": "compiled", "engine": "compiled", "failed": "no answer"},
         {**common, "name": "in turns", "over_sdpa": [1.9, 2.0, 2.1]},
+        {**common, "name": "in turns", "with": "dependent launches", "over_astfast": [1.0, 1.04, 1.1]},
         {**common, "name": "fc1", "kernel_us": 400.0, "kernel_tflops": 450.0, "torch_us": 300.0, "torch_tflops": 600.0}
         | {"served_by": "torch"},
         {**common, "name": "top-5 of waves", "clips_per_second": 900.0, "milliseconds": 35.0},
@@ -152,6 +156,7 @@ def test_table_has_ratios_and_shares_of_what_was_measured() -> None:
     line = re.sub(" +", " ", next(line for line in text.splitlines() if line.startswith("bfloat16")))
     assert line.strip() == f"bfloat16 32 2,000 {share:.0%} 1,000 2.00x - - - -"
     assert "in turns, bfloat16, batch 32: 2.00x over sdpa" in text
+    assert "in turns, bfloat16, batch 32, with dependent launches: 1.04x over astfast" in text
     assert "fc1: torch serves: kernel 400.0 us, 450 TFLOP/s (56%); torch 300.0 us, 600 TFLOP/s (75%)" in text
     assert "top-5 of waves: 900 clips/s, 35.00 ms a call" in text
     assert "ceilings: product 800 TFLOP/s, copy 3.00 TB/s" in text

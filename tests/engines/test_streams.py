@@ -12,20 +12,26 @@ import torch
 
 from astfast import scores
 from astfast.backends.cuda import resample
+from astfast.backends.cuda.target import has_dependent_launches, target_of
 from astfast.backends.reference import ReferenceOps
 from astfast.engines.base import DeviceBatch
 from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.engines.eager import EagerEngine
 from astfast.models import recognise as checkpoint
-from tests.fakes.places import Place, Slow, StandIn, Unordered
+from tests.fakes.places import DependentLaunches, Place, Slow, StandIn, Unordered
 
 BATCH = 4
 LATE = ("upload", "replay", "download")
 
 
-@pytest.fixture(params=[StandIn, pytest.param(Place, marks=pytest.mark.gpu)], ids=["stand-in", "gpu"])
+ON_A_GPU = [pytest.param(kind, marks=pytest.mark.gpu) for kind in (Place, DependentLaunches)]
+
+
+@pytest.fixture(params=[StandIn, *ON_A_GPU], ids=["stand-in", "gpu", "dependent-launches"])
 def place(request: pytest.FixtureRequest) -> Place:
     chosen: Place = request.param()
+    if isinstance(chosen, DependentLaunches) and not has_dependent_launches(target_of(chosen.device).arch):
+        pytest.skip("this GPU has no dependent launches")
     return chosen
 
 
@@ -69,6 +75,16 @@ def test_every_kernel_is_right_and_graphs_are_in_use(
     assert error <= (0.1 if place.precision == "bfloat16" else 1e-4)
     assert engine.ops.runtime.graphs_failure is None
     assert not [key for key, result in engine.ops.op_results().items() if result.failure]
+
+
+@pytest.mark.gpu
+def test_dependent_launches_change_no_bit(loaded: checkpoint.Checkpoint) -> None:
+    place = DependentLaunches()
+    if not has_dependent_launches(target_of(place.device).arch):
+        pytest.skip("this GPU has no dependent launches")
+    clips = distinct(256)
+    dependent, plain = (each.engine(loaded, BATCH) for each in (place, Place()))
+    np.testing.assert_array_equal(dependent.logits(clips), plain.logits(clips))
 
 
 def test_distinct_clips_in_one_call_are_those_one_by_one(place: Place, engine: CudaGraphEngine) -> None:

@@ -90,7 +90,9 @@ def open(
     if gpu.index is None:
         gpu = torch.device(gpu.type, torch.cuda.current_device())
     runtime, properties = runtime_for(gpu), target.target_of(gpu)
-    key = environment_key(properties.name, target.driver_version())
+    key, launcher = environment_key(properties.name, target.driver_version()), launch.run
+    if target.dependent_launches(properties.arch):
+        key, launcher = f"{key}, dependent launches", launch.run_dependent
     cold_start = (
         f"{properties.name}: compiling and timing kernels, which takes a minute or more: once for this GPU, driver, "
         "PyTorch and Triton, then it is remembered; astfast warmup does it beforehand"
@@ -101,7 +103,7 @@ def open(
         str(gpu),
         target=properties,
         runtime=runtime,
-        autotuner=Autotuner(runtime, launch.run, key, deterministic, Note(cold_start, once=True)),
+        autotuner=Autotuner(runtime, launcher, key, deterministic, Note(cold_start, once=True)),
         deterministic=deterministic,
         stream_scale=stream_scale,
     )

@@ -61,12 +61,25 @@ def has_float8(arch: Arch) -> bool:
 def persistent_kernels(arch: Arch) -> ModuleType | None:
     """The persistent kernels of a GPU: of Hopper, where Triton has the Gluon that they are in (3.6 and newer), and the
     environment lets them be."""
-    import triton
-
-    major, minor = (int(part) for part in triton.__version__.split(".")[:2])
-    if arch != 90 or (major, minor) < (3, 6) or not environment.persistent_kernels():
+    if arch != 90 or _triton_version() < (3, 6) or not environment.persistent_kernels():
         return None
     return importlib.import_module("astfast.kernels.persistent")
+
+
+def has_dependent_launches(arch: Arch) -> bool:
+    """Whether a kernel may start while the one before ends: compute capability 9.0, Triton 3.6 and newer."""
+    return isinstance(arch, int) and arch >= 90 and _triton_version() >= (3, 6)
+
+
+def dependent_launches(arch: Arch) -> bool:
+    """Whether kernels of a GPU are launched so: where it can, and the environment asks for it."""
+    return has_dependent_launches(arch) and environment.dependent_launches()
+
+
+def _triton_version() -> tuple[int, ...]:
+    import triton
+
+    return tuple(int(part) for part in triton.__version__.split(".")[:2])
 
 
 def driver_version() -> str:
