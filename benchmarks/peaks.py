@@ -44,12 +44,16 @@ class InstructionPeak:
 
     def __call__(self) -> float:
         """Operations a second of all threads together; kept in ``rates``."""
+        self.rates.append(sum(self.of_threads(SECONDS)))
+        return self.rates[-1]
+
+    def of_threads(self, seconds: float) -> list[float]:
+        """Operations a second of each thread, while all compute for so long."""
         with ThreadPoolExecutor(self._threads) as pool:
-            rate = sum(pool.map(lambda _: self._measure(self.instruction.encode(), SECONDS), range(self._threads)))
-        if not rate:
+            rates = list(pool.map(lambda _: self._measure(self.instruction.encode(), seconds), range(self._threads)))
+        if not all(rates):
             raise OSError(f"{self.instruction} can't be measured: the kernel grants no AMX tiles")
-        self.rates.append(rate)
-        return rate
+        return rates
 
 
 def _library(cache: Path) -> ctypes.CDLL:

@@ -6,6 +6,10 @@ The numbers of threads take turns, ten calls each, so that their ratio holds wha
 is measured alone, and beside a process that tags clips with the same model on as many threads. A series ends after
 ``--calls`` calls, or ``--seconds`` if that comes first: a row says how many calls it has, and 99th percentiles of a few
 dozen calls are their slowest ones.
+
+After each turn the machine is asked what it gives: multiply-adds on as many threads, nothing loaded or stored, ten
+times for as long as a call takes. Of their times a row has the 99th percentile over the median too: where it is far
+above 1, the cores were not the process's alone, and no engine's calls could have been steadier.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import argparse
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ import numpy as np
 import astfast
 from astfast.engines.base import FloatArray
 from benchmarks import arguments, models
+from benchmarks.peaks import INSTRUCTIONS, InstructionPeak, tier_of
 from benchmarks.rows import Rows
 
 TURN = 10  # calls of one number of threads before the other's
@@ -42,14 +47,14 @@ def measure(geometry: str, options: argparse.Namespace, rows: Rows) -> None:
     folder = models.checkpoint(geometry, options.cache)
     wave = models.waves(1, config)[0]
     taggers = {threads: _tagger(folder, options.precision, threads) for threads in dict.fromkeys((1, options.threads))}
+    instruction = INSTRUCTIONS[tier_of(taggers[1].hardware), options.precision]
+    peaks = {threads: InstructionPeak(instruction, threads, options.cache) for threads in taggers}
     for beside in (False, True):
-        if beside:
-            with _neighbour(folder, options.precision, options.threads, wave):
-                times = _call_times(taggers, wave, options.calls, options.seconds)
-        else:
-            times = _call_times(taggers, wave, options.calls, options.seconds)
+        with _neighbour(folder, options.precision, options.threads, wave) if beside else nullcontext():
+            times, own = _call_times(taggers, peaks, wave, options.calls, options.seconds)
         for threads, seconds in times.items():
             p50, p99 = (float(p) for p in np.percentile(seconds, (50, 99)))
+            machine = float(np.percentile(own[threads], 99) / np.median(own[threads]))
             speedup = float(np.median(times[1])) / p50
             rows.write(
                 geometry=geometry,
@@ -62,11 +67,13 @@ def measure(geometry: str, options: argparse.Namespace, rows: Rows) -> None:
                 calls=len(seconds),
                 seconds_p50=p50,
                 seconds_p99=p99,
+                machine_p99_over_p50=machine,
                 speedup_over_one_thread=speedup,
             )
             print(f"{config.num_tokens:>5} tokens {options.precision:<9} {threads} threads "
                   f"{'beside a process' if beside else 'alone':<16} {len(seconds):>5} calls  p50 {1e3 * p50:8.2f} ms  "
-                  f"p99 {1e3 * p99:8.2f} ms ({p99 / p50:.2f}x)  {speedup:.2f}x one thread", flush=True)  # fmt: skip
+                  f"p99 {1e3 * p99:8.2f} ms ({p99 / p50:.2f}x, the machine {machine:.2f}x)  "
+                  f"{speedup:.2f}x one thread", flush=True)  # fmt: skip
 
 
 def _tagger(folder: Path, precision: str, threads: int) -> Any:
@@ -75,16 +82,22 @@ def _tagger(folder: Path, precision: str, threads: int) -> Any:
     return tagger
 
 
-def _call_times(taggers: dict[int, Any], wave: FloatArray, calls: int, seconds: float) -> dict[int, list[float]]:
-    """Seconds of each call, by number of threads; at least one of each."""
+def _call_times(
+    taggers: dict[int, Any], peaks: dict[int, InstructionPeak], wave: FloatArray, calls: int, seconds: float
+) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
+    """By number of threads: seconds of each call, at least one; and what the machine took for as much arithmetic each
+    time, on its slowest thread, in a unit of its own."""
     times: dict[int, list[float]] = {threads: [] for threads in taggers}
+    machine: dict[int, list[float]] = {threads: [] for threads in taggers}
     while unfinished := [t for t, own in times.items() if len(own) < calls and sum(own) < seconds]:
         for threads in unfinished:
             for _ in range(min(TURN, calls - len(times[threads]))):
                 start = time.perf_counter()
                 _tag(taggers[threads], wave)
                 times[threads].append(time.perf_counter() - start)
-    return times
+            for _ in range(TURN):
+                machine[threads].append(1.0 / min(peaks[threads].of_threads(float(np.median(times[threads])))))
+    return times, machine
 
 
 def _tag(tagger: Any, wave: FloatArray) -> None:

@@ -304,6 +304,7 @@ def test_latency_rows(cache: Path, tmp_path: Path) -> None:
     series = [(row["threads"], row["beside_a_process"], row["calls"]) for row in found]
     assert series == [(1, False, 15), (2, False, 15), (1, True, 15), (2, True, 15)]
     assert all(0 < row["seconds_p50"] <= row["seconds_p99"] for row in found)
+    assert all(row["machine_p99_over_p50"] >= 1 for row in found)
     assert [row["speedup_over_one_thread"] for row in found if row["threads"] == 1] == [1.0, 1.0]
 
 
