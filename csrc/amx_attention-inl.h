@@ -305,6 +305,10 @@ class AmxAttention {
         return sums[0] + sums[1];
     }
 
+    // Floats of a row among which the scores of `valid` keys are, in an order of their own; the others are the last
+    // key's.
+    static std::int64_t whole_steps(std::int64_t valid) { return (valid + kStep - 1) / kStep * kStep; }
+
     void set_reference(std::int64_t r, float score) {
         work_.reference[r] = score * scale_;
         work_.offset[r] = 256.0f * (127.0f - work_.reference[r]);
@@ -313,8 +317,9 @@ class AmxAttention {
     // To the largest score of row r and one block, if that is above it; to NaN if a score is.
     void raise_reference(const float* scores, std::int64_t r, std::int64_t valid) {
         const float before = work_.reference[r];
+        const std::int64_t n = whole_steps(valid);
         float top = scores[0];
-        for (std::int64_t i = 1; i < valid; ++i) top = scores[i] > top || scores[i] != scores[i] ? scores[i] : top;
+        for (std::int64_t i = 1; i < n; ++i) top = scores[i] > top || scores[i] != scores[i] ? scores[i] : top;
         if (top * scale_ <= before) return;
         set_reference(r, top);
         if (!rescaled_) std::fill(work_.factor, work_.factor + kQueryTile, 1.0f);
