@@ -6,8 +6,9 @@
 //   - while tiles multiply, the vector units multiply at half their rate, so exponentials take few multiplications;
 //   - storing a tile costs as much of the front end as 80 other instructions.
 //
-// Exponentials are taken against a reference score of the row, its first. It is raised, and what was summed so far
-// scaled down, only where a block has a score 2^64 above it: rare, and the result is the same whatever the reference.
+// Exponentials are taken against a reference score of the row, the largest of its first block, whose probability of 1
+// is exact: rounding the largest of all costs the most. The reference is raised, and what was summed so far scaled
+// down, only where a block has a score 2^64 above it: rare, and nothing but roundings depends on the reference.
 
 namespace astfast {
 namespace {
@@ -112,7 +113,10 @@ class AmxAttention {
         for (std::int64_t half = 0; half < kQueryTile / 2; ++half) score(0, half);
         store_scores(0, kPanels - 1);
         std::fill_n(work_.sums[0], kQueryTile * Simd::kLanes, 0.0f);
-        for (std::int64_t r = 0; r < queries_; ++r) set_reference(r, work_.scores[0][r * kScoreStride]);
+        const std::int64_t n = whole_steps(std::min(head_.keys, kBlock));
+        for (std::int64_t r = 0; r < queries_; ++r) {
+            set_reference(r, largest_score<Simd>(work_.scores[0] + r * kScoreStride, n));
+        }
         for (std::int64_t block = 0; block < blocks_; ++block) {
             const std::int64_t valid = head_.keys - block * kBlock;
             rescaled_ = false;
@@ -266,9 +270,9 @@ class AmxAttention {
 
     // Probabilities of row r and one block; returns their sums. In fixed point, two vectors at once: u is 256 times
     // the binary logarithm, offset by bfloat16's exponent, so that u / 2 would be the result if 2^f were 1 + f between
-    // whole powers; g is the difference, f (0.3395 - 0.3281 f). Halving cuts 0.0021 off in the mean, of all but the
-    // reference; beside that, off by 0.0021 (rms) of a probability, the rounding to bfloat16 included, which alone
-    // gives 0.0017. The sum is that of the rounded ones. Probabilities below 2^-127 are zero.
+    // whole powers; g is the difference, f (0.3410 - 0.3320 f). The offset has what halving cuts off besides. Off by
+    // 0.0021 (rms) and 0.0060 (at most) of a probability, the rounding to bfloat16 included, which alone gives 0.0017
+    // and 0.0039; 0.0000 in the mean. 1 is exact, what is below 2^-127 zero. The sum is that of the rounded ones.
     template <bool kWhole, bool kBiased>
     [[gnu::always_inline]] F exponentials(const float* scores, const float* bias, std::int64_t r, std::int64_t valid,
                                           __m512i* p) {
@@ -292,7 +296,7 @@ class AmxAttention {
                 _mm512_cvtps_epi32(Simd::fma(Simd::load(scores + Simd::kLanes), factor, offsets[1])));
             const __m512i f = _mm512_and_si512(u, _mm512_set1_epi16(255));
             const __m512i slope =
-                _mm512_sub_epi16(_mm512_set1_epi16(22250), _mm512_maddubs_epi16(u, _mm512_set1_epi16(84)));
+                _mm512_sub_epi16(_mm512_set1_epi16(22350), _mm512_maddubs_epi16(u, _mm512_set1_epi16(85)));
             const __m512i g = _mm512_mulhi_epu16(slope, f);
             __m512i e = _mm512_mulhi_epu16(_mm512_sub_epi16(u, g), half);
             if constexpr (!kWhole) {  // keys past the end get probability zero
@@ -311,7 +315,7 @@ class AmxAttention {
 
     void set_reference(std::int64_t r, float score) {
         work_.reference[r] = score * scale_;
-        work_.offset[r] = 256.0f * (127.0f - work_.reference[r]);
+        work_.offset[r] = 256.0f * (127.0f - work_.reference[r]) + 0.6875f;  // what halving cuts off, in the mean
     }
 
     // To the largest score of row r and one block, if that is above it; to NaN if a score is.

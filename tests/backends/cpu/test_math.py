@@ -1,4 +1,4 @@
-"""exp and GELU of the CPU engine over the whole range of float32, against float64.
+"""exp and GELU of the CPU engine over the whole range of float32, against float64; attention's probabilities.
 
 In ulp of the output type: exp 1 (float32) and 2 (bfloat16), GELU 2 and 2, of which float32 takes 1.9 over all floats.
 Its tail keeps its relative precision down to the smallest normal numbers.
@@ -67,21 +67,45 @@ def test_gelu_of_nan_is_nan(tier: str) -> None:
     assert np.isnan(native().ComputeContext(tier, "float32", 1).gelu(x)).all()
 
 
-@pytest.mark.parametrize("tier", [tier for tier in TIERS if tier != "amx"])  # whose halves are cut off, for speed
+def outputs_of_last_key(keys: list[float], tier: str, precision: str = "bfloat16") -> tuple[np.ndarray, np.ndarray]:
+    """(queries q from 1 to 4, the last key's probabilities), [256] each, where scores are q / 4 times ``keys``."""
+    ops = CpuOps(1, precision, 1, tier=tier)
+    q, kv = np.zeros((1, 256, 16), np.float32), np.zeros((1, len(keys), 32), np.float32)
+    q[0, :, 0] = np.concatenate([1 + np.arange(128) / 128, 2 + np.arange(128) / 64])  # all bfloat16 in [1, 4)
+    kv[0, :, 0], kv[0, -1, 16:] = keys, 1
+    out = ops.attention(*(op_cases.bfloat16_bits(x) for x in (q, kv)), ops.empty((1, 256, 16), "activation"))
+    return q[0, :, 0].astype(np.float64), op_cases.from_bfloat16_bits(out)[0, :, 0].astype(np.float64)
+
+
+@pytest.mark.parametrize("tier", TIERS)
 def test_probabilities_in_bfloat16_are_right_in_the_mean(tier: str) -> None:
-    """Half of each is lost where fixed point is cut off, not rounded: all but a row's largest would be 0.002 too small.
+    """Half a unit is lost where fixed point is cut off, not rounded: all but a row's largest would be 0.002 too small.
 
     Of 256 queries, one key has a score of 0 and the other one between -2.5 and 0; its value is 1, so the output is
     p / (1 + p).
     """
-    ops = CpuOps(1, "bfloat16", 1, tier=tier)
-    q, kv = np.zeros((1, 256, 16), np.float32), np.zeros((1, 2, 32), np.float32)
-    q[0, :, 0] = np.concatenate([1 + np.arange(128) / 128, 2 + np.arange(128) / 64])  # all bfloat16 in [1, 4)
-    kv[0, 1, 0], kv[0, 1, 16:] = -2.5, 1
-    out = ops.attention(*(op_cases.bfloat16_bits(x) for x in (q, kv)), ops.empty((1, 256, 16), "activation"))
-    weighed = op_cases.from_bfloat16_bits(out)[0, :, 0].astype(np.float64)
-    found, exact = weighed / (1 - weighed), np.exp(q[0, :, 0].astype(np.float64) * -2.5 / 4)
+    q, weighed = outputs_of_last_key([0, -2.5], tier)
+    found, exact = weighed / (1 - weighed), np.exp(q * -2.5 / 4)
     error = found / exact - 1
     once = 2.0**-8 / math.sqrt(3)  # rms of rounding a number just above a power of two
     assert abs(error.mean()) < 4 * math.hypot(once, once) / math.sqrt(256)
     assert np.sqrt(np.square(error).mean()) < 2 * math.hypot(once, once)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_first_key_of_no_weight_changes_nothing(tier: str) -> None:
+    """Bitwise: a row's largest probability is exact, and the others are rounded against it, whichever key is first."""
+    _, weighed = outputs_of_last_key([0, -2.5], tier)
+    for others in ([-100, 0], [0, -100]):  # of no weight: between e^-25 and e^-100
+        np.testing.assert_array_equal(outputs_of_last_key([*others, -2.5], tier)[1], weighed)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("keys", [9, 20, 137])
+def test_one_score_far_above_all_others_takes_all(keys: int, precision: str, tier: str) -> None:
+    """Wherever its key stands in a part of a block: it was missed on AMX, where scores lie in another order."""
+    for late in range(max(0, keys - 32), keys):
+        scores = [400.0 if key == late else -400.0 for key in range(keys)]
+        weight = float(late == keys - 1)
+        np.testing.assert_allclose(outputs_of_last_key(scores, tier, precision)[1], weight, atol=2.0**-7)
