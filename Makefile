@@ -45,7 +45,8 @@ test: lint typecheck ## the tests of every day, under 12 minutes with the instal
 
 test-slow: setup $(TRITON_36)/.installed ## the rest: every kernel and configuration, real sizes, soak
 	$(BIN)/python -m pytest -q -m 'slow and not gpu and not network' --durations=15
-	PYTHONPATH=$(TRITON_36) $(BIN)/python -m pytest -q -m 'not gpu' -k 'not slow or planted or 90 and not clip' tests/kernels
+	PYTHONPATH=$(TRITON_36) $(BIN)/python -m pytest -q -m 'not gpu' -k 'not slow or planted or beforehand or 90 and not clip' \
+		tests/kernels tests/benchmarks/test_run_gpu.py
 
 # The Triton of PyTorch 2.10 and 2.11. Its interpreter can't convert an array of one element since NumPy 2.4.
 $(TRITON_36)/.installed: Makefile

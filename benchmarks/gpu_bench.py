@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import itertools
 import os
 import pkgutil
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
@@ -24,7 +25,9 @@ from triton.runtime.jit import JITFunction
 import astfast
 from astfast import kernels
 from astfast.backends.cuda import backend
+from astfast.backends.cuda.autotune import Autotuner, environment_key
 from astfast.backends.cuda.ops import CudaOps, Target
+from astfast.backends.cuda.runtime import runtime_for
 from astfast.backends.cuda.target import driver_version, target_of
 from astfast.benchmarking.peers import transformers_model
 from astfast.benchmarking.timing import spread
@@ -48,6 +51,23 @@ FASTEST_ATTENTION = (
     SDPBackend.MATH,
 )
 Work = Callable[[], Any]
+Made = TypeVar("Made")
+
+
+def once(make: Callable[..., Made]) -> Callable[..., Made]:
+    """The method, whose results are kept as long as the process lives: by its arguments, however they are passed."""
+    signature, made = inspect.signature(make), dict[Any, Made]()
+
+    @functools.wraps(make)
+    def kept(*args: Any, **kwargs: Any) -> Made:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        key = tuple(bound.arguments.values())
+        if key not in made:
+            made[key] = make(*args, **kwargs)
+        return made[key]
+
+    return kept
 
 
 class Bench:
@@ -60,6 +80,7 @@ class Bench:
         self.target = Target(80, 4, "dry run on a CPU") if dry_run else target_of(torch.device("cuda"))
         self.contestants: dict[tuple[str, str, int, str], Work] = {}  # those that were made in this process
         self.launcher: launch.Launcher = launchers.interpret if dry_run else launch.run
+        self.runtime = runtime_for(torch.device(self.device))
 
     def describe(self) -> dict[str, Any]:
         """GPU and versions, for every row."""
@@ -77,11 +98,13 @@ class Bench:
             return False
 
     def ops(self, heads: int, precision: str, dependent: bool = False) -> CudaOps:
-        """The backend's ops as users get them, or with dependent launches; in a dry run all of its kernels,
-        interpreted."""
+        """The backend's ops as users get them, or with dependent launches; in a dry run kernels are interpreted, and
+        checked, but not timed."""
         if self.dry_run:
-            how = {"launcher": self.launcher, "target": self.target, "tiles": DRY_TILES}
-            return CudaOps(heads, precision, self.device, **how)
+            tuner = Autotuner(
+                self.runtime, self.launcher, environment_key(self.target.name, "none"), deterministic=True
+            )
+            return CudaOps(heads, precision, self.device, target=self.target, tiles=DRY_TILES, autotuner=tuner)
         with mock.patch.dict(os.environ, {"ASTFAST_DEPENDENT_LAUNCHES": str(int(dependent))}):
             return backend.open(heads, precision, self.device)
 
@@ -96,7 +119,7 @@ class Bench:
             return f"tiny-{geometry.partition('-')[0]}" if geometry in family_models.MODELS else "tiny"
         return geometry or "ast-base"
 
-    @functools.cache  # noqa: B019, one object lives as long as its process
+    @once
     def checkpoint(self, geometry: str = "") -> Checkpoint:
         if geometry in family_models.MODELS:
             name = self.name(geometry)
@@ -107,7 +130,7 @@ class Bench:
         """Of an AST in transformers' layout."""
         return models.checkpoint(self.name(geometry), self.cache, outliers=True)
 
-    @functools.cache  # noqa: B019
+    @once
     def engine(
         self, precision: str, geometry: str = "", batch_size: int | None = None, dependent: bool = False
     ) -> CudaGraphEngine:
@@ -117,14 +140,14 @@ class Bench:
         assert isinstance(engine, CudaGraphEngine)
         return engine
 
-    @functools.cache  # noqa: B019
+    @once
     def model(self, precision: str, geometry: str = "") -> Any:
         """transformers' model with PyTorch's fused attention; of another family its formulas in PyTorch's fast ops."""
         if geometry in family_models.MODELS:
             return family_models.torch_model(self.name(geometry), precision, self.device)
         return transformers_model(self.folder(geometry), precision).to(self.device)
 
-    @functools.cache  # noqa: B019
+    @once
     def features(self, batch: int, geometry: str = "") -> torch.Tensor:
         """Noise, as loud as normalised spectrograms are, [batch, frames, mels] float32; no two clips alike."""
         config = self.checkpoint(geometry).config
@@ -166,7 +189,7 @@ class Bench:
 
         return forward
 
-    @functools.cache  # noqa: B019
+    @once
     def waves(self, geometry: str = "") -> list[Any]:
         """Waveforms that fill the model's input, no two alike; 64, or few in a dry run."""
         config: Any = self.checkpoint(geometry).config
@@ -189,7 +212,7 @@ class Bench:
         exact = self._exact(batch, geometry)
         return float((logits.double() - exact).square().mean().sqrt() / exact.std())
 
-    @functools.cache  # noqa: B019
+    @once
     def _exact(self, batch: int, geometry: str) -> torch.Tensor:
         model, parts = self.model("float32", geometry), self.features(batch, geometry).split(8)
         with torch.inference_mode():
@@ -204,16 +227,14 @@ class Bench:
         row = {"clips_per_second": p50, "p20": p20, "p80": p80, "milliseconds": 1e3 * clips / p50}
         return {**row, "clips": clips, "calls": len(times), **readings}
 
-    def call_seconds(self, work: Work, seconds: float, spin: float | None = None) -> list[float]:
-        """Seconds from the end of one call on the device to the end of the next, after ``spin`` seconds of such calls
-        (default: SPIN_SECONDS)."""
+    def call_seconds(self, work: Work, seconds: float) -> list[float]:
+        """Seconds from the end of one call on the device to the end of the next, after SPIN_SECONDS of such calls."""
         if self.dry_run:
             start = time.perf_counter()
             work()
             return [time.perf_counter() - start]
-        spin = SPIN_SECONDS if spin is None else spin
         spun, start = 0, time.perf_counter()
-        while spun < 2 or time.perf_counter() - start < spin:
+        while spun < 2 or time.perf_counter() - start < SPIN_SECONDS:
             work()
             torch.cuda.synchronize()
             spun += 1

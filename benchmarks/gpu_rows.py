@@ -18,6 +18,7 @@ from astfast.backends.cuda import autotune_cache, backend
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.target import has_dependent_launches, has_float8
 from astfast.benchmarking.timing import speedup, spread
+from astfast.engines.cuda_graphs import CudaGraphEngine
 from astfast.kernels import tuning
 from astfast.kernels.quantise import FLOAT8_MAX
 from benchmarks import gpu_checks
@@ -125,8 +126,13 @@ def engine_works(bench: Bench, precision: str, geometry: str = "") -> Found:
     clips = 2 if bench.dry_run else 8
     error = accurate(bench, engine.forward(bench.features(clips, geometry)), precision, clips, geometry)
     row = {"error": error, "graphs": engine.ops.runtime.graphs_failure is None, "hardware": engine.hardware}
+    return row | refusals(engine)
+
+
+def refusals(engine: CudaGraphEngine) -> dict[str, str]:
+    """``failed``, if the engine has refused a kernel."""
     refused = [f"{key}: {result.failure}" for key, result in engine.ops.op_results().items() if result.failure]
-    return {**row, "failed": f"kernels that are not used: {'; '.join(refused)}"} if refused else row
+    return {"failed": f"kernels that are not used: {'; '.join(refused)}"} if refused else {}
 
 
 def accurate(bench: Bench, logits: torch.Tensor, precision: str, batch: int, geometry: str = "") -> float:
@@ -153,7 +159,7 @@ def throughput(section: str, name: str, precision: str, batch: int, seconds: flo
             engine = bench.engine(precision, geometry)
             row |= {
                 "hardware": engine.hardware,
-                "ops": autotune_cache.describe(of_batch(bench, precision, batch, geometry)),
+                "ops": autotune_cache.describe(of_batch(engine, batch)),
             }
         if name in ("sdpa", "compiled"):
             row["attention"] = bench.attention_choice(precision, batch, geometry)
@@ -162,11 +168,13 @@ def throughput(section: str, name: str, precision: str, batch: int, seconds: flo
     return Row(section, f"{name} {precision} batch {batch}{where}", seconds, measure)
 
 
-def of_batch(bench: Bench, precision: str, batch: int, geometry: str = "") -> dict[str, KernelResult]:
-    """Autotuning results of the ops of one batch size."""
-    engine = bench.engine(precision, geometry)
+def of_batch(engine: CudaGraphEngine, batch: int) -> dict[str, KernelResult]:
+    """Autotuning results of the ops of one batch size, which the engine has run. Raises AssertionError if there are
+    none."""
     bucket = max(each for each in engine.buckets if each <= batch)
-    return {key: each for key, each in engine.ops.op_results().items() if f" {bucket}x" in key}
+    found = {key: each for key, each in engine.ops.op_results().items() if f" {bucket}x" in key}
+    assert found, f"no op has run with a batch of {bucket}"
+    return found
 
 
 def in_turns(bench: Bench, precision: str, batch: int) -> Found:
@@ -181,29 +189,41 @@ def in_turns(bench: Bench, precision: str, batch: int) -> Found:
 
 def dependent(bench: Bench, precision: str, batch: int) -> Found:
     """Dependent launches against the others, in turns, after a look at their logits."""
-    logits = bench.contestant("dependent", precision, batch)()
-    row: dict[str, Any] = {"with": DEPENDENT, "precision": precision, "batch": batch}
+    logits, engine = bench.contestant("dependent", precision, batch)(), bench.engine(precision, dependent=True)
+    row: dict[str, Any] = {"with": DEPENDENT, "precision": precision, "batch": batch, "hardware": engine.hardware}
     row["error"] = accurate(bench, logits, precision, batch)
-    return row | compared(bench, ["dependent", "astfast"], precision, batch)
+    row["ops"] = autotune_cache.describe(of_batch(engine, batch))
+    return row | compared(bench, ["dependent", "astfast"], precision, batch) | refusals(engine)
 
 
 def compared(bench: Bench, names: list[str], precision: str, batch: int) -> dict[str, Any]:
-    """How many times faster the first contestant is than each of the others, in turns; clocks and power meanwhile."""
-    works = {name: bench.contestant(name, precision, batch) for name in names}
-    for work in works.values():
-        work()
-    times: dict[str, list[float]] = {name: [] for name in names}
+    """How many times faster the first contestant is than each of the others, in turns; clocks and power meanwhile. One
+    of the others that fails costs its ratio only, and says why."""
+    works, found = {}, dict[str, Any]()
+    for name in names:
+        try:
+            works[name] = bench.contestant(name, precision, batch)
+            works[name]()
+        except Exception as error:
+            if name == names[0]:
+                raise
+            works.pop(name, None)
+            found[f"without_{name}"] = f"{type(error).__name__}: {error}"[:300]
+    times: dict[str, list[float]] = {name: [] for name in works}
     with bench.sensors() as readings:
         for _ in range(1 if bench.dry_run else TURNS):
             for name, work in works.items():
                 times[name].append(spread(bench.call_seconds(work, TURN_SECONDS)).p50)
-    return {f"over_{name}": list(speedup(times[name], times[names[0]])) for name in names[1:]} | readings
+    ratios = {f"over_{name}": list(speedup(times[name], times[names[0]])) for name in list(works)[1:]}
+    return ratios | found | readings
 
 
 def ops(bench: Bench, precision: str, batch: int) -> Found:
     """Each op of a batch: which implementation serves it, and how fast both are."""
     found = []
-    for key, result in sorted(of_batch(bench, precision, batch).items()):
+    engine = bench.engine(precision)
+    engine.forward(bench.features(batch))  # in a worker that has not done so
+    for key, result in sorted(of_batch(engine, batch).items()):
         row: dict[str, Any] = {"name": key, "failure": result.failure}
         row["served_by"] = "kernel" if result.failure is None and result.kernel_is_faster else "torch"
         flops = operations(key, bench.checkpoint().config.num_tokens)

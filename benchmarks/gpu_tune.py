@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 
 from astfast.backends.cuda.packing import DTYPES
 from astfast.backends.cuda.target import Target, has_float8
-from astfast.benchmarking.timing import spread
 from astfast.kernels import attention, linear, statistics, tuning
 from astfast.kernels.launch import Launch
 from astfast.kernels.tuning import Tile
@@ -27,8 +27,8 @@ BATCHES = (32, 8, 1)
 PROBLEMS = ("qkv", "fc1", "proj", "fc2", "attention")
 SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 ACCUMULATORS = (32, 128)  # registers of a thread that hold the output tile, at least and at most
+EARLY_ACCUMULATORS = 64  # at most, beside which the stream's tile has room
 HEAD_DIM = 64  # of all published models
-TURN_SECONDS = 0.03
 SPREAD = 2.0**-6  # of the largest result, that two orders of summation in 16 bits may differ by
 Problem = Callable[[Tile], Launch]
 
@@ -52,7 +52,8 @@ def sweep(bench: Bench, name: str, precision: str, batch: int) -> Found:
     expected: torch.Tensor | None = None
     for tile in tiles(bench, name, precision):
         row = {"problem": name, "precision": precision, "batch": batch, "tile": [tile.m, tile.n, tile.k]}
-        row |= {"warps": tile.warps, "stages": tile.stages, "name": f"{name} {precision} batch {batch} {tile}"}
+        row |= {"warps": tile.warps, "stages": tile.stages, "early": tile.early}
+        row |= {"name": f"{name} {precision} batch {batch} {tile}"}
         try:
             launch = make(tile)
             if "stream_ptr" in launch.args:
@@ -62,7 +63,7 @@ def sweep(bench: Bench, name: str, precision: str, batch: int) -> Found:
             expected = result.clone() if expected is None else expected
             error = float((result - expected).abs().max() / expected.abs().max())
             assert error <= SPREAD, f"off by {error:.2g} from the tile in use"
-            seconds = spread(bench.call_seconds(partial(bench.launcher, launch), TURN_SECONDS, TURN_SECONDS)).p50
+            (seconds,) = bench.runtime.compare(partial(bench.launcher, launch))
             found.append({**row, "microseconds": 1e6 * seconds, "tflops": launch.work.flops / seconds / 1e12})
         except torch.OutOfMemoryError:
             raise
@@ -128,16 +129,23 @@ def candidates(arch: tuning.Arch, name: str, precision: str) -> list[Tile]:
         depths = (128 // size,) if wide else (64 // size, 128 // size)
         sizes = itertools.product((64, 128, 256), (64, 128, 256), depths, warps, stages)
         known = table.norm_linear if name in ("qkv", "fc1") else table.residual
-    return list(dict.fromkeys((*known, *(tile for tile in itertools.starmap(Tile, sizes) if _fits(tile, room, size)))))
+    fitting = [tile for tile in itertools.starmap(Tile, sizes) if _fits(tile, room, size)]
+    if name in ("proj", "fc2"):
+        fitting += [replace(tile, early=True) for tile in fitting if _registers(tile) <= EARLY_ACCUMULATORS]
+    return list(dict.fromkeys((*known, *fitting)))
 
 
 def _fits(tile: Tile, room: int, size: int) -> bool:
     """Whether the pipeline has room in shared memory, and the accumulators in registers."""
-    columns, stage = tile.n, (tile.m + tile.n) * tile.k * size
+    stage = (tile.m + tile.n) * tile.k * size
     if tile.k == 0:  # attention: keys and values of 16 bits, HEAD_DIM wide
-        columns, stage = HEAD_DIM, 2 * tile.n * HEAD_DIM * 2
-    registers = tile.m * columns // (32 * tile.warps)
-    return tile.stages * stage <= room and ACCUMULATORS[0] <= registers <= ACCUMULATORS[1]
+        stage = 2 * tile.n * HEAD_DIM * 2
+    return tile.stages * stage <= room and ACCUMULATORS[0] <= _registers(tile) <= ACCUMULATORS[1]
+
+
+def _registers(tile: Tile) -> int:
+    """Those of a thread that hold the output tile."""
+    return tile.m * (tile.n if tile.k else HEAD_DIM) // (32 * tile.warps)
 
 
 def launches(target: Target) -> list[Callable[[], Launch]]:
@@ -167,4 +175,5 @@ def _lines(timed: list[dict[str, Any]]) -> Iterator[str]:
                 best = min((row for row in of_name if row["batch"] == batch), key=lambda row: row["microseconds"])
                 m, n, k = best["tile"]
                 speed = f"{best['tflops']:.0f} TFLOP/s, {best['microseconds']:.1f} us"
-                yield f"Tile({m}, {n}, {k}, {best['warps']}, {best['stages']}),  # {name}, batch {batch}: {speed}"
+                tile = f"{m}, {n}, {k}, {best['warps']}, {best['stages']}{', early=True' * best['early']}"
+                yield f"Tile({tile}),  # {name}, batch {batch}: {speed}"

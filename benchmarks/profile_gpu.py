@@ -52,6 +52,7 @@ TOLD = (
     "L2 Hit",
     "Shared Memory Per Block",
     "ERROR SUMMARY",
+    "==ERROR==",  # of ncu, as without the right to read the GPU's counters
 )
 
 

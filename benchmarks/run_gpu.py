@@ -49,7 +49,8 @@ BATCHES = (32, 8, 1)  # buckets of the rows
 LAST = "last"  # in an answer of a worker whose device is of no more use, as after an access out of bounds
 PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
 WITHOUT = "--without-persistent"
-SUSPECTS = (f"check {gpu_checks.PERSISTENT}", "engine", "astfast")  # rows that a persistent kernel may have hung
+# Rows that a persistent kernel may have hung: all that run our engine.
+SUSPECTS = (f"check {gpu_checks.PERSISTENT}", "engine", "astfast", "in turns", "top-", "ops")
 WORKER = (sys.executable, "-m", "benchmarks.run_gpu", "--worker")
 
 
@@ -82,6 +83,7 @@ def work(options: argparse.Namespace) -> int:
     os.dup2(2, 1)  # what libraries print is no answer
     if options.dry_run:
         torch.set_num_threads(1)  # of small products, which wait for each other where others compute too
+        os.environ["ASTFAST_CACHE"] = str(options.cache / "dry-run")  # no verdicts of it among the user's
     if options.without_persistent:
         os.environ["ASTFAST_PERSISTENT_KERNELS"] = "0"  # of the tests that it runs as well
     bench = Bench(options.dry_run, options.cache)

@@ -1,4 +1,4 @@
-"""Command ``astfast cache``: the packed weights and remembered verdicts in the user's cache folder."""
+"""Command ``astfast cache``: the packed weights in the user's cache folder."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """benchmarks/run_gpu.py on a CPU: what fails or hangs costs its row, results are kept, what matters comes first."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import torch
 from triton import runtime
 from triton.backends.compiler import GPUTarget
 
+from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.target import Target
 from astfast.kernels import tuning
 from astfast.kernels.launch import Launch
@@ -169,7 +171,8 @@ def test_candidates_of_the_sweep_begin_with_the_tile_in_use(arch: int) -> None:
         table = tuning.tiles_for(arch, 2)
         in_use = {"attention": table.attention, "qkv": table.norm_linear[0], "fc1": table.norm_linear[0]}
         assert found[0] == in_use.get(name, table.residual[0])
-        assert 10 < len(found) < 90
+        assert 10 < len(found) < (150 if name in ("proj", "fc2") else 90)
+        assert any(tile.early for tile in found) == (name in ("proj", "fc2"))
         assert len(set(found)) == len(found)
         assert profile_gpu.in_use(arch, name) == found[0]
 
@@ -188,6 +191,8 @@ def test_sweep_refuses_a_tile_whose_results_differ_and_sorts_the_others(tmp_path
     assert "off by 1" in bad["refused"]
     assert good["tflops"] > 0
     assert spoilt == [64, 64, 128]  # a wrong one is not timed
+    early = {**good, "early": True, "gpu": "H900"}
+    assert gpu_tune.table([early]).splitlines()[1].startswith("Tile(64, 64, 32, 4, 2, early=True),  # proj")
     text = gpu_tune.table([{**good, "gpu": "H900"}, {**bad, "gpu": "H900"}])
     assert text.splitlines()[0] == "# float32, timed on H900"
     assert text.splitlines()[1].startswith("Tile(64, 64, 32, 4, 2),  # proj, batch 1: ")
@@ -214,6 +219,65 @@ def test_calls_on_a_device_are_timed_by_its_events(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(torch.cuda, "clock_rate", no_library)
     assert "pynvml" in bench.timed(lambda: time.sleep(0.001), 32, 0.02)["sensors"]
     assert bench.timed_on_the_host(lambda: time.sleep(0.001), 4, 0.02)["clips_per_second"] < 4 / 1e-3
+
+
+def test_what_is_made_once_does_not_depend_on_how_arguments_are_passed() -> None:
+    class Maker:
+        @gpu_bench.once
+        def make(self, precision: str, geometry: str = "", dependent: bool = False) -> object:
+            return object()
+
+    one, other = Maker(), Maker()
+    made = one.make("bfloat16")
+    assert made is one.make("bfloat16", "") is one.make(precision="bfloat16", dependent=False)
+    assert len({id(x) for x in (made, one.make("bfloat16", dependent=True), other.make("bfloat16"))}) == 3
+
+
+class Contestants:
+    """Engines whose calls take as long as their names say; one of them fails."""
+
+    dry_run = True
+    contestants = dict.fromkeys([(name, "float32", 2, "") for name in ("astfast", "compiled", "accelerated")])
+
+    def contestant(self, name: str, precision: str, batch: int, geometry: str = "") -> Any:
+        def work() -> float:
+            if name == "compiled":
+                raise RuntimeError("no valid choice")
+            return {"astfast": 1.0, "sdpa": 2.0, "accelerated": 4.0}[name]
+
+        return work
+
+    def call_seconds(self, work: Any, seconds: float) -> list[float]:
+        return [work()]
+
+    def sensors(self) -> Any:
+        return contextlib.nullcontext({"watts": 300.0})
+
+
+def test_an_engine_that_fails_costs_its_own_ratio_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: Any = gpu_rows.in_turns(Contestants(), "float32", 2)  # type: ignore[arg-type]
+    assert found == {
+        "precision": "float32",
+        "batch": 2,
+        "over_sdpa": [2.0] * 3,
+        "over_accelerated": [4.0] * 3,
+        "without_compiled": "RuntimeError: no valid choice",
+        "watts": 300.0,
+    }
+    with pytest.raises(RuntimeError, match="no valid choice"):
+        gpu_rows.compared(Contestants(), ["compiled", "sdpa"], "float32", 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_rows_say_which_kernels_ran_and_which_were_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = gpu_bench.Bench(True, tmp_path)
+    assert [row["served_by"] for row in gpu_rows.ops(bench, "float32", 1)].count("kernel") > 10  # type: ignore[index]
+    with pytest.raises(AssertionError, match="no op has run with a batch of 2"):
+        gpu_rows.of_batch(bench.engine("float32"), 2)
+    results = bench.engine("float32", dependent=True).ops._autotuner.results  # type: ignore[union-attr]
+    results["pool bfloat16 of another batch"] = KernelResult("out is off by 1")
+    row = gpu_rows.dependent(bench, "float32", 1)
+    assert row["failed"] == "kernels that are not used: pool bfloat16 of another batch: out is off by 1"  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ rounding of the largest result. Only sums of squares, pooling and the logarithms
 is the error of a few numbers, are allowed what any order of summation may cost, too.
 """
 
+import importlib
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 
 from astfast.backends.cuda import folding
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, analysis_window, mel_filters
-from astfast.kernels import attention, head, linear, log_mel, patch_embed, persistent, statistics
+from astfast.kernels import attention, head, linear, log_mel, patch_embed, statistics
 from astfast.kernels.launch import Launch
 from astfast.kernels.tuning import Tile
 from astfast.ops import patch_grid
@@ -82,6 +84,11 @@ def sums_of_squares(x: torch.Tensor) -> torch.Tensor:
     return padded.unflatten(-1, (parts, statistics.STATISTICS_TILE)).square().sum(-1)
 
 
+def persistent_kernels() -> Any:
+    """Their module, which needs the Gluon of Triton 3.6."""
+    return importlib.import_module("astfast.kernels.persistent")
+
+
 def norm_linear(
     dtype: torch.dtype,
     shape: tuple[int, int, int],  # clips, tokens, K
@@ -108,7 +115,7 @@ def norm_linear(
     sumsq = sums_of_squares(x).float().to(device)
     operands = (x.to(device)[:, :rows], sumsq[:, :rows], weight.to(device), bias.to(device), eps, out)
     if programs:
-        launch = persistent.norm_linear(*operands, activation=activation, tile=tile, programs=programs)
+        launch = persistent_kernels().norm_linear(*operands, activation=activation, tile=tile, programs=programs)
     else:
         launch = linear.norm_linear(*operands, activation=activation, precision=precision, tile=tile)
     return Case(launch, {"out": out}, {"out": exact}, {"out": peer})
@@ -138,7 +145,7 @@ def linear_residual(
     sumsq = unwritten((clips, tokens, statistics.statistics_parts(n)), torch.float32, device)
     operands = (x.to(device), weight.to(device), bias.to(device), scale, new[:, :rows], sumsq[:, :rows])
     if programs:
-        launch = persistent.linear_residual(*operands, tile=tile, programs=programs)
+        launch = persistent_kernels().linear_residual(*operands, tile=tile, programs=programs)
     else:
         launch = linear.linear_residual(*operands, precision=precision, tile=tile)
     return Case(

@@ -50,7 +50,7 @@ def fault(code: str) -> str | None:
     if not wait or code.count(START_NEXT) != 1:
         return "waits for no kernel, or starts none"
     early = re.findall(MEMORY, before)
-    around = [label for label in re.findall(BRANCH, before) if f"{label}:" not in before]
+    around = [label or "EXIT" for label in re.findall(BRANCH, before) if not label or f"{label}:" not in before]
     return f"{early + around} before it waits" if early or around else None
 
 
@@ -60,6 +60,8 @@ def test_a_kernel_waits_before_it_touches_memory() -> None:
     assert fault(code) is None
     assert "'STG'" in str(fault(code.replace(WAIT, "NOP") + WAIT))
     assert "waits for no kernel" in str(fault(compiled(pool, 90).code))
+    for way_around in ("EXIT ;", "@P0 EXIT ;", "@P0 BRA `(.L_x_999) ;"):
+        assert "before it waits" in str(fault(code.replace(WAIT, f"{way_around}\n{WAIT}")))
 
 
 @pytest.mark.slow

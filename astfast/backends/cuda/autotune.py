@@ -10,7 +10,7 @@ What was found is kept in the user's cache folder if it says something of the ke
 finite numbers, a kernel that doesn't compile or asks for more than the GPU has, and times. Any other error (of a kernel
 that ran before, say) is believed for this process only, and a batch that leads to NaN says nothing at all. While a
 further kernel of an op is tried, the folder says so: one that never ends, as one whose programs wait for each other
-may, is left out by the next process.
+may, is left out after two processes (``kernel_trials.py``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ import torch
 from triton.errors import TritonError
 
 from astfast import notes
-from astfast.backends.cuda import autotune_cache, centred_log_mel, fallback_images, fallback_ops, token_merging
+from astfast.backends.cuda import (
+    autotune_cache,
+    centred_log_mel,
+    fallback_images,
+    fallback_ops,
+    kernel_trials,
+    token_merging,
+)
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.backends.cuda.op_call import OpCall
 from astfast.backends.cuda.runtime import Runtime
@@ -66,6 +73,8 @@ class Autotuner:
         self.compiler_missing = False  # Triton can't compile here: PyTorch's ops run all calls
         self._launcher = launcher
         self.results = autotune_cache.load().get(environment, {})
+        for call in kernel_trials.condemned(environment):
+            self.results.setdefault(call, KernelResult(kernel_trials.FAILURE))
         self._warned: set[str] = set()
         self._cold_start = cold_start
 
@@ -112,7 +121,7 @@ class Autotuner:
             notes.show(self._cold_start)
             self._cold_start = None
         self.runtime.synchronize()  # an error of earlier work is raised here, and blamed on no kernel
-        with autotune_cache.marked(self.environment, call.key) if call.variant else nullcontext():
+        with kernel_trials.trial(self.environment, call.key) if call.variant else nullcontext():
             try:
                 result = KernelResult(check(call, self._launcher))
             except (torch.OutOfMemoryError, NotFinite):
@@ -207,4 +216,14 @@ def torch_switches() -> str:
         "math": cuda.math_sdp_enabled(),
     }
     attention = "+".join(name for name, on in enabled.items() if on) or "none"
-    return f"products {torch.get_float32_matmul_precision()}, attention {attention}"
+    return f"products {float32_products()}, attention {attention}"
+
+
+def float32_products() -> str:
+    """How PyTorch multiplies float32 on a GPU: "ieee" or "tf32"."""
+    switch: Any = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if switch is None:  # before PyTorch 2.9; later this getter refuses a process that has used the newer switch
+        return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    if switch == "none":  # as the switch of all backends has it, whose "none" is PyTorch's default
+        switch = torch.backends.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if switch == "tf32" else "ieee"

@@ -6,15 +6,13 @@ of them says nothing about another. Nothing in this module needs torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from astfast import cache
 
 FILE = "kernels.json"
-UNFINISHED = "its first run did not end; the file kernels.json in the cache folder says so: delete it to try again"
 MARGIN = 1.03  # by which PyTorch must be faster before a kernel gives way: less is noise
 
 
@@ -50,25 +48,14 @@ def load() -> dict[str, dict[str, KernelResult]]:
     return {environment: _results(table) for environment, table in cache.read(FILE).items()}
 
 
-def store(environment: str, call: str, result: KernelResult | None) -> None:
-    """Adds, replaces or, with None, removes one result in the file."""
+def store(environment: str, call: str, result: KernelResult) -> None:
+    """Adds or replaces one result in the file."""
 
     def change(content: dict[str, Any]) -> None:
         table = content.get(environment)
-        others = {name: entry for name, entry in table.items() if name != call} if isinstance(table, dict) else {}
-        content[environment] = others if result is None else {**others, call: asdict(result)}
+        content[environment] = {**(table if isinstance(table, dict) else {}), call: asdict(result)}
 
     cache.update(FILE, change)
-
-
-@contextmanager
-def marked(environment: str, call: str) -> Iterator[None]:
-    """Inside, the file has a failure for the call; it is left there only by a process that is killed meanwhile."""
-    store(environment, call, KernelResult(UNFINISHED))
-    try:
-        yield
-    finally:
-        store(environment, call, None)
 
 
 def describe(results: Mapping[str, KernelResult]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from astfast.backends.cuda import autotune_cache, centred_log_mel, fallback_imag
 from astfast.backends.cuda.autotune import environment_key
 from astfast.backends.cuda.autotune_cache import KernelResult
 from astfast.kernels import linear
+from tests import ROOT
 
 
 def test_the_file_survives_what_others_leave_in_it(tmp_path: Path) -> None:
@@ -87,6 +90,31 @@ def test_switches_of_pytorch_are_part_of_the_environment() -> None:
     assert environment_key("NVIDIA H200", "580.1") == key
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         assert environment_key("NVIDIA H200", "580.1") != key
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="before PyTorch 2.9")
+def test_both_of_pytorchs_switches_of_float32_products_are_read() -> None:
+    """In a process of its own, for PyTorch refuses one getter after the other's setter."""
+    code = """
+import torch
+from astfast.backends.cuda.autotune import float32_products as products
+assert products() == "ieee"
+torch.set_float32_matmul_precision("high")
+assert products() == "tf32"
+torch.backends.cuda.matmul.fp32_precision = "ieee"
+assert products() == "ieee"
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+assert products() == "tf32"
+"""
+    everywhere = """
+import torch
+from astfast.backends.cuda.autotune import environment_key, float32_products as products
+plain = environment_key("a GPU", "580")
+torch.backends.fp32_precision = "tf32"
+assert products() == "tf32" and environment_key("a GPU", "580") != plain
+"""
+    for each in (code, everywhere):
+        subprocess.run([sys.executable, "-c", each], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("module", [linear, fallback_ops, fallback_images, centred_log_mel])

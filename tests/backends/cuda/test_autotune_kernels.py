@@ -1,15 +1,23 @@
 """An op with several kernels runs on the one that is fastest beside PyTorch's ops; PyTorch's ops stand in for all."""
 
+import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from astfast.backends.cuda import autotune_cache, fallback_ops
+from astfast import cache
+from astfast.backends.cuda import autotune_cache, fallback_ops, kernel_trials
 from astfast.backends.cuda.autotune import Autotuner
 from astfast.backends.cuda.op_call import OpCall
 from astfast.kernels import linear
+from tests import ROOT
 from tests.backends.cuda.test_autotune import KERNEL_FIRST, Clock, Kernels, calls_for_launches
 
 __all__ = ["calls_for_launches"]  # a fixture
@@ -73,19 +81,67 @@ class Killed(BaseException):
     """In the place of a signal, which no code of the process survives."""
 
 
-def test_a_further_kernel_that_never_ends_is_left_out_by_the_next_process() -> None:
+def test_a_further_kernel_that_never_ends_is_left_out_after_two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(call: OpCall) -> None:
         if call.variant:
-            dying.setattr(autotune_cache, "store", lambda *_: None)  # nothing more is written
+            dying.setattr(cache, "update", lambda *_: None)  # nothing more is written
             raise Killed
 
     def process() -> Autotuner:
         return Autotuner(Clock(*KERNEL_FIRST), Kernels("norm_linear", hang), "an environment")
 
-    with pytest.MonkeyPatch.context() as dying, pytest.raises(Killed):
-        on_two_kernels(process())
+    for _ in range(kernel_trials.DEATHS):
+        with pytest.MonkeyPatch.context() as dying, pytest.raises(Killed):
+            on_two_kernels(process())
+    assert kernel_trials.condemned("an environment") == set()  # "they" still run: a neighbour's trial says nothing
+    monkeypatch.setattr(kernel_trials, "_started", lambda process: "")
+    assert len(kernel_trials.condemned("an environment")) == 1
+    assert kernel_trials.condemned("another environment") == set()
     with pytest.warns(RuntimeWarning, match="norm_linear runs without its further kernel: its first run did not end"):
         assert on_two_kernels(process()) == {""}
+
+
+TRY = """
+import os, signal
+from astfast.backends.cuda import kernel_trials
+with kernel_trials.trial("a GPU", "further norm_linear"):
+    {then}
+"""
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def test_processes_that_are_killed_while_they_try_a_kernel_condemn_it_unless_one_ends() -> None:
+    def tried(then: str) -> set[str]:
+        done = subprocess.run([sys.executable, "-c", TRY.format(then=then)], cwd=ROOT, check=False)
+        assert done.returncode == (-signal.SIGKILL if then == KILL else 0)
+        return kernel_trials.condemned("a GPU")
+
+    assert tried(KILL) == set()  # it may have been killed for another reason
+    assert tried("pass") == set()
+    assert [tried(KILL), tried(KILL)] == [set(), {"further norm_linear"}]
+
+
+def test_trials_on_another_machine_count_when_they_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(kernel_trials.DEATHS):
+        subprocess.run([sys.executable, "-c", TRY.format(then=KILL)], cwd=ROOT, check=False)
+    monkeypatch.setattr(kernel_trials, "_boot", lambda: "another")
+    assert kernel_trials.condemned("a GPU") == set()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * kernel_trials.LONG_AGO)
+    assert kernel_trials.condemned("a GPU") == {"further norm_linear"}
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"a GPU": 3}', '{"a GPU": {"a call": 3}}', '{"a GPU": {"a call": [["b", 1], [1]]}}']
+)
+def test_a_malformed_file_of_trials_says_nothing(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "cache" / kernel_trials.FILE
+    path.parent.mkdir()
+    path.write_text(text)
+    assert kernel_trials.condemned("a GPU") == set()
+    with kernel_trials.trial("a GPU", "a call"):
+        assert len(json.loads(path.read_text())["a GPU"]["a call"]) == 1
+    assert json.loads(path.read_text())["a GPU"] == {}
 
 
 def test_a_further_kernel_that_says_nothing_of_itself_leaves_no_mark() -> None:
