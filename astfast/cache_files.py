@@ -155,13 +155,16 @@ def entries() -> list[Entry]:
 
 
 def clear() -> int:
-    """Removes all files; processes that have mapped one go on with it. Returns bytes that were freed."""
-    freed = 0
-    with contextlib.suppress(OSError):
-        for path in _folder().iterdir():
-            if path.suffix in (SUFFIX, UNFINISHED):
-                freed += path.lstat().st_size
-                path.unlink()
+    """Removes all files; processes that have mapped one go on with it. Returns bytes that were freed. Raises OSError
+    for one that can't be removed."""
+    freed, paths = 0, list[Path]()
+    with contextlib.suppress(OSError):  # no folder, or none of this user's
+        paths = [path for path in _folder().iterdir() if path.suffix in (SUFFIX, UNFINISHED)]
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # another process clears it too
+            size = path.lstat().st_size
+            path.unlink()
+            freed += size
     return freed
 
 

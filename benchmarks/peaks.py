@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,8 +50,14 @@ class InstructionPeak:
 
     def of_threads(self, seconds: float) -> list[float]:
         """Operations a second of each thread, while all compute for so long."""
+        ready = threading.Barrier(self._threads)  # or a thread that is done already would take another one's turn
+
+        def rate(_: int) -> float:
+            ready.wait()
+            return float(self._measure(self.instruction.encode(), seconds))
+
         with ThreadPoolExecutor(self._threads) as pool:
-            rates = list(pool.map(lambda _: self._measure(self.instruction.encode(), seconds), range(self._threads)))
+            rates = list(pool.map(rate, range(self._threads)))
         if not all(rates):
             raise OSError(f"{self.instruction} can't be measured: the kernel grants no AMX tiles")
         return rates

@@ -9,7 +9,7 @@ dozen calls are their slowest ones.
 
 After each turn the machine is asked what it gives: multiply-adds on as many threads, nothing loaded or stored, ten
 times for as long as a call takes. Of their times a row has the 99th percentile over the median too: where it is far
-above 1, the cores were not the process's alone, and no engine's calls could have been steadier.
+above 1, the cores were not the process's alone, and a tail of the calls is not the engine's own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ GEOMETRIES = ("speech-commands", "ast-5s", "ast-base")  # 146, 258 and 1,214 tok
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.calls < 1 or options.seconds <= 0:
+        parser.error("--calls and --seconds must be more than nothing")
     with Rows("latency", options.out, threads=options.threads) as rows:
         for geometry in options.geometry or GEOMETRIES:
             measure(geometry, options, rows)
@@ -47,7 +50,8 @@ def measure(geometry: str, options: argparse.Namespace, rows: Rows) -> None:
     folder = models.checkpoint(geometry, options.cache)
     wave = models.waves(1, config)[0]
     taggers = {threads: _tagger(folder, options.precision, threads) for threads in dict.fromkeys((1, options.threads))}
-    instruction = INSTRUCTIONS[tier_of(taggers[1].hardware), options.precision]
+    tier, precision = tier_of(taggers[1].hardware), taggers[1].backend.split()[1]
+    instruction = INSTRUCTIONS.get((tier, precision)) or INSTRUCTIONS[tier, "float32"]
     peaks = {threads: InstructionPeak(instruction, threads, options.cache) for threads in taggers}
     for beside in (False, True):
         with _neighbour(folder, options.precision, options.threads, wave) if beside else nullcontext():

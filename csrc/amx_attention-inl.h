@@ -8,7 +8,7 @@
 //
 // Exponentials are taken against a reference score of the row, the largest of its first block, whose probability of 1
 // is exact: rounding the largest of all costs the most. The reference is raised, and what was summed so far scaled
-// down, only where a block has a score 2^64 above it: rare, and nothing but roundings depends on the reference.
+// down, only where a block has a score 2^16 above it: rare, and nothing but roundings depends on the reference.
 
 namespace astfast {
 namespace {
@@ -21,7 +21,8 @@ class AmxAttention {
     static constexpr std::int64_t kBlockSteps = kBlock / kStep;
     static constexpr std::int64_t kPanels = kBlock / 16;
     static constexpr std::int64_t kScoreStride = kBlock + 16;  // floats; an odd number of cache lines
-    static constexpr float kHeadroom = 0x1p64f;
+    static constexpr float kHeadroom = 0x1p16f;
+    static constexpr float kOne = 256.0f * 127.0f + 0.6875f;  // 1 in fixed point, and what halving cuts off in the mean
 
   public:
     static constexpr std::int64_t kQueryTile = 32, kMaxKeys = std::numeric_limits<std::int64_t>::max();
@@ -90,7 +91,7 @@ class AmxAttention {
         // Of this block, and of the one before or the next. Probabilities, bfloat16, take the place of a row's scores.
         float scores[2][kQueryTile * kScoreStride];
         float sums[kQueryTile][Simd::kLanes];  // of the probabilities so far, by lane
-        float reference[kQueryTile];           // scaled to powers of two
+        float reference[kQueryTile];           // a score
         float offset[kQueryTile];              // by which it enters the fixed point
         float factor[kQueryTile];              // scales the sums of earlier blocks
     };
@@ -258,10 +259,10 @@ class AmxAttention {
         float* row = work_.scores[block % 2] + r * kScoreStride;
         __m512i p[kBlockSteps];
         const float* const bias = kBiased ? head_.bias + block * kBlock : nullptr;
-        F sum = exponentials<kWhole, kBiased>(row, bias, r, valid, p);
+        F sum = exponentials<kWhole, kBiased, false>(row, bias, r, valid, p);
         if (__builtin_expect(huge_ || _mm512_cmp_ps_mask(sum, Simd::set(kHeadroom), _CMP_NLT_UQ) != 0, false)) {
             raise_reference(row, r, valid);
-            sum = exponentials<kWhole, kBiased>(row, bias, r, valid, p);
+            sum = exponentials<kWhole, kBiased, true>(row, bias, r, valid, p);
         }
         for (int i = 0; i < kBlockSteps; ++i) _mm512_store_si512(row + i * 16, p[i]);
         asm volatile("" ::: "memory");  // GCC doesn't know that a tile load reads memory
@@ -273,10 +274,16 @@ class AmxAttention {
     // whole powers; g is the difference, f (0.3410 - 0.3320 f). The offset has what halving cuts off besides. Off by
     // 0.0021 (rms) and 0.0060 (at most) of a probability, the rounding to bfloat16 included, which alone gives 0.0017
     // and 0.0039; 0.0000 in the mean. 1 is exact, what is below 2^-127 zero. The sum is that of the rounded ones.
-    template <bool kWhole, bool kBiased>
+    // kHuge: scores may be so large that what rounding loses of a scaled one leaves the fixed point.
+    template <bool kWhole, bool kBiased, bool kHuge>
     [[gnu::always_inline]] F exponentials(const float* scores, const float* bias, std::int64_t r, std::int64_t valid,
                                           __m512i* p) {
-        const F factor = Simd::set(256.0f * scale_), offset = Simd::set(work_.offset[r]);
+        const F factor = Simd::set(256.0f * scale_), offset = Simd::set(kHuge ? kOne : work_.offset[r]);
+        const F reference = Simd::set(work_.reference[r]);
+        const auto load = [&](const float* at) ALWAYS_INLINE {
+            if constexpr (kHuge) return Simd::load(at) - reference;
+            return Simd::load(at);
+        };
         __m512i half = _mm512_set1_epi16(static_cast<short>(0x8000));
         asm("" : "+v"(half));  // so that GCC doesn't make a shift of it, which only one port takes
         __m512 sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
@@ -291,9 +298,9 @@ class AmxAttention {
                 offsets[0] = Simd::fma(first, Simd::set(256.0f), offset);
                 offsets[1] = Simd::fma(second, Simd::set(256.0f), offset);
             }
-            const __m512i u = _mm512_packus_epi32(
-                _mm512_cvtps_epi32(Simd::fma(Simd::load(scores), factor, offsets[0])),
-                _mm512_cvtps_epi32(Simd::fma(Simd::load(scores + Simd::kLanes), factor, offsets[1])));
+            const __m512i u =
+                _mm512_packus_epi32(_mm512_cvtps_epi32(Simd::fma(load(scores), factor, offsets[0])),
+                                    _mm512_cvtps_epi32(Simd::fma(load(scores + Simd::kLanes), factor, offsets[1])));
             const __m512i f = _mm512_and_si512(u, _mm512_set1_epi16(255));
             const __m512i slope =
                 _mm512_sub_epi16(_mm512_set1_epi16(22350), _mm512_maddubs_epi16(u, _mm512_set1_epi16(85)));
@@ -314,8 +321,8 @@ class AmxAttention {
     static std::int64_t whole_steps(std::int64_t valid) { return (valid + kStep - 1) / kStep * kStep; }
 
     void set_reference(std::int64_t r, float score) {
-        work_.reference[r] = score * scale_;
-        work_.offset[r] = 256.0f * (127.0f - work_.reference[r]) + 0.6875f;  // what halving cuts off, in the mean
+        work_.reference[r] = score;
+        work_.offset[r] = kOne - 256.0f * scale_ * score;
     }
 
     // To the largest score of row r and one block, if that is above it; to NaN if a score is.
@@ -324,11 +331,11 @@ class AmxAttention {
         const std::int64_t n = whole_steps(valid);
         float top = scores[0];
         for (std::int64_t i = 1; i < n; ++i) top = scores[i] > top || scores[i] != scores[i] ? scores[i] : top;
-        if (top * scale_ <= before) return;
+        if (top <= before) return;
         set_reference(r, top);
         if (!rescaled_) std::fill(work_.factor, work_.factor + kQueryTile, 1.0f);
         rescaled_ = true;
-        work_.factor[r] = exp_of<Simd, false>(Simd::set((before - work_.reference[r]) * 0x1.62e430p-1f))[0];  // ln 2
+        work_.factor[r] = exp_of<Simd, false>(Simd::set((before - top) * scale_ * 0x1.62e430p-1f))[0];  // ln 2
         Simd::store(work_.sums[r], Simd::load(work_.sums[r]) * Simd::set(work_.factor[r]));
     }
 

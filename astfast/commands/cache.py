@@ -8,6 +8,7 @@ import time
 from astfast import cache_files
 from astfast.commands.terminal import print_text, table
 from astfast.environment import cache_folder, packed_cache_bytes
+from astfast.errors import OutputError
 
 ACTIONS = {
     "list": "what is in it (the default)",
@@ -32,7 +33,11 @@ def run(options: argparse.Namespace) -> bool:
     if options.action == "path":
         print_text(str(cache_folder()))
     elif options.action == "clear":
-        print_text(f"{_megabytes(cache_files.clear())} freed")
+        try:
+            freed = cache_files.clear()
+        except OSError as error:
+            raise OutputError(f"{error.filename} can't be removed: {error.strerror}") from error
+        print_text(f"{_megabytes(freed)} freed")
     else:
         entries = cache_files.entries()
         rows = [(_megabytes(entry.size), _ago(entry.used), entry.about) for entry in entries]

@@ -64,7 +64,7 @@ def _lines(reasons: dict[str, str | None]) -> Iterator[str]:
     for line in autotuning_results():
         yield from (line,) if line.startswith(" ") else ("", line)
     yield ""
-    yield from _cached()
+    yield from _told(lambda: list(_cached()))
     yield "packages"
     for name in PACKAGES:
         yield f"  {name:<16} {_version(name)}"

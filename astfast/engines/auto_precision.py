@@ -136,9 +136,12 @@ def known() -> list[str]:
     """What was seen on this machine of the models of this version, one line each."""
     lines = []
     for key, seen in cache.read(FILE).items():
-        version, backend, precision, *_ = [*key.split(" "), "", "", ""]
-        if version == __version__ and isinstance(seen, dict) and isinstance(seen.get("difference"), float):
-            lines.append(f"{seen.get('model')}: {backend} {told(precision, seen['difference'])}")
+        version, *words = key.split(" ")
+        told_of = isinstance(seen, dict) and isinstance(seen.get("difference"), float)
+        if version == __version__ and told_of and len(words) > 2:
+            backend, precision, *hardware = words[:-1]
+            where = " ".join([backend, *hardware])
+            lines.append(f"{seen.get('model')}: {where} {told(precision, seen['difference'])}")
     return lines
 
 

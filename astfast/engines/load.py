@@ -134,7 +134,8 @@ def _difference(engine: Engine, checkpoint: Checkpoint, choice: Choice, argument
             exact_scores = _on_devices(checkpoint, choice, "float32", whole).scores(clips)
         return auto_precision.difference(fast_scores, exact_scores)
 
-    key = f"{__version__} {engine.backend} {engine.hardware} {checkpoint.fingerprint}"
+    hardware = engine.hardware.split(",")[0]  # a tier, a GPU: bits don't depend on the number of threads
+    key = f"{__version__} {engine.backend} {hardware} {checkpoint.fingerprint}"
     return auto_precision.remembered(key, checkpoint.source, check)
 
 

@@ -308,6 +308,15 @@ def test_latency_rows(cache: Path, tmp_path: Path) -> None:
     assert [row["speedup_over_one_thread"] for row in found if row["threads"] == 1] == [1.0, 1.0]
 
 
+def test_latency_of_any_precision(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for precision in ("auto", "int8"):  # the latter has no instruction of its own on every tier
+        monkeypatch.setenv("ASTFAST_CPU_TIER", "scalar")
+        found = run(run_latency, cache, tmp_path / precision, "--seconds", "1e-9", "--precision", precision)
+        assert len(found) == 4
+    with pytest.raises(SystemExit):
+        run(run_latency, cache, tmp_path / "none", "--calls", "0")
+
+
 def test_latency_ends_in_time(cache: Path, tmp_path: Path) -> None:
     """After the turn in which the time is up."""
     found = run(run_latency, cache, tmp_path / "latency.jsonl", "--seconds", "1e-9", "--precision", "float32")

@@ -1,5 +1,6 @@
 """``astfast cache``: what is kept, where, and how it is removed."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -30,6 +31,23 @@ def test_files_are_listed_and_cleared(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["cache", "clear"]) == 0
     assert capsys.readouterr().out == "4 MB freed\n"
     assert cache_files.entries() == []
+
+
+def test_what_cannot_be_removed_is_not_called_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with cache_files.writing("a", 0) as writer:
+        assert writer is not None
+        writer.finish({"about": "a model"}, lambda _: 0)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert main(["cache", "clear"]) != 0
+    told = capsys.readouterr()
+    assert "freed" not in told.out
+    assert "can't be removed: Permission denied" in told.err
 
 
 def test_the_folder_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

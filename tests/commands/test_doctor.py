@@ -17,6 +17,16 @@ def test_report_has_every_backend_and_its_precisions(capsys: pytest.CaptureFixtu
     assert "safetensors" not in text
 
 
+def test_a_variable_that_cannot_be_costs_its_part_of_the_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ASTFAST_PACKED_CACHE_MB", "lots")
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "no: ASTFAST_PACKED_CACHE_MB is 'lots'" in text
+    assert "numpy" in text
+
+
 @pytest.mark.parametrize(
     ("fastest", "line"),
     [

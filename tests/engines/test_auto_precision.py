@@ -106,6 +106,11 @@ def test_it_says_why_a_precision_was_taken(tiny_model: Path, monkeypatch: pytest
     assert "cpu float32, " in exact
     assert any("bfloat16's scores are within" in line and str(tiny_model) in line for line in auto_precision.known())
     assert str(tiny_model) in doctor.report()[0]
+    monkeypatch.setattr(auto_precision, "difference", lambda *_: 0.2)
+    again = astfast.load(tiny_model, device="cpu", threads=1)  # remembered, whatever the number of threads
+    assert "cpu bfloat16 (bfloat16's scores are within" in repr(again)
+    (line,) = auto_precision.known()
+    assert f": cpu {again.hardware.split(',')[0]} bfloat16's scores" in line
     cache.update(auto_precision.FILE, lambda seen: seen.clear())
     monkeypatch.setattr(auto_precision, "difference", lambda *_: 0.2)
     told = repr(astfast.load(tiny_model, device="cpu"))

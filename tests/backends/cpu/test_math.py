@@ -67,12 +67,15 @@ def test_gelu_of_nan_is_nan(tier: str) -> None:
     assert np.isnan(native().ComputeContext(tier, "float32", 1).gelu(x)).all()
 
 
-def outputs_of_last_key(keys: list[float], tier: str, precision: str = "bfloat16") -> tuple[np.ndarray, np.ndarray]:
-    """(queries q from 1 to 4, the last key's probabilities), [256] each, where scores are q / 4 times ``keys``."""
+def outputs_of_last_key(
+    keys: list[float], tier: str, precision: str = "bfloat16", value: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """(queries q from 1 to 4, the last key's probabilities times ``value``), [256] each, where scores are q / 4 times
+    ``keys``."""
     ops = CpuOps(1, precision, 1, tier=tier)
     q, kv = np.zeros((1, 256, 16), np.float32), np.zeros((1, len(keys), 32), np.float32)
     q[0, :, 0] = np.concatenate([1 + np.arange(128) / 128, 2 + np.arange(128) / 64])  # all bfloat16 in [1, 4)
-    kv[0, :, 0], kv[0, -1, 16:] = keys, 1
+    kv[0, :, 0], kv[0, -1, 16:] = keys, value
     out = ops.attention(*(op_cases.bfloat16_bits(x) for x in (q, kv)), ops.empty((1, 256, 16), "activation"))
     return q[0, :, 0].astype(np.float64), op_cases.from_bfloat16_bits(out)[0, :, 0].astype(np.float64)
 
@@ -109,3 +112,26 @@ def test_one_score_far_above_all_others_takes_all(keys: int, precision: str, tie
         scores = [400.0 if key == late else -400.0 for key in range(keys)]
         weight = float(late == keys - 1)
         np.testing.assert_allclose(outputs_of_last_key(scores, tier, precision)[1], weight, atol=2.0**-7)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("size", [2.0**21, 2.0**28, 2.0**33, 2.0**40, 1e30])
+def test_huge_scores_are_compared_exactly(size: float, precision: str, tier: str) -> None:
+    """Of two scores the larger one takes all, of two that are equal each takes half, in a later block too: on AMX,
+    whose exponentials are in fixed point, roundings of such scores left it, and gave NaN."""
+    for others in ([-size] * 2, [-size] * 140, [0.0] * 33, [size / 2] * 140):
+        for last, weight in ((size, 1.0), (-2 * size, 0.0)):
+            np.testing.assert_allclose(
+                outputs_of_last_key([*others, last], tier, precision)[1], weight, atol=2.0**-7, err_msg=f"{len(others)}"
+            )
+        halves = outputs_of_last_key([*others, size, size], tier, precision)[1]
+        np.testing.assert_allclose(halves, 0.5, atol=2.0**-7)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_large_values_of_a_key_far_above_the_first_block_stay_finite(tier: str) -> None:
+    for score in (10.0, 44.0, 176.0):
+        _, weighed = outputs_of_last_key([0.0] * 136 + [score], tier, value=1e30)
+        share = 1 / (1 + 136 * np.exp(-score * np.concatenate([1 + np.arange(128) / 128, 2 + np.arange(128) / 64]) / 4))
+        np.testing.assert_allclose(weighed / 1e30, share, rtol=2.0**-6)
