@@ -40,7 +40,7 @@ lint: setup ## ruff and clang-format
 typecheck: setup ## mypy --strict on the package
 	$(BIN)/mypy
 
-test: lint typecheck ## the tests of every day, under 12 minutes with the installation
+test: lint typecheck ## the tests of every day, under 15 minutes with the installation
 	$(BIN)/python -m pytest -q --durations=15
 
 test-slow: setup $(TRITON_36)/.installed ## the rest: every kernel and configuration, real sizes, soak

@@ -229,7 +229,7 @@ def of_models(target: Target) -> list[Callable[[], Launch]]:
             found += [lambda each=each: each for each in gpu_compile.of_model(config, BATCHES, precision, target)]
         if precision == backend.fastest_precision() and has_dependent_launches(target.arch):
             few = gpu_compile.of_model(models.GEOMETRIES["ast-base"].model_config(), BATCHES[1:], precision, target)
-            found += [lambda each=each: dependent(each) for each in few]
+            found += [partial(dependent, each) for each in few]
         cases = gpu_checks.cases(target.arch, precision, "meta").values()
         found += [lambda case=case: case().launch for case in cases]
     return found

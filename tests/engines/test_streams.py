@@ -24,14 +24,19 @@ BATCH = 4
 LATE = ("upload", "replay", "download")
 
 
-ON_A_GPU = [pytest.param(kind, marks=pytest.mark.gpu) for kind in (Place, DependentLaunches)]
+def dependent_launches() -> Place:
+    gpu = target_of(Place.device)
+    if not has_dependent_launches(gpu.arch):
+        pytest.skip(f"{gpu.name}: dependent launches need compute capability 9.0 and Triton 3.6")
+    return DependentLaunches()
+
+
+ON_A_GPU = [pytest.param(make, marks=pytest.mark.gpu) for make in (Place, dependent_launches)]
 
 
 @pytest.fixture(params=[StandIn, *ON_A_GPU], ids=["stand-in", "gpu", "dependent-launches"])
 def place(request: pytest.FixtureRequest) -> Place:
     chosen: Place = request.param()
-    if isinstance(chosen, DependentLaunches) and not has_dependent_launches(target_of(chosen.device).arch):
-        pytest.skip("this GPU has no dependent launches")
     return chosen
 
 
@@ -79,11 +84,8 @@ def test_every_kernel_is_right_and_graphs_are_in_use(
 
 @pytest.mark.gpu
 def test_dependent_launches_change_no_bit(loaded: checkpoint.Checkpoint) -> None:
-    place = DependentLaunches()
-    if not has_dependent_launches(target_of(place.device).arch):
-        pytest.skip("this GPU has no dependent launches")
     clips = distinct(256)
-    dependent, plain = (each.engine(loaded, BATCH) for each in (place, Place()))
+    dependent, plain = (place.engine(loaded, BATCH) for place in (dependent_launches(), Place()))
     np.testing.assert_array_equal(dependent.logits(clips), plain.logits(clips))
 
 

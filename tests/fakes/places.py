@@ -30,13 +30,13 @@ class Place:
     device = torch.device("cuda", 0)
     precision = "bfloat16"
     exact = True  # the same bits whatever the batch
-    launcher: launch.Launcher = launch.run
+    launcher = staticmethod(launch.run)
 
     def runtime(self) -> Runtime:
         return CudaRuntime(self.device)
 
     def ops(self, heads: int, runtime: Runtime) -> CudaOps:
-        autotuner = Autotuner(runtime, type(self).launcher, "tests", deterministic=True)
+        autotuner = Autotuner(runtime, self.launcher, "tests", deterministic=True)
         how: dict[str, Any] = {"runtime": runtime, "autotuner": autotuner, "deterministic": True}
         return CudaOps(heads, self.precision, str(self.device), **how)
 
@@ -59,7 +59,7 @@ class Place:
 class DependentLaunches(Place):
     """A GPU whose kernels start while the one before ends."""
 
-    launcher = launch.run_dependent
+    launcher = staticmethod(launch.run_dependent)
 
 
 class StandIn(Place):

@@ -73,8 +73,6 @@ class Autotuner:
         self.compiler_missing = False  # Triton can't compile here: PyTorch's ops run all calls
         self._launcher = launcher
         self.results = autotune_cache.load().get(environment, {})
-        for call in kernel_trials.condemned(environment):
-            self.results.setdefault(call, KernelResult(kernel_trials.FAILURE))
         self._warned: set[str] = set()
         self._cold_start = cold_start
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from astfast import cache
+from astfast.backends.cuda import kernel_trials
 
 FILE = "kernels.json"
 MARGIN = 1.03  # by which PyTorch must be faster before a kernel gives way: less is noise
@@ -44,8 +45,13 @@ class KernelResult:
 
 
 def load() -> dict[str, dict[str, KernelResult]]:
-    """All results of the file: environment key -> key of the call -> result. Malformed entries are left out."""
-    return {environment: _results(table) for environment, table in cache.read(FILE).items()}
+    """All results of the file: environment key -> key of the call -> result; among them the kernels that are left out
+    because their first runs did not end. Malformed entries are left out."""
+    found = {environment: _results(table) for environment, table in cache.read(FILE).items()}
+    for environment, calls in kernel_trials.condemned().items():
+        for call in calls:
+            found.setdefault(environment, {}).setdefault(call, KernelResult(kernel_trials.FAILURE))
+    return found
 
 
 def store(environment: str, call: str, result: KernelResult) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,14 +50,16 @@ def trial(environment: str, call: str) -> Iterator[None]:
         _change(environment, call, lambda trials: [each for each in trials if each != own and not each.ended])
 
 
-def condemned(environment: str) -> set[str]:
-    """Keys of the calls whose kernels are left out in an environment."""
-    table = cache.read(FILE).get(environment)
-    calls = table.items() if isinstance(table, dict) else ()
-    return {call for call, entries in calls if sum(each.ended for each in _trials(entries)) >= DEATHS}
+def condemned() -> dict[str, set[str]]:
+    """By environment, the keys of the calls whose kernels are left out."""
+    return {
+        environment: {call for call, entries in table.items() if sum(each.ended for each in _trials(entries)) >= DEATHS}
+        for environment, table in cache.read(FILE).items()
+        if isinstance(table, dict)
+    }
 
 
-def _change(environment: str, call: str, change: Any) -> None:
+def _change(environment: str, call: str, change: Callable[[list[Trial]], list[Trial]]) -> None:
     def apply(content: dict[str, Any]) -> None:
         table = content.get(environment)
         table = dict(table) if isinstance(table, dict) else {}

@@ -77,6 +77,12 @@ def test_a_further_kernel_that_is_wrong_is_left_out_with_one_warning() -> None:
     assert [each.category for each in shown].count(RuntimeWarning) == 1
 
 
+def condemned(environment: str) -> set[str]:
+    """Kernels that are left out, as autotuning and ``astfast doctor`` get to know of them."""
+    results = autotune_cache.load().get(environment, {})
+    return {call for call, result in results.items() if result.failure == kernel_trials.FAILURE}
+
+
 class Killed(BaseException):
     """In the place of a signal, which no code of the process survives."""
 
@@ -93,10 +99,10 @@ def test_a_further_kernel_that_never_ends_is_left_out_after_two_processes(monkey
     for _ in range(kernel_trials.DEATHS):
         with pytest.MonkeyPatch.context() as dying, pytest.raises(Killed):
             on_two_kernels(process())
-    assert kernel_trials.condemned("an environment") == set()  # "they" still run: a neighbour's trial says nothing
+    assert condemned("an environment") == set()  # "they" still run: a neighbour's trial says nothing
     monkeypatch.setattr(kernel_trials, "_started", lambda process: "")
-    assert len(kernel_trials.condemned("an environment")) == 1
-    assert kernel_trials.condemned("another environment") == set()
+    assert len(condemned("an environment")) == 1
+    assert condemned("another environment") == set()
     with pytest.warns(RuntimeWarning, match="norm_linear runs without its further kernel: its first run did not end"):
         assert on_two_kernels(process()) == {""}
 
@@ -114,7 +120,7 @@ def test_processes_that_are_killed_while_they_try_a_kernel_condemn_it_unless_one
     def tried(then: str) -> set[str]:
         done = subprocess.run([sys.executable, "-c", TRY.format(then=then)], cwd=ROOT, check=False)
         assert done.returncode == (-signal.SIGKILL if then == KILL else 0)
-        return kernel_trials.condemned("a GPU")
+        return condemned("a GPU")
 
     assert tried(KILL) == set()  # it may have been killed for another reason
     assert tried("pass") == set()
@@ -125,10 +131,10 @@ def test_trials_on_another_machine_count_when_they_are_old(monkeypatch: pytest.M
     for _ in range(kernel_trials.DEATHS):
         subprocess.run([sys.executable, "-c", TRY.format(then=KILL)], cwd=ROOT, check=False)
     monkeypatch.setattr(kernel_trials, "_boot", lambda: "another")
-    assert kernel_trials.condemned("a GPU") == set()
+    assert condemned("a GPU") == set()
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 2 * kernel_trials.LONG_AGO)
-    assert kernel_trials.condemned("a GPU") == {"further norm_linear"}
+    assert condemned("a GPU") == {"further norm_linear"}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +144,7 @@ def test_a_malformed_file_of_trials_says_nothing(text: str, tmp_path: Path) -> N
     path = tmp_path / "cache" / kernel_trials.FILE
     path.parent.mkdir()
     path.write_text(text)
-    assert kernel_trials.condemned("a GPU") == set()
+    assert condemned("a GPU") == set()
     with kernel_trials.trial("a GPU", "a call"):
         assert len(json.loads(path.read_text())["a GPU"]["a call"]) == 1
     assert json.loads(path.read_text())["a GPU"] == {}
