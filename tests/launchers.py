@@ -69,9 +69,9 @@ def signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tupl
     """(type of each argument, constants by name, attributes by position), as Triton's own launch would specialise:
     pointers and integers that are multiples of 16 are marked, None and integers equal to 1 become constants."""
     types_, constants, attributes = {}, {}, {}
-    arguments = launch.args | launch.options
+    arguments = {DEPENDENT: False} | launch.args | launch.options
     for i, parameter in enumerate(launch.kernel.params):
-        value = arguments.get(parameter.name, parameter.default)
+        value = arguments[parameter.name]
         specialise = not parameter.do_not_specialize
         if parameter.is_constexpr or value is None or (specialise and type(value) is int and value == 1):
             types_[parameter.name], constants[parameter.name] = "constexpr", value
