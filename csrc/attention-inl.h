@@ -54,6 +54,13 @@ void sum_heads(const void* row, std::int64_t heads, std::int64_t head_dim, float
     }
 }
 
+// A row of a head into the cache, ahead of time: rows lie too far apart for the hardware prefetcher.
+template <class Activation>
+inline void fetch(const Activation* row, std::int64_t head_dim) {
+    constexpr std::int64_t kLine = 64 / sizeof(Activation);
+    for (std::int64_t i = 0; i < head_dim; i += kLine) __builtin_prefetch(row + i);
+}
+
 // Mean over all keys of `width` columns of k or v: mean [width, up to a vector more].
 template <class Gemm>
 inline void mean_over_keys(const Head& head, const typename Gemm::Activation* x, std::int64_t width, float* mean) {
@@ -61,6 +68,7 @@ inline void mean_over_keys(const Head& head, const typename Gemm::Activation* x,
     const auto share = Simd::set(1.0f / static_cast<float>(head.keys));
     std::fill(mean, mean + (width + Simd::kLanes - 1) / Simd::kLanes * Simd::kLanes, 0.0f);
     for (std::int64_t key = 0; key < head.keys; ++key, x += head.kv_stride) {
+        fetch(x + 16 * head.kv_stride, width);
         for_elements<Simd>(x, width, [&](std::int64_t i, int, typename Simd::F y) {
             Simd::store(mean + i, Simd::fma(y, share, Simd::load(mean + i)));
         });
@@ -129,12 +137,17 @@ void pack_head_panels(const Head& head, std::byte* packed) {
     auto* scales = reinterpret_cast<float*>(packed + layout.value_scales());
     auto* means = reinterpret_cast<float*>(packed + layout.value_means());
     const auto* keys = static_cast<const typename Gemm::Activation*>(head.k);
+    const auto* values = static_cast<const typename Gemm::Activation*>(head.v);
     alignas(64) float mean[kMaxHeadDim];
     if constexpr (Gemm::kQuantised) mean_over_keys<Gemm>(head, keys, head.head_dim, mean);
     for (std::int64_t key = 0; key < head.keys; key += Gemm::kPanel, packed += layout.key_panel_bytes) {
         pack_panel<Gemm>(std::min<std::int64_t>(Gemm::kPanel, head.keys - key), head.head_dim, rows, packed,
                          [&](std::int64_t j, const LinearRow<Packing>& row) {
                              const auto* x = keys + (key + j) * head.kv_stride;
+                             if constexpr (!Gemm::kQuantised) {
+                                 fetch(x + Gemm::kPanel * head.kv_stride, head.head_dim);
+                             }
+                             fetch(values + (key + j) * head.kv_stride, head.head_dim);
                              if constexpr (Gemm::kQuantised) {
                                  return write_row<Gemm>(row, head.head_dim, [&](const auto& fn) {
                                      for_centred<Gemm>(x, head.head_dim, mean, fn);
@@ -179,49 +192,44 @@ inline void add_bias(float* scores, std::int64_t keys, float scale, const float*
     }
 }
 
-// Scores [keys] of one query -> exp(scale (score - maximum)) as operands, in place, zero up to `padded`; returns their
-// sum before they are rounded.
+// Lanes of x below n, the others zero.
+template <class Simd>
+inline typename Simd::F first_lanes(typename Simd::F x, std::int64_t n) {
+    static constexpr std::int32_t kLanes[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    typename Simd::I lane;
+    std::memcpy(&lane, kLanes, sizeof lane);
+    return lane < static_cast<std::int32_t>(n) ? x : Simd::zero();
+}
+
+// Scores [keys] of one query -> exp(scale (score - maximum)) as operands, in place, zero up to a multiple of two
+// vectors; returns their sum before they are rounded.
 template <class Gemm>
-inline float softmax_row(float* scores, std::int64_t keys, std::int64_t padded, float maximum, float scale) {
+inline float softmax_row(float* scores, std::int64_t keys, float maximum, float scale) {
     using Simd = typename Gemm::Simd;
     using F = typename Simd::F;
-    constexpr bool kFast = sizeof(typename Gemm::Activation) == 2;
     using ValueGemm = typename Gemm::ValueGemm;
+    constexpr bool kFast = sizeof(typename Gemm::Activation) == 2;
+    constexpr int kTogether = 2, kWidth = kTogether * Simd::kLanes;
     auto* p = reinterpret_cast<typename ValueGemm::Operand*>(scores);
-    const F factor = Simd::set(kFast ? scale * 0x1.715476p+0f : scale), top = Simd::set(maximum);
-    F levels = Simd::zero();
+    const F factor = Simd::set(scale * 0x1.715476p+0f), top = Simd::set(maximum);
+    F levels = Simd::zero(), sums[kTogether] = {};
     if constexpr (Gemm::kQuantised) levels = Simd::set(Gemm::probability_levels(keys));
-    const auto exponential = [&](F score) {
-        const F x = (score - top) * factor;
-        if constexpr (Gemm::kQuantised) return fast_exp2<Simd>(x) * levels;
-        if constexpr (kFast) return fast_exp2<Simd>(x);
-        return exact_exp<Simd>(x);
+    const auto exponentials = [&](std::int64_t i, const auto& kept) ALWAYS_INLINE {
+        F e[kTogether];
+        unrolled<kTogether>([&](auto j) ALWAYS_INLINE {
+            const F t = (Simd::load(scores + i + j * Simd::kLanes) - top) * factor;
+            e[j] = kept(i + j * Simd::kLanes, kFast ? fast_exp2<Simd>(t) : exact_exp2<Simd>(t));
+        });
+        unrolled<kTogether>([&](auto j) ALWAYS_INLINE {
+            if constexpr (Gemm::kQuantised) e[j] = e[j] * levels;
+            sums[j] = sums[j] + e[j];
+            store_operand<ValueGemm>(p + i + j * Simd::kLanes, Gemm::kQuantised ? Simd::nearest(e[j]) : e[j]);
+        });
     };
-    const auto store = [&](std::int64_t key, F e, int n = Simd::kLanes) {
-        if constexpr (Gemm::kQuantised) e = Simd::nearest(e);
-        store_operand<ValueGemm>(p + key, e, n);
-    };
-    F sums[2] = {Simd::zero(), Simd::zero()};
     std::int64_t i = 0;
-    for (; i + 2 * Simd::kLanes <= keys; i += 2 * Simd::kLanes) {
-        const F e0 = exponential(Simd::load(scores + i)), e1 = exponential(Simd::load(scores + i + Simd::kLanes));
-        sums[0] = sums[0] + e0;
-        sums[1] = sums[1] + e1;
-        store(i, e0);
-        store(i + Simd::kLanes, e1);
-    }
-    alignas(64) float tail[2 * Simd::kLanes] = {};
-    const auto rest = static_cast<int>(keys - i);  // fewer than two vectors
-    for (int j = 0; j < rest; ++j) tail[j] = scores[i + j];
-    for (int j = 0; j < rest; j += Simd::kLanes) {
-        Simd::store(tail + j, exponential(Simd::load(tail + j)));
-    }
-    for (int j = rest; j < 2 * Simd::kLanes; ++j) tail[j] = 0.0f;
-    sums[0] = sums[0] + Simd::load(tail);
-    sums[1] = sums[1] + Simd::load(tail + Simd::kLanes);
-    for (int j = 0; i + j < padded; j += Simd::kLanes) {
-        const int n = static_cast<int>(std::min<std::int64_t>(Simd::kLanes, padded - i - j));
-        store(i + j, j < 2 * Simd::kLanes ? Simd::load(tail + j) : Simd::zero(), n);
+    for (; i + kWidth <= keys; i += kWidth) exponentials(i, [&](std::int64_t, F e) ALWAYS_INLINE { return e; });
+    if (i < keys) {
+        exponentials(i, [&](std::int64_t key, F e) ALWAYS_INLINE { return first_lanes<Simd>(e, keys - key); });
     }
     return Simd::sum(sums[0] + sums[1]);
 }
@@ -258,8 +266,7 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
             factors[r] = scale;
         }
         if constexpr (!kBeside) {
-            inverse_sum[r] = 1.0f / softmax_row<Gemm>(row, head.keys, layout.value_units * Gemm::kElementsPerUnit,
-                                                      largest_score<Simd>(row, head.keys), factors[r]);
+            inverse_sum[r] = 1.0f / softmax_row<Gemm>(row, head.keys, largest_score<Simd>(row, head.keys), factors[r]);
         }
     }
 
@@ -270,6 +277,8 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     for (std::int64_t d = 0; d < head.head_dim; d += layout.value_width, packed += layout.value_panel_bytes) {
         const std::int64_t width = std::min(layout.value_width, head.head_dim - d);
         const auto multiply = [&](std::int64_t r, std::int64_t rows, const auto& beside) {
+            const auto* next = static_cast<const Activation*>(head.q) + (query + queries + r) * head.q_stride;
+            for (std::int64_t i = 0; i < rows; ++i) fetch(next + i * head.q_stride, head.head_dim);
             Gemm::ValueGemm::tile(reinterpret_cast<const std::byte*>(scores + r * layout.score_stride),
                                   layout.score_stride * 4, rows, packed, layout.value_units, layout.value_width, packed,
                                   c + r * layout.value_width, layout.value_width, beside);

@@ -4,17 +4,6 @@
 namespace astfast {
 namespace {
 
-#define ALWAYS_INLINE __attribute__((always_inline))
-// fn(0), fn(1), ... fn(kCount - 1), each a constant.
-template <class Fn, int... kIndices>
-ALWAYS_INLINE inline void unrolled(const Fn& fn, std::integer_sequence<int, kIndices...>) {
-    (fn(std::integral_constant<int, kIndices>{}), ...);
-}
-template <int kCount, class Fn>
-ALWAYS_INLINE inline void unrolled(const Fn& fn) {
-    unrolled(fn, std::make_integer_sequence<int, kCount>{});
-}
-
 // C[rows, kVectors * kLanes] (+)= A B for kRows rows, each element in one accumulator. Sums start from
 // Gemm::initial_sum(panel_end, vector), or go on from C where panel_end is null. C holds them in Gemm::Sum's own type,
 // or kScaled as floats times the scales of the panel's columns; its rows are c_stride floats apart. beside(multiply)

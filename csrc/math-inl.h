@@ -52,6 +52,21 @@ inline typename Simd::F exact_exp(typename Simd::F x) {
     return Simd::scale(e.s + Simd::set(1.0f), e.n);
 }
 
+// 2^t for t <= 1; below 2^-126.5 zero.
+template <class Simd>
+inline typename Simd::F exact_exp2(typename Simd::F t) {
+    using F = typename Simd::F;
+    using I = typename Simd::I;
+    const auto clamped = Simd::max(Simd::set(-127.0f), t);
+    const auto magic = Simd::set(0x1.8000fep+23f);  // 1.5 * 2^23 + 127, the exponent of 1
+    const auto shifted = clamped + magic;
+    const auto r = clamped - (shifted - magic);
+    const auto power = reinterpret_cast<F>(reinterpret_cast<I>(shifted) << 23);
+    const auto q = polynomial<Simd>(r, 0x1.62e432p-1f, 0x1.ebfbe2p-3f, 0x1.c6ae72p-5f, 0x1.3b270ep-7f, 0x1.5f7276p-10f,
+                                    0x1.470b4ap-13f);
+    return Simd::fma(r * power, q, power);
+}
+
 template <class Simd, bool kFast>
 inline typename Simd::F exp_of(typename Simd::F x) {
     if constexpr (kFast) return fast_exp2<Simd>(x * Simd::set(0x1.715476p+0f));

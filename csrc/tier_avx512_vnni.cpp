@@ -19,6 +19,7 @@
 
 // clang-format off
 #include "vector_avx512-inl.h"
+#include "unrolled-inl.h"
 #include "math-inl.h"
 #include "gemm_policy-inl.h"
 #include "pack-inl.h"

@@ -12,6 +12,7 @@
 
 // clang-format off
 #include "vector_portable-inl.h"
+#include "unrolled-inl.h"
 #include "math-inl.h"
 #include "gemm_policy-inl.h"
 #include "pack-inl.h"

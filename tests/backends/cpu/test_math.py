@@ -76,8 +76,27 @@ def outputs_of_last_key(
     q, kv = np.zeros((1, 256, 16), np.float32), np.zeros((1, len(keys), 32), np.float32)
     q[0, :, 0] = np.concatenate([1 + np.arange(128) / 128, 2 + np.arange(128) / 64])  # all bfloat16 in [1, 4)
     kv[0, :, 0], kv[0, -1, 16:] = keys, value
-    out = ops.attention(*(op_cases.bfloat16_bits(x) for x in (q, kv)), ops.empty((1, 256, 16), "activation"))
-    return q[0, :, 0].astype(np.float64), op_cases.from_bfloat16_bits(out)[0, :, 0].astype(np.float64)
+    exact = precision == "float32"
+    inputs = (q, kv) if exact else (op_cases.bfloat16_bits(x) for x in (q, kv))
+    out = ops.attention(*inputs, ops.empty((1, 256, 16), "activation"))
+    weighed = out if exact else op_cases.from_bfloat16_bits(out)
+    return q[0, :, 0].astype(np.float64), weighed[0, :, 0].astype(np.float64)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("keys", [2, 37])
+def test_probabilities_in_float32_are_as_exact_as_their_scores(keys: int, tier: str) -> None:
+    """Roundings of the scale in units of log 2 and of the score it multiplies, 2^-24 each, are |score| times as large
+    in the exponential; the exponential, the sum and the division round four times more.
+
+    Others than the first and last key have a weight below 2^-126, which is zero, and so has the last one at the end.
+    """
+    for last in [*np.linspace(-80.0, 0.0, 41).tolist(), -1000.0]:
+        q, weighed = outputs_of_last_key([0.0, *[-400.0] * (keys - 2), last], tier, "float32")
+        score = last * q / 4
+        share = np.exp(score) / (1 + np.exp(score))
+        share[np.exp(score) < 2.0**-126] = 0
+        np.testing.assert_array_less(np.abs(weighed - share), (3 * np.abs(score) + 4) * 2.0**-24 * share + 2.0**-149)
 
 
 @pytest.mark.parametrize("tier", TIERS)
