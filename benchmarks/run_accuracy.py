@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.parser(__doc__, turns=1, seconds=0.0)
     parser.add_argument("--geometry", default="ast-base", choices=models.GEOMETRIES)
     parser.add_argument("--weights", action="append", choices=WEIGHTS, help="default: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
     parser.add_argument("--clips", type=int, default=6, metavar="N", help="clips to compare (default: 6)")
     parser.add_argument("--peer", action="append", choices=peers.PEERS, default=[], help="an engine to compare with")
     options = parser.parse_args(argv)
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     features = models.features(options.clips, config)
     with Rows("accuracy", options.out, threads=options.threads) as rows:
         for weights in options.weights or WEIGHTS:
-            folder = checkpoint(options.geometry, weights, options.cache)
+            folder = checkpoint(options.geometry, weights, options.cache, options.seed)
             setup = peers.Setup(folder, config, 1, options.threads, options.cache)
             exact, *ours = (
                 np.concatenate([engine.run(clip[None]) for clip in features])
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for engine in peers.make(options.peer, setup):
                 found[engine.name] = np.concatenate([engine.run(clip[None]) for clip in features])
             for name, logits in found.items():
-                row = rows.write(geometry=options.geometry, weights=weights, engine=name, **errors(logits, exact))
+                named = {"geometry": options.geometry, "weights": weights, "seed": options.seed, "engine": name}
+                row = rows.write(**named, **errors(logits, exact))
                 print(
                     f"{weights:<8} {name:<20} rms error {row['rms_error']:.4f}, over the spread between clips "
                     f"{row['rms_over_spread']:.3f}, overlap of the {BEST} best {row['overlap']:.2f}",
@@ -94,15 +96,15 @@ WEIGHTS: dict[str, Callable[[str, Any], None]] = {
 }
 
 
-def checkpoint(geometry: str, weights: str, cache: Path) -> Path:
+def checkpoint(geometry: str, weights: str, cache: Path, seed: int) -> Path:
     """Folder of a Hugging Face checkpoint with these of WEIGHTS, written once and kept in ``cache``."""
-    folder = cache / "checkpoints" / f"{geometry}-accuracy-{weights}"
+    folder = cache / "checkpoints" / f"{geometry}-accuracy-{weights}-{seed}"
     if (folder / "config.json").exists():
         return folder
     import torch
     from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     sizes = models.GEOMETRIES[geometry]
     model: Any = ASTForAudioClassification(ASTConfig(**vars(sizes)))
     with torch.no_grad():
