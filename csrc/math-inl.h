@@ -52,7 +52,7 @@ inline typename Simd::F exact_exp(typename Simd::F x) {
     return Simd::scale(e.s + Simd::set(1.0f), e.n);
 }
 
-// 2^t for t <= 1; below 2^-126.5 zero.
+// 2^t for t <= 1; from 2^-126.5 down zero.
 template <class Simd>
 inline typename Simd::F exact_exp2(typename Simd::F t) {
     using F = typename Simd::F;

@@ -89,13 +89,13 @@ def test_probabilities_in_float32_are_as_exact_as_their_scores(keys: int, tier: 
     """Roundings of the scale in units of log 2 and of the score it multiplies, 2^-24 each, are |score| times as large
     in the exponential; the exponential, the sum and the division round four times more.
 
-    Others than the first and last key have a weight below 2^-126, which is zero, and so has the last one at the end.
+    Others than the first and last key have weights so small that they are zero, and so has the last one at the end.
     """
     for last in [*np.linspace(-80.0, 0.0, 41).tolist(), -1000.0]:
         q, weighed = outputs_of_last_key([0.0, *[-400.0] * (keys - 2), last], tier, "float32")
         score = last * q / 4
         share = np.exp(score) / (1 + np.exp(score))
-        share[np.exp(score) < 2.0**-126] = 0
+        share[np.exp(score) < 2.0**-126.5] = 0
         np.testing.assert_array_less(np.abs(weighed - share), (3 * np.abs(score) + 4) * 2.0**-24 * share + 2.0**-149)
 
 
