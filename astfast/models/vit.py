@@ -138,7 +138,7 @@ def _first(buffer: Any, tokens: int) -> Any:
     if buffer is None:
         return None
     clips, _, width = buffer.shape
-    return buffer.reshape(-1)[: clips * tokens * width].reshape(clips, tokens, width)
+    return buffer.reshape(-1, width)[: clips * tokens].reshape(clips, tokens, width)  # a view where rows have gaps, too
 
 
 def last_layer(ops: Ops, w: LastLayer, x: Any, ws: Mapping[str, Any], sizes: Any = None) -> Any:

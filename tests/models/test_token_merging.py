@@ -123,3 +123,15 @@ def test_every_family_merges_as_its_reference(family: str, tmp_path: Path) -> No
     spread = np.abs(reference).max()
     assert np.abs(native - reference).max() <= 1e-5 * spread
     assert np.abs(logits("cpu") - native).max() > 1e-4 * spread
+
+
+def test_buffers_of_fewer_tokens_are_no_copies() -> None:
+    """A CPU buffer's rows have gaps between them; its clips follow one another without any."""
+    whole = CpuOps(2, "bfloat16", 1).empty((3, 40, 64), "activation")
+    assert not whole.flags.c_contiguous
+    part = vit._first(whole, 13)
+    assert np.shares_memory(part, whole)
+    assert (part.shape, part.strides) == ((3, 13, 64), (13 * whole.strides[1], *whole.strides[1:]))
+    tensor = torch.zeros(3, 40, 64)
+    assert vit._first(tensor, 13).data_ptr() == tensor.data_ptr()
+    assert vit._first(tensor, 13).is_contiguous()
