@@ -144,15 +144,13 @@ void pack_head_panels(const Head& head, std::byte* packed) {
         pack_panel<Gemm>(std::min<std::int64_t>(Gemm::kPanel, head.keys - key), head.head_dim, rows, packed,
                          [&](std::int64_t j, const LinearRow<Packing>& row) {
                              const auto* x = keys + (key + j) * head.kv_stride;
-                             if constexpr (!Gemm::kQuantised) {
-                                 fetch(x + Gemm::kPanel * head.kv_stride, head.head_dim);
-                             }
                              fetch(values + (key + j) * head.kv_stride, head.head_dim);
                              if constexpr (Gemm::kQuantised) {
                                  return write_row<Gemm>(row, head.head_dim, [&](const auto& fn) {
                                      for_centred<Gemm>(x, head.head_dim, mean, fn);
                                  });
                              } else {
+                                 fetch(x + Gemm::kPanel * head.kv_stride, head.head_dim);
                                  return copy_row<Packing>(row, x, head.head_dim);
                              }
                          });

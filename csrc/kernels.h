@@ -166,7 +166,7 @@ struct Kernels {
     // LN of one row in float32; `out` may be `x`.
     void (*norm_row)(const float* x, const Norm& norm, float* out);
 
-    // Elementwise, for tests: exp(x) for x <= 0 and gelu(x), as attention and the epilogue compute them.
+    // Elementwise, for tests: exp(x) for x <= 0 and gelu(x), as scans and the epilogue compute them.
     void (*exp)(const float* x, std::int64_t n, float* out);
     void (*gelu)(const float* x, std::int64_t n, float* out);
 };
