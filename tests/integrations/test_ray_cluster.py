@@ -172,6 +172,16 @@ def test_two_workers_give_the_rows_of_one_process(
         assert orders[0] == orders[1]
 
 
+def alive(killed: list[int], patience: float = 120.0) -> int:
+    """The process of a worker that was not killed, which may take a while to start again."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if others := set(actors()) - set(killed):
+            return min(others)
+        time.sleep(0.05)
+    raise AssertionError(f"no worker was started in {patience:.0f} s for those that were killed: {killed}")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_that_is_killed_loses_nothing(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
@@ -184,7 +194,7 @@ def test_a_worker_that_is_killed_loses_nothing(tiny_model: Path, folder: Path, t
     def kill(finished: Any) -> None:
         done.append(finished.item.id)
         if len(done) in (2, 40, 80):
-            killed.append(actors()[0])
+            killed.append(alive(killed))
             os.kill(killed[-1], signal.SIGKILL)
 
     run(workers, tiny_model, folder, tmp_path / "there", options, kill)
