@@ -54,11 +54,32 @@ void sum_heads(const void* row, std::int64_t heads, std::int64_t head_dim, float
     }
 }
 
-// A row of a head into the cache, ahead of time: rows lie too far apart for the hardware prefetcher.
-template <class Activation>
-inline void fetch(const Activation* row, std::int64_t head_dim) {
-    constexpr std::int64_t kLine = 64 / sizeof(Activation);
-    for (std::int64_t i = 0; i < head_dim; i += kLine) __builtin_prefetch(row + i);
+// Columns of k or v folded over all keys: folded [width, up to a vector more], from zero on by
+// fold(folded, values, column) for a vector of each key. Those of four vectors stay in registers.
+template <class Gemm, class Fold>
+inline void fold_keys(const Head& head, const typename Gemm::Activation* x, std::int64_t width, float* folded,
+                      const Fold& fold) {
+    using Simd = typename Gemm::Simd;
+    const auto fold_vectors = [&](auto vectors, std::int64_t d, int lanes) ALWAYS_INLINE {
+        constexpr int kVectors = decltype(vectors)::value;
+        typename Simd::F sums[kVectors] = {};
+        const auto* row = x + d;
+        for (std::int64_t key = 0; key < head.keys; ++key, row += head.kv_stride) {
+            fetch(row + 16 * head.kv_stride, kVectors * Simd::kLanes);
+            unrolled<kVectors>([&](auto v) ALWAYS_INLINE {
+                const std::int64_t i = v * Simd::kLanes;
+                sums[v] = fold(sums[v], load_as_float<Simd>(row + i, lanes), d + i);
+            });
+        }
+        unrolled<kVectors>([&](auto v) ALWAYS_INLINE { Simd::store(folded + d + v * Simd::kLanes, sums[v]); });
+    };
+    constexpr int kTogether = 4;
+    std::int64_t d = 0;
+    for (; d + kTogether * Simd::kLanes <= width; d += kTogether * Simd::kLanes) {
+        fold_vectors(std::integral_constant<int, kTogether>{}, d, Simd::kLanes);
+    }
+    for_vectors<Simd>(width - d,
+                      [&](std::int64_t i, int lanes) { fold_vectors(std::integral_constant<int, 1>{}, d + i, lanes); });
 }
 
 // Mean over all keys of `width` columns of k or v: mean [width, up to a vector more].
@@ -66,13 +87,8 @@ template <class Gemm>
 inline void mean_over_keys(const Head& head, const typename Gemm::Activation* x, std::int64_t width, float* mean) {
     using Simd = typename Gemm::Simd;
     const auto share = Simd::set(1.0f / static_cast<float>(head.keys));
-    std::fill(mean, mean + (width + Simd::kLanes - 1) / Simd::kLanes * Simd::kLanes, 0.0f);
-    for (std::int64_t key = 0; key < head.keys; ++key, x += head.kv_stride) {
-        fetch(x + 16 * head.kv_stride, width);
-        for_elements<Simd>(x, width, [&](std::int64_t i, int, typename Simd::F y) {
-            Simd::store(mean + i, Simd::fma(y, share, Simd::load(mean + i)));
-        });
-    }
+    fold_keys<Gemm>(head, x, width, mean,
+                    [&](auto sum, auto y, std::int64_t) ALWAYS_INLINE { return Simd::fma(y, share, sum); });
 }
 
 // fn(i, n, x[i .. i + n) - mean) over `width` columns of one row of k or v; lanes from n on are undefined.
@@ -89,25 +105,20 @@ inline void quantise_values(const Head& head, std::int64_t width, std::int64_t d
                             float* means) {
     using Simd = typename Gemm::Simd;
     using I = typename Simd::I;
+    using F = typename Simd::F;
     const auto* values = static_cast<const typename Gemm::Activation*>(head.v) + d;
     const std::int64_t columns = std::min(width, head.head_dim - d);
     std::fill(means, means + width, 0.0f);
     mean_over_keys<Gemm>(head, values, columns, means);
-    const auto for_value = [&](std::int64_t key, const auto& fn) {
-        for_centred<Gemm>(values + key * head.kv_stride, columns, means, fn);
-    };
-    alignas(64) std::int32_t largest[Gemm::kMaxWidth] = {};
-    for (std::int64_t key = 0; key < head.keys; ++key) {
-        for_value(key, [&](std::int64_t i, int, typename Simd::F x) {
-            I lanes;
-            std::memcpy(&lanes, largest + i, sizeof lanes);
-            lanes = larger_magnitude<Simd>(lanes, x);
-            std::memcpy(largest + i, &lanes, sizeof lanes);
-        });
-    }
+    alignas(64) float largest[Gemm::kMaxWidth] = {};  // bits of magnitudes
+    fold_keys<Gemm>(head, values, columns, largest, [&](F folded, F y, std::int64_t i) ALWAYS_INLINE {
+        return reinterpret_cast<F>(larger_magnitude<Simd>(reinterpret_cast<I>(folded), y - Simd::load(means + i)));
+    });
     alignas(64) float inverse[Gemm::kMaxWidth];
     for (std::int64_t i = 0; i < width; ++i) {
-        const Levels levels(largest[i], Gemm::ValueGemm::quant_levels(head.keys));
+        std::int32_t bits;
+        std::memcpy(&bits, largest + i, sizeof bits);
+        const Levels levels(bits, Gemm::ValueGemm::quant_levels(head.keys));
         inverse[i] = levels.inverse;
         scales[i] = levels.scale;
     }

@@ -245,19 +245,15 @@ class PanelEpilogue {
           n_(static_cast<int>(std::min<std::int64_t>(Gemm::kPanel, out.n - column_))),
           rows_{out.out.data, out.out.per_clip, out.out.clip_stride * kBytes, out.out.row_stride * kBytes},
           cursor_(rows_, row) {
+        const auto* scales = reinterpret_cast<const float*>(panel_end);
         for_vectors<Simd>(n_, [&](std::int64_t i, int lanes) {
-            columns_[i / Simd::kLanes].bias = load_as_float<Simd>(out.bias + column_ + i, lanes);
-        });
-        if constexpr (Gemm::kQuantised) {
-            const auto* scales = reinterpret_cast<const float*>(panel_end);
-            for (std::int64_t i = 0; i < Gemm::kPanel; i += Simd::kLanes) {
-                Column& column = columns_[i / Simd::kLanes];
-                column.scale = Simd::load(scales + i);
-                if constexpr (shifts_rows<Gemm>) {  // as PanelScales has them
-                    column.initial_sum = Gemm::load_sum(scales + Gemm::kPanel + i);
-                }
+            Column& column = columns_[i / Simd::kLanes];
+            column.bias = load_as_float<Simd>(out.bias + column_ + i, lanes);
+            if constexpr (Gemm::kQuantised) column.scale = Simd::load(scales + i);
+            if constexpr (shifts_rows<Gemm>) {  // as PanelScales has them
+                column.initial_sum = Gemm::load_sum(scales + Gemm::kPanel + i);
             }
-        }
+        });
     }
     PanelEpilogue(const PanelEpilogue&) = delete;
     PanelEpilogue& operator=(const PanelEpilogue&) = delete;
@@ -268,27 +264,36 @@ class PanelEpilogue {
         prefetch(reinterpret_cast<const char*>(row) + Gemm::kRowTile * rows_.row_stride);
         const float* position = nullptr;
         if constexpr (kKind == Epilogue::kPosition) position = out_.position + cursor_.index() * out_.n + column_;
-        const auto write = [&](std::int64_t i, int lanes) ALWAYS_INLINE {
-            auto y = Gemm::load_sum(c + i);
-            const Column& column = columns_[i / Simd::kLanes];
-            if constexpr (Gemm::kQuantised) {
-                if constexpr (shifts_rows<Gemm>) {
-                    y = Simd::fma(column.initial_sum, Simd::set(row_scale.shift), y);
+        const auto write = [&](auto vectors, std::int64_t i, int lanes) ALWAYS_INLINE {
+            constexpr int kVectors = decltype(vectors)::value;
+            typename Simd::F y[kVectors];
+            const auto each = [&](const auto& fn) ALWAYS_INLINE {
+                unrolled<kVectors>([&](auto v) ALWAYS_INLINE { fn(y[v], i + v * Simd::kLanes); });
+            };
+            each([&](auto& y, std::int64_t at) ALWAYS_INLINE {
+                const Column& column = columns_[at / Simd::kLanes];
+                y = Gemm::load_sum(c + at);
+                if constexpr (Gemm::kQuantised) {
+                    if constexpr (shifts_rows<Gemm>) {
+                        y = Simd::fma(column.initial_sum, Simd::set(row_scale.shift), y);
+                    }
+                    y = Simd::fma(y, column.scale * Simd::set(row_scale.scale), column.bias);
+                } else {
+                    y = y + column.bias;
                 }
-                y = Simd::fma(y, column.scale * Simd::set(row_scale.scale), column.bias);
-            } else {
-                y = y + column.bias;
-            }
-            if constexpr (kKind == Epilogue::kGelu) y = gelu_of<Simd, sizeof(T) == 2>(y);
-            if constexpr (kKind == Epilogue::kResidual) y = y + load_as_float<Simd>(row + i, lanes);
-            if constexpr (kKind == Epilogue::kPosition) y = y + load_as_float<Simd>(position + i, lanes);
-            store_from_float<Simd>(row + i, y, lanes);
+            });
+            each([&](auto& y, std::int64_t at) ALWAYS_INLINE {
+                if constexpr (kKind == Epilogue::kGelu) y = gelu_of<Simd, sizeof(T) == 2>(y);
+                if constexpr (kKind == Epilogue::kResidual) y = y + load_as_float<Simd>(row + at, lanes);
+                if constexpr (kKind == Epilogue::kPosition) y = y + load_as_float<Simd>(position + at, lanes);
+                store_from_float<Simd>(row + at, y, lanes);
+            });
         };
         if (n_ == Gemm::kPanel) {
-#pragma GCC unroll 8
-            for (int i = 0; i < Gemm::kPanel; i += Simd::kLanes) write(i, Simd::kLanes);
+            write(std::integral_constant<int, Gemm::kPanel / Simd::kLanes>{}, 0, Simd::kLanes);
         } else {
-            for_vectors<Simd>(n_, write);
+            for_vectors<Simd>(n_,
+                              [&](std::int64_t i, int lanes) { write(std::integral_constant<int, 1>{}, i, lanes); });
         }
         cursor_.next();
     }
@@ -312,7 +317,7 @@ class PanelEpilogue {
     struct Column {  // a vector of them
         typename Simd::F bias, scale, initial_sum;
     };
-    Column columns_[Gemm::kPanel / Simd::kLanes] = {};
+    Column columns_[Gemm::kPanel / Simd::kLanes];  // as many as n_ has vectors
 };
 
 template <class Gemm>
@@ -349,12 +354,13 @@ inline void pack_panel(std::int64_t columns, std::int64_t k, std::byte* operands
     for (std::int64_t j = 0; j < columns; ++j) {
         const LinearRow<Packing> row(operands + j * stride);
         const float scale = write(j, row);
-        if constexpr (Gemm::kQuantised) {
-            PanelScales::scales(end)[j] = scale;
-            PanelScales::initial_sums(end, Gemm::kPanel)[j] = Gemm::make_weights(row, k);
-        }
+        if constexpr (Gemm::kQuantised) PanelScales::scales(end)[j] = scale;
     }
     if constexpr (Gemm::kQuantised) {
+        for (std::int64_t j = 0; j < columns; ++j) {  // in a loop of its own: what was just stored is loaded late
+            const LinearRow<Packing> row(operands + j * stride);
+            PanelScales::initial_sums(end, Gemm::kPanel)[j] = Gemm::make_weights(row, k);
+        }
         std::fill(PanelScales::scales(end) + columns, PanelScales::scales(end) + Gemm::kPanel, 0.0f);
         std::fill(PanelScales::initial_sums(end, Gemm::kPanel) + columns,
                   PanelScales::initial_sums(end, Gemm::kPanel) + Gemm::kPanel, 0);

@@ -21,12 +21,22 @@ inline typename Simd::F fast_exp2_fraction(typename Simd::F f) {
     return polynomial<Simd>(f, 0x1.fff692p-1f, 0x1.62f31ap-1f, 0x1.f0de1ap-3f, 0x1.c3f760p-5f);
 }
 
+// 2^t for t from -150 to 0.
+template <class Simd>
+inline typename Simd::F fast_exp2_within(typename Simd::F t) {
+    const auto n = Simd::nearest(t);
+    return Simd::scale(fast_exp2_fraction<Simd>(t - n), n);
+}
+
 // 2^t for t <= 0.
 template <class Simd>
 inline typename Simd::F fast_exp2(typename Simd::F t) {
-    const auto clamped = Simd::max(Simd::set(-150.0f), t);
-    const auto n = Simd::nearest(clamped);
-    return Simd::scale(fast_exp2_fraction<Simd>(clamped - n), n);
+    return fast_exp2_within<Simd>(Simd::max(Simd::set(-150.0f), t));
+}
+
+template <class Simd>
+inline typename Simd::F magnitude(typename Simd::F x) {
+    return reinterpret_cast<typename Simd::F>(reinterpret_cast<typename Simd::I>(x) & 0x7fffffff);
 }
 
 // e^(x - low) = 2^n (1 + s) for x <= 0 and a tiny `low`; n is whole. x - n ln 2 is taken in two steps, the first exact.
@@ -79,10 +89,10 @@ inline typename Simd::F gelu_of(typename Simd::F x) {
     const auto positive = Simd::max(Simd::zero(), x);
     if constexpr (kFast) {
         // log2 Phi(-t) is a polynomial to 2^-10; beyond 13.5 t Phi(-t) < 2^-130.
-        const auto t = Simd::min(Simd::set(13.5f), positive - Simd::min(Simd::zero(), x));
+        const auto t = Simd::min(Simd::set(13.5f), magnitude<Simd>(x));
         const auto log2_phi = polynomial<Simd>(t, -0x1.0038b8p+0f, -0x1.246646p+0f, -0x1.e56264p-2f, -0x1.673daep-5f,
                                                0x1.5cb238p-8f, -0x1.a54a48p-12f, 0x1.19fd0ap-16f, -0x1.3d8b16p-22f);
-        return Simd::fma(-t, fast_exp2<Simd>(log2_phi), positive);
+        return Simd::fma(-t, fast_exp2_within<Simd>(log2_phi), positive);
     } else {
         // |x| < 0.6: Phi(x) = 1/2 + x P(x^2). Beyond: t Phi(-t) = exp(-t^2 / 2) S(u), u = (t - b) / (t + a), where S is
         // close to a polynomial by a and its c0 = S(0) to a float32 by b. t^2 / 2 = m ln 2 + r / 2, r from the exact
@@ -90,7 +100,7 @@ inline typename Simd::F gelu_of(typename Simd::F x) {
         // than 2^-127.
         using F = typename Simd::F;
         using I = typename Simd::I;
-        const auto t = Simd::min(Simd::set(13.265f), reinterpret_cast<F>(reinterpret_cast<I>(x) & 0x7fffffff));
+        const auto t = Simd::min(Simd::set(13.265f), magnitude<Simd>(x));
         const auto square = t * t;
         const auto p = polynomial<Simd>(square, 0x1.98844ep-2f, -0x1.105570p-4f, 0x1.45fc00p-7f, -0x1.1f32d6p-10f);
         const auto centre = x * Simd::fma(x, p, Simd::set(0.5f));

@@ -159,6 +159,21 @@ struct Levels {
     }
 };
 
+// 2 * side + 1 levels from the least to the largest element of a row, from the bits of their magnitudes: an element
+// becomes the whole number nearest to inverse x + shift.
+struct RangeLevels {
+    float scale, inverse, shift;
+
+    RangeLevels(std::int32_t above, std::int32_t below, float side) {
+        const Levels up(above, 2.0f * side), down(below, 2.0f * side);  // as wide as each side needs alone
+        scale = up.scale + down.scale;
+        inverse = scale == scale ? 1.0f / scale : 0.0f;
+        shift = down.scale * inverse * 2.0f * side - side;
+    }
+
+    RowScale row_scale() const { return {scale, shift * (1.0f / 128.0f)}; }
+};
+
 // Writes one row of operands and its padding; each(fn) calls fn(i, n, x) for its elements. Returns the scale of a
 // quantised row. Vectors never cross a line: i is a multiple of kLanes, and lines hold whole vectors.
 template <class Gemm, class Row, class Each>
@@ -168,9 +183,7 @@ inline float write_row(const Row& row, std::int64_t k, const Each& each) {
     if constexpr (Gemm::kQuantised) {
         typename Simd::I largest{};
         each([&](std::int64_t, int, typename Simd::F x) { largest = larger_magnitude<Simd>(largest, x); });
-        std::int32_t magnitude = 0;
-        for (int i = 0; i < Simd::kLanes; ++i) magnitude = std::max(magnitude, static_cast<std::int32_t>(largest[i]));
-        const Levels levels(magnitude, Gemm::quant_levels(k));
+        const Levels levels(Simd::largest(largest), Gemm::quant_levels(k));
         const auto inverse = Simd::set(levels.inverse);
         each([&](std::int64_t i, int n, typename Simd::F x) {
             store_operand<Gemm>(row.at(i), Simd::nearest(x * inverse), n);
@@ -194,21 +207,62 @@ inline RowScale write_shifted_row(const Row& row, std::int64_t k, const Each& ea
         above = bits > above ? bits : above;
         below = negated > below ? negated : below;
     });
-    std::int32_t highest = 0, lowest = 0;
-    for (int i = 0; i < Simd::kLanes; ++i) {
-        highest = std::max<std::int32_t>(highest, above[i]);
-        lowest = std::max<std::int32_t>(lowest, below[i]);
-    }
-    const float side = Gemm::quant_levels(k);
-    const Levels up(highest, 2.0f * side), down(lowest, 2.0f * side);  // levels as wide as each side needs alone
-    const float scale = up.scale + down.scale;
-    const float inverse = scale == scale ? 1.0f / scale : 0.0f, shift = down.scale * inverse * 2.0f * side - side;
-    const auto factor = Simd::set(inverse), offset = Simd::set(shift);
+    const RangeLevels levels(Simd::largest(above), Simd::largest(below), Gemm::quant_levels(k));
+    const auto factor = Simd::set(levels.inverse), offset = Simd::set(levels.shift);
     each([&](std::int64_t i, int n, typename Simd::F x) {
         store_operand<Gemm>(row.at(i), Simd::nearest(Simd::fma(x, factor, offset)), n);
     });
     zero_tail<Gemm>(row, k);
-    return {scale, shift * (1.0f / 128.0f)};
+    return levels.row_scale();
+}
+
+// The same of bfloat16, two in a lane of 32 bits, the first in its lower half. Fetches what follows the row, for the
+// next.
+template <class Gemm, class Row>
+inline RowScale write_shifted_bf16_row(const Row& row, std::int64_t k, const std::uint16_t* x) {
+    using Simd = typename Gemm::Simd;
+    using I = typename Simd::I;
+    using F = typename Simd::F;
+    typedef std::int16_t Halves __attribute__((vector_size(sizeof(I))));
+    typedef std::uint16_t Pairs __attribute__((vector_size(sizeof(I) / 2)));
+    constexpr std::int64_t kElements = 2 * Simd::kLanes;
+    const auto each = [&](const auto& fn) ALWAYS_INLINE {
+        Halves bits;
+        std::int64_t i = 0;
+        for (; i + kElements <= k; i += kElements) {
+            std::memcpy(&bits, x + i, sizeof bits);
+            fn(i, bits);
+        }
+        if (i == k) return;
+        bits = Halves{};
+        std::memcpy(&bits, x + i, static_cast<std::size_t>(k - i) * sizeof *x);
+        fn(i, bits);
+    };
+    Halves above{}, below{};
+    each([&](std::int64_t, Halves bits) ALWAYS_INLINE {
+        const Halves negated = bits ^ std::numeric_limits<std::int16_t>::min();
+        above = bits > above ? bits : above;
+        below = negated > below ? negated : below;
+    });
+    const auto largest = [](Halves x) ALWAYS_INLINE {  // in the upper half
+        const I first = reinterpret_cast<I>(x) << 16, second = reinterpret_cast<I>(x) & ~0xffff;
+        return Simd::largest(first > second ? first : second);
+    };
+    const RangeLevels levels(largest(above), largest(below), Gemm::quant_levels(k));
+    const F factor = Simd::set(levels.inverse), offset = Simd::set(levels.shift);
+    const F whole = Simd::set(0x1.8p23f + 128.0f);  // a sum with it has the operand in its lowest bits
+    each([&](std::int64_t i, Halves bits) ALWAYS_INLINE {
+        __builtin_prefetch(x + k + i);
+        const I pair = reinterpret_cast<I>(bits);
+        const auto byte = [&](I x) ALWAYS_INLINE {
+            return reinterpret_cast<I>(Simd::fma(reinterpret_cast<F>(x), factor, offset) + whole);
+        };
+        const I bytes = (byte(pair << 16) & 0xff) | byte(pair & ~0xffff) << 8;
+        const Pairs pairs = __builtin_convertvector(bytes, Pairs);
+        std::memcpy(row.at(i), &pairs, sizeof pairs);
+    });
+    zero_tail<Gemm>(row, k);
+    return levels.row_scale();
 }
 
 template <class Gemm, class Each>
@@ -222,69 +276,11 @@ inline void write_row_of_a(std::byte* a, std::int64_t r, std::int64_t k, const E
     }
 }
 
-// Mean and 1 / sqrt(variance + eps) of [width], the variance about the mean in a second pass.
-template <class Simd>
-inline std::pair<float, float> moments(const float* x, std::int64_t width, float eps) {
-    using F = typename Simd::F;
-    const float per_element = 1.0f / static_cast<float>(width);
-    const std::int64_t step = 4 * Simd::kLanes;
-    F sums[4] = {Simd::zero(), Simd::zero(), Simd::zero(), Simd::zero()};
-    std::int64_t i = 0;
-    for (; i + step <= width; i += step) {
-        for (int j = 0; j < 4; ++j) sums[j] = sums[j] + Simd::load(x + i + j * Simd::kLanes);
-    }
-    for_vectors<Simd>(width - i,
-                      [&](std::int64_t start, int n) { sums[0] = sums[0] + load_as_float<Simd>(x + i + start, n); });
-    const float mean = Simd::sum((sums[0] + sums[1]) + (sums[2] + sums[3])) * per_element;
-
-    const F centre = Simd::set(mean);
-    F squares[4] = {Simd::zero(), Simd::zero(), Simd::zero(), Simd::zero()};
-    for (i = 0; i + step <= width; i += step) {
-        for (int j = 0; j < 4; ++j) {
-            const F d = Simd::load(x + i + j * Simd::kLanes) - centre;
-            squares[j] = Simd::fma(d, d, squares[j]);
-        }
-    }
-    float tail = 0.0f;  // of fewer than kLanes elements
-    for_vectors<Simd>(width - i, [&](std::int64_t start, int n) {
-        if (n == Simd::kLanes) {
-            const F d = Simd::load(x + i + start) - centre;
-            squares[0] = Simd::fma(d, d, squares[0]);
-            return;
-        }
-        for (int j = 0; j < n; ++j) {
-            const float d = x[i + start + j] - mean;
-            tail += d * d;
-        }
-    });
-    const float variance = (Simd::sum((squares[0] + squares[1]) + (squares[2] + squares[3])) + tail) * per_element;
-    return {mean, 1.0f / __builtin_sqrtf(variance + eps)};
-}
-
-// fn(start, n, LN(x)[start .. start + n)) over the row.
-template <class Simd, class Fn>
-inline void normalise(const float* x, const Norm& norm, std::pair<float, float> moments, const Fn& fn) {
-    const auto centre = Simd::set(moments.first), scale = Simd::set(moments.second);
-    for_vectors<Simd>(norm.width, [&](std::int64_t i, int n) {
-        const auto centred = (load_as_float<Simd>(x + i, n) - centre) * scale;
-        fn(i, n, Simd::fma(centred, load_as_float<Simd>(norm.weight + i, n), load_as_float<Simd>(norm.bias + i, n)));
-    });
-}
-
-template <class Simd>
-void norm_row(const float* x, const Norm& norm, float* out) {
-    normalise<Simd>(x, norm, moments<Simd>(x, norm.width, norm.eps),
-                    [&](std::int64_t i, int n, typename Simd::F y) { store_from_float<Simd>(out + i, y, n); });
-}
-
-template <class Gemm>
-void norm_rows(const Rows<const float>& x, std::int64_t row, std::int64_t rows, const Norm& norm, std::byte* a) {
-    for (std::int64_t r = 0; r < rows; ++r) {
-        const float* source = x.at(row + r);
-        const auto statistics = moments<typename Gemm::Simd>(source, norm.width, norm.eps);
-        write_row_of_a<Gemm>(a, r, norm.width,
-                             [&](const auto& fn) { normalise<typename Gemm::Simd>(source, norm, statistics, fn); });
-    }
+// A row into the cache, ahead of time.
+template <class T>
+inline void fetch(const T* row, std::int64_t size) {
+    constexpr auto kLine = static_cast<std::int64_t>(64 / sizeof(T));
+    for (std::int64_t i = 0; i < size; i += kLine) __builtin_prefetch(row + i);
 }
 
 // fn(i, n, x[i .. i + n)) over [0, k).
@@ -314,15 +310,19 @@ inline void copy_row_of_a(std::byte* a, std::int64_t r, const typename Gemm::Act
     using Simd = typename Gemm::Simd;
     if constexpr (!Gemm::kQuantised) {
         copy_row<Gemm>(row_of<Gemm>(a, r, k), x, k);
-    } else if (factors == nullptr) {
-        write_row_of_a<Gemm>(a, r, k, [&](const auto& fn) { for_elements<Simd>(x, k, fn); });
-    } else {
-        write_row_of_a<Gemm>(a, r, k, [&](const auto& fn) {
-            for_elements<Simd>(x, k, [&](std::int64_t i, int n, typename Simd::F y) {
-                fn(i, n, y * load_as_float<Simd>(factors + i, n));
-            });
-        });
+        return;
     }
+    if constexpr (shifts_rows<Gemm>) {
+        if (factors == nullptr) {
+            *scale_of<Gemm>(a, r, k) = write_shifted_bf16_row<Gemm>(row_of<Gemm>(a, r, k), k, x);
+            return;
+        }
+    }
+    write_row_of_a<Gemm>(a, r, k, [&](const auto& fn) {
+        for_elements<Simd>(x, k, [&](std::int64_t i, int n, typename Simd::F y) {
+            fn(i, n, factors == nullptr ? y : y * load_as_float<Simd>(factors + i, n));
+        });
+    });
 }
 
 template <class Gemm>

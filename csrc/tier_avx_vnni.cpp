@@ -21,6 +21,7 @@
 #include "math-inl.h"
 #include "gemm_policy-inl.h"
 #include "pack-inl.h"
+#include "norm-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"
 #include "image-inl.h"

@@ -43,6 +43,12 @@ struct Avx2 {
         s = _mm_max_ps(s, _mm_movehl_ps(s, s));
         return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
     }
+    static std::int32_t largest(I x) {
+        const auto lanes = reinterpret_cast<__m256i>(x);
+        __m128i s = _mm_max_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+        s = _mm_max_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+        return _mm_cvtsi128_si32(_mm_max_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+    }
 
     static F round_bf16(F x) {
         const I bits = reinterpret_cast<I>(x);

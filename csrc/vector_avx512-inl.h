@@ -31,6 +31,9 @@ struct Avx512 {
     static F scale(F x, F n) { return _mm512_scalef_ps(x, n); }
     static float sum(F x) { return _mm512_reduce_add_ps(x); }
     static float largest(F x) { return _mm512_reduce_max_ps(x); }
+    static std::int32_t largest(I x) {
+        return static_cast<std::int32_t>(_mm512_reduce_max_epu32(reinterpret_cast<__m512i>(x)));
+    }
 
     static F round_bf16(F x) {
         const I bits = reinterpret_cast<I>(x);

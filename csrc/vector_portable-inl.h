@@ -55,6 +55,10 @@ struct Portable {
         const float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
         return a > b ? a : b;
     }
+    static std::int32_t largest(I x) {  // of whole numbers from zero on
+        const std::int32_t a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
+        return a > b ? a : b;
+    }
 
     // bfloat16: the upper half of a float32, rounded to nearest even; NaN stays NaN.
     static F round_bf16(F x) {
