@@ -260,9 +260,11 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     }
     for (std::int64_t panel = 0; panel < layout.key_panels; ++panel) {
         const std::byte* b = packed + panel * layout.key_panel_bytes;
-        Gemm::template tile<false, Gemm::kQuantised>(q, layout.query_stride, queries, b, layout.key_units, Gemm::kPanel,
-                                                     b + layout.key_units * Gemm::kPanel * 4,
-                                                     scores + panel * Gemm::kPanel, layout.score_stride);
+        const std::byte* end = b + layout.key_units * Gemm::kPanel * 4;
+        const StoredRows<Gemm, Gemm::kQuantised> finish{scores + panel * Gemm::kPanel, layout.score_stride,
+                                                        reinterpret_cast<const float*>(end)};
+        Gemm::template tile<Gemm::kPanel / Simd::kLanes>(q, layout.query_stride, queries, b, layout.key_units, end,
+                                                         finish);
     }
 
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head.head_dim));
@@ -288,9 +290,11 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
         const auto multiply = [&](std::int64_t r, std::int64_t rows, const auto& beside) {
             const auto* next = static_cast<const Activation*>(head.q) + (query + queries + r) * head.q_stride;
             for (std::int64_t i = 0; i < rows; ++i) fetch(next + i * head.q_stride, head.head_dim);
-            Gemm::ValueGemm::tile(reinterpret_cast<const std::byte*>(scores + r * layout.score_stride),
-                                  layout.score_stride * 4, rows, packed, layout.value_units, layout.value_width, packed,
-                                  c + r * layout.value_width, layout.value_width, beside);
+            using ValueGemm = typename Gemm::ValueGemm;
+            const StoredRows<ValueGemm, false> finish{c + r * layout.value_width, layout.value_width, nullptr};
+            ValueGemm::tile_of_width(layout.value_width,
+                                     reinterpret_cast<const std::byte*>(scores + r * layout.score_stride),
+                                     layout.score_stride * 4, rows, packed, layout.value_units, packed, finish, beside);
         };
         if constexpr (kBeside) {
             // Beside the first panel only: the next ones find probabilities.

@@ -38,7 +38,7 @@ struct FloatGemm : Shape, SignedBytes, DotTiles<FloatGemm<VectorType, Shape, kPr
     }
     static Vector broadcast(const std::byte* a) { return Simd::set(*reinterpret_cast<const float*>(a)); }
     static Sum initial_sum(const std::byte*, int) { return Simd::zero(); }
-    static typename Simd::F load_sum(const float* c) { return Simd::load(c); }
+    static typename Simd::F as_float(Sum sum) { return sum; }
     static Sum dot(Sum acc, Vector a, Vector b) { return Simd::accumulate(acc, a, b); }
 
     static void pack_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel) {

@@ -28,7 +28,7 @@
 //                         | -> int32                | returns the initial sum of its column: 0, VnniProduct -128 times
 //                         |                         | the column's
 //
-// Products of panels (gemm-inl.h). Numbers of tiers that dot vectors come from TileShape.
+// Products of panels (gemm-inl.h, tile-inl.h). Numbers of tiers that dot vectors come from TileShape.
 // kPanel                  | int                     | columns of a panel of weights
 // kColumnsTogether        | int                     | columns of B that lie together, dividing kPanel: kPanel, AMX 16
 // kRowTile                | int                     | rows of the largest tile of C
@@ -36,7 +36,8 @@
 // kPanelsTogether         | int                     | before the next bytes are read: BlocksOfPanels, else all and 1
 // multiply(a, rows, k,    | -> void                 | rows of A times panels of B; at(r, p) makes the epilogue of panel
 //   b, panels, at)        |                         | p from row r on: DotTiles, or AmxGemm's own
-// load_sum(c)             | const float* -> Simd::F | a vector of C, as products leave it, in float32
+// load_sum(c)             | const float* -> Simd::F | a vector of C, as products leave it, in float32: DotTiles, or
+//                         |                         | AmxGemm's own
 //
 // Tiles of dot products (DotTiles, from which all but AmxGemm derive)
 // Vector, Sum             | vector types            | units of B; sums
@@ -49,9 +50,12 @@
 //                         |                         | of its units: 0, VnniProduct reads PanelScales::initial_sums
 // kMaxVectors, kMaxWidth  | int                     | vectors, and columns, of the widest tile
 // rows_of(vectors)        | int -> int, constexpr   | rows of a tile of so many vectors
+// as_float(sum)           | Sum -> Simd::F          | in float32
 // kBlockUnits, kTiles,    | int64, int, int, bool   | the order in which tiles read a panel: WholePanels or
 //   kStepsTogether,       |                         | BlocksOfPanels
 //   kStreams              |                         |
+// kLastUnits,             | int                     | units, or 0, that kRowsOfGroup rows of a tile after the other are
+//   kRowsOfGroup          |                         | multiplied by last
 //
 // Attention by DotAttention (attention-inl.h); AMX has AmxAttention instead
 // kQueryTile              | int                     | queries that attend together
@@ -65,7 +69,6 @@
 // Softmax                 | class                   | BesideSoftmax, where it pays: VnniProduct on 512 bits, Bf16Gemm
 // probability_levels(n)   | int64 -> float          | if kQuantised, without Softmax: what a probability of 1 becomes,
 //                         |                         | with n keys
-// as_float(sum)           | Sum -> Simd::F          | if kQuantised
 // clang-format on
 
 namespace astfast {
@@ -124,9 +127,12 @@ constexpr bool dots_vectors() {
     static_assert(sizeof(Gemm::dot(std::declval<Sum>(), std::declval<Vector>(), std::declval<Vector>())) ==
                   sizeof(Sum));
     static_assert(sizeof(Gemm::initial_sum(std::declval<Bytes>(), 0)) == sizeof(Sum));
+    static_assert(sizeof(Gemm::as_float(std::declval<Sum>())) == sizeof(typename Gemm::Simd::F));
     static_assert(Gemm::kMaxVectors >= 1 && Gemm::kMaxVectors <= 4 && Gemm::kPanel <= Gemm::kMaxWidth);
     static_assert(Gemm::kMaxWidth == Gemm::kMaxVectors * Gemm::Simd::kLanes && Gemm::rows_of(1) >= 4);
     static_assert(Gemm::kStepsTogether >= 1 && Gemm::kTiles >= 1 && Gemm::kBlockUnits >= 1);
+    static_assert(Gemm::kLastUnits == 0 || Gemm::kTiles * Gemm::kPanelsTogether == 1,
+                  "one tile of one panel at a time");
     return true;
 }
 

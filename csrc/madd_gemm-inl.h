@@ -28,7 +28,6 @@ struct MaddGemm : Shape, SignedBytes, DotTiles<MaddGemm<Shape>> {
     }
     static Sum initial_sum(const std::byte*, int) { return Sum{}; }
     static Simd::F as_float(Sum sum) { return _mm256_cvtepi32_ps(reinterpret_cast<__m256i>(sum)); }
-    static Simd::F load_sum(const float* c) { return as_float(reinterpret_cast<Sum>(Simd::load(c))); }
     static Sum dot(Sum acc, Vector a, Vector b) {
         Vector products;  // together, or GCC 12 takes all products of an unrolled step first and spills them
         asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(products) : "x"(a), "x"(b));

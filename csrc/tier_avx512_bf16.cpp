@@ -24,6 +24,7 @@
 #include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "norm-inl.h"
+#include "tile-inl.h"
 #include "gemm-inl.h"
 #include "bf16_vector-inl.h"
 #include "softmax-inl.h"
@@ -45,7 +46,7 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
     static constexpr int kPadUnits = 1;
 
     static Sum initial_sum(const std::byte*, int) { return Simd::zero(); }
-    static Simd::F load_sum(const float* c) { return Simd::load(c); }
+    static Simd::F as_float(Sum sum) { return sum; }
 
     static Vector load(const std::byte* b) { return _mm512_loadu_si512(b); }
     static Vector broadcast(const std::byte* a) {

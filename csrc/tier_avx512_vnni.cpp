@@ -24,6 +24,7 @@
 #include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "norm-inl.h"
+#include "tile-inl.h"
 #include "gemm-inl.h"
 #include "softmax-inl.h"
 #include "attention-inl.h"

@@ -17,6 +17,7 @@
 #include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "norm-inl.h"
+#include "tile-inl.h"
 #include "gemm-inl.h"
 #include "attention-inl.h"
 #include "image-inl.h"

@@ -33,9 +33,6 @@ struct VnniProduct : Instructions, Instructions::Shape, DotTiles<VnniProduct<kOf
         if constexpr (!kOffset) return Sum{};
         return reinterpret_cast<Sum>(Instructions::load(end + VnniProduct::kPanel * 4 + vector * kBytes));
     }
-    static typename Simd::F load_sum(const float* c) {
-        return Instructions::as_float(reinterpret_cast<Sum>(Simd::load(c)));
-    }
 
     static Vector broadcast(const std::byte* a) {
         std::int32_t quad;
