@@ -53,7 +53,7 @@ def test_pipes_and_folders_are_no_files(name: str, make: object, folder: Path) -
     start = time.monotonic()
     assert cache.read(FILE) == {}
     put()
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 5  # and not until somebody opens the other end
 
 
 def test_a_lock_that_is_held_costs_a_second_at_most(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_lock_that_is_held_costs_a_second_at_most(folder: Path, monkeypatch: p
         fcntl.flock(held, fcntl.LOCK_EX)
         start = time.monotonic()
         put("late")
-        assert 0.05 <= time.monotonic() - start < 1.0
+        assert 0.05 <= time.monotonic() - start < 5  # and not until the other lets it go
     assert cache.read(FILE) == {"key": True, "late": True}
 
 

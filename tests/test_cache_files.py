@@ -86,7 +86,7 @@ def test_links_pipes_and_folders_are_no_files(folder: Path, tmp_path: Path) -> N
     os.mkfifo(file)
     start = time.monotonic()
     assert get() is None
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 5  # and not until somebody opens the other end
     file.unlink()
     file.mkdir()
     assert get() is None

@@ -334,9 +334,9 @@ def test_shards_share_all_inputs_and_none_twice() -> None:
 def test_a_manifest_is_listed_as_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text("".join(f'{{"path": "{i:06d}.wav"}}\n' for i in range(100_000)))
-    start = time.perf_counter()
+    start = time.process_time()
     assert next(iter(Sources(path))).id == "000000.wav"
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
 
 
 def test_files_of_one_name_that_are_apart_in_a_tar_are_inputs_of_their_own(tmp_path: Path) -> None:
