@@ -196,6 +196,26 @@ def test_scores_of_any_size(order: str, largest: float, precision: str, tier: st
 
 
 @pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("k", [1, 2, 5, 6, 11, 12, 13, 23, 24, 25, 49])
+def test_linear_layers_at_every_edge_of_a_tile(k: int, precision: str, tier: str) -> None:
+    """23 rows are tiles of 8, 4, 2 and 1, 98 columns two panels of 48 and a part of one, k less than a tile's end."""
+    rng = np.random.default_rng(k)
+    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in [(1, 23, k), (98, k), (98,)])
+    bits = on_cpu(precision)(x, "activation")
+    if precision != "float32":
+        x, w = (op_cases.from_bfloat16_bits(op_cases.bfloat16_bits(a)) for a in (x, w))
+    ops = CpuOps(1, precision, 2, tier=tier)
+    y = ops.linear_residual(bits, ops.pack_linear(op_cases.Linear(w, b)), np.zeros((1, 23, 98), np.float32))
+    products = np.abs(x).astype(np.float64) @ np.abs(w).T + np.abs(b)
+    tolerance = (k + 2) * op_cases.FLOAT32_ROUNDING * products
+    if precision == "int8":  # half a step of 127 levels of an element of x, and of w
+        tolerance += np.abs(x).max(-1, keepdims=True) / 127 * np.abs(w).sum(-1)
+        tolerance += np.abs(w).max(-1) / 127 * np.abs(x).sum(-1, keepdims=True)
+    assert np.all(np.abs(y - (x.astype(np.float64) @ w.T + b)) <= tolerance)
+
+
+@pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("k", [1, 2, 3, 768, 769, 3072, 9000])
 def test_sums_of_the_largest_products_have_room(k: int, sign: float, tier: str) -> None:
