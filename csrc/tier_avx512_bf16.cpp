@@ -62,9 +62,8 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
     }
 
     // exp(factor (score - largest)), 32 in fixed point, and the sum of the rounded ones. u is 512 times the binary
-    // logarithm, offset by bfloat16's exponent of 1, so that u / 4 would be the result's bits if 2^f were 1 + f between
-    // whole powers; g is the difference, f (0.3075 - f (0.2335 + 0.0703 f)). Off by 0.0017 (rms) and 0.0045 (at most),
-    // which is little more than rounding to bfloat16; 0.0000 in the mean. 1 is exact, what is below 2^-127 zero.
+    // logarithm, offset by bfloat16's exponent of 1: its whole part is the result's exponent, 2^fraction - 1 its
+    // fraction, rounded. 1 is exact, what is below 2^-127 zero.
     class Probabilities {
       public:
         static constexpr int kUnits = 4;
@@ -72,17 +71,13 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
 
         ALWAYS_INLINE Probabilities(float largest, float factor)
             : top_(Simd::set(largest)),
-              factor_(Simd::set(std::min(factor * 0x1.715476p+9f, std::numeric_limits<float>::max()))) {
-            asm("" : "+v"(quarter_));  // or GCC 12 makes a shift of it, and orders the products worse
-        }
+              factor_(Simd::set(std::min(factor * 0x1.715476p+9f, std::numeric_limits<float>::max()))) {}
 
         ALWAYS_INLINE __m512i words(const float* score) {
             const __m512i u = _mm512_packus_epi32(logarithm(score), logarithm(score + Simd::kLanes));
-            const __m512i f = _mm512_and_si512(u, all(511)), fraction = _mm512_slli_epi16(u, 7);
-            __m512i slope = _mm512_add_epi16(all(15300), _mm512_mullo_epi16(f, all(9)));
-            slope = _mm512_sub_epi16(all(20150), _mm512_mulhi_epu16(slope, fraction));
-            const __m512i g = _mm512_mulhi_epu16(slope, f);
-            const __m512i p = _mm512_mulhi_epu16(_mm512_sub_epi16(u, g), quarter_);
+            const auto on = OnLines::of<4>(u, kLines);
+            const __m512i whole = _mm512_and_si512(_mm512_srli_epi16(u, 2), all(-128));
+            const __m512i p = _mm512_add_epi16(whole, _mm512_srli_epi16(_mm512_add_epi16(on.start, on.along), 8));
             sum_ = add_pairs_of_bf16(sum_, p);
             return p;
         }
@@ -99,13 +94,14 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
       private:
         ALWAYS_INLINE static __m512i all(int x) { return _mm512_set1_epi16(static_cast<short>(x)); }
 
-        ALWAYS_INLINE __m512i logarithm(const float* score) const {  // sixteen of u, and what a quarter cuts off
-            const Simd::F one = Simd::set(512.0f * 127.0f + 1.5f);
+        ALWAYS_INLINE __m512i logarithm(const float* score) const {  // sixteen of u
+            const Simd::F one = Simd::set(512.0f * 127.0f);
             return _mm512_cvtps_epi32(Simd::fma(Simd::load(score) - top_, factor_, one));
         }
 
         Simd::F top_, factor_, sum_ = Simd::zero();
-        __m512i quarter_ = all(0x4000);
+        // In 15 bits, with half a unit of bfloat16's 7.
+        static constexpr Exp2Lines kLines{[](int i) { return ((kExp2[i] - (1u << 30) + (1u << 14)) >> 15) + 128; }};
     };
     using Softmax = BesideSoftmax<Simd, Probabilities>;
 };

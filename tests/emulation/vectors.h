@@ -70,7 +70,6 @@ OF_TWO(__m512i, max_epu32)
 OF_TWO(__m512i, min_epu32)
 OF_TWO(__m512i, mulhi_epu16)
 OF_TWO(__m512i, mulhrs_epi16)
-OF_TWO(__m512i, mullo_epi16)
 OF_TWO(__m512i, mullo_epi32)
 OF_TWO(__m512i, packs_epi32)
 OF_TWO(__m512i, packus_epi16)
@@ -244,6 +243,13 @@ EMULATED void _mm512_mask_cvtepi32_storeu_epi8(void* p, __mmask16 mask, __m512i 
 EMULATED __m512i _mm512_permutexvar_epi32(__m512i index, __m512i x) {
     const auto lanes = reinterpret_cast<__v16si>(x), from = reinterpret_cast<__v16si>(index);
     return reinterpret_cast<__m512i>(by_lane<int>([&](int i) { return lanes[from[i] & 15]; }));
+}
+EMULATED __m512i _mm512_permutexvar_epi16(__m512i index, __m512i x) {
+    typedef std::uint16_t Words __attribute__((vector_size(64)));
+    const auto words = reinterpret_cast<Words>(x), from = reinterpret_cast<Words>(index);
+    Words result;
+    for (int i = 0; i < 32; ++i) result[i] = words[from[i] & 31];
+    return reinterpret_cast<__m512i>(result);
 }
 EMULATED __m256bh _mm512_cvtneps_pbh(__m512 x) {
     const auto halves = by_lane<std::uint16_t>([&](int i) { return bf16::rounded(x[i]); });
