@@ -195,8 +195,8 @@ class PanelEpilogue {
         for (std::int64_t i = 0; i < Gemm::kPanel * kBytes; i += 64) __builtin_prefetch(row + i, 1);
     }
 
-    // each(write) calls write(vectors, i, lanes, sum_of) for so many vectors from column i on; sum_of(v) is one of
-    // them.
+    // each_part(write) calls write(vectors, i, lanes, sum_of) for so many vectors from column i on; sum_of(v) is one
+    // of them.
     template <class Each>
     [[gnu::always_inline]] void write_row(RowScale row_scale, const Each& each_part) {
         T* row = reinterpret_cast<T*>(cursor_.get()) + column_;

@@ -57,6 +57,7 @@ def test_pipes_and_folders_are_no_files(name: str, make: object, folder: Path) -
 
 
 def test_a_lock_that_is_held_costs_a_second_at_most(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache.LOCK_SECONDS <= 1
     monkeypatch.setattr(cache, "LOCK_SECONDS", 0.05)
     put()
     with (folder / "verdicts.lock").open("r+") as held:
