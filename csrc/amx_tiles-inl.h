@@ -40,6 +40,7 @@ struct AmxBf16 : Bf16Operands {
 
 struct AmxInt8 : SignedBytes {
     using Simd = Avx512Bf16;
+    using Gelu = GeluOnLines<Simd>;
     using Activation = std::uint16_t;
     using Operand = std::int8_t;
     static constexpr bool kRoundsToBf16 = false, kQuantised = true;

@@ -261,10 +261,10 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
     for (std::int64_t panel = 0; panel < layout.key_panels; ++panel) {
         const std::byte* b = packed + panel * layout.key_panel_bytes;
         const std::byte* end = b + layout.key_units * Gemm::kPanel * 4;
-        const StoredRows<Gemm, Gemm::kQuantised> finish{scores + panel * Gemm::kPanel, layout.score_stride,
+        const StoredRows<Gemm, Gemm::kQuantised> stored{scores + panel * Gemm::kPanel, layout.score_stride,
                                                         reinterpret_cast<const float*>(end)};
         Gemm::template tile<Gemm::kPanel / Simd::kLanes>(q, layout.query_stride, queries, b, layout.key_units, end,
-                                                         finish);
+                                                         stored);
     }
 
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head.head_dim));
@@ -291,10 +291,10 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
             const auto* next = static_cast<const Activation*>(head.q) + (query + queries + r) * head.q_stride;
             for (std::int64_t i = 0; i < rows; ++i) fetch(next + i * head.q_stride, head.head_dim);
             using ValueGemm = typename Gemm::ValueGemm;
-            const StoredRows<ValueGemm, false> finish{c + r * layout.value_width, layout.value_width, nullptr};
+            const StoredRows<ValueGemm, false> stored{c + r * layout.value_width, layout.value_width, nullptr};
             ValueGemm::tile_of_width(layout.value_width,
                                      reinterpret_cast<const std::byte*>(scores + r * layout.score_stride),
-                                     layout.score_stride * 4, rows, packed, layout.value_units, packed, finish, beside);
+                                     layout.score_stride * 4, rows, packed, layout.value_units, packed, stored, beside);
         };
         if constexpr (kBeside) {
             // Beside the first panel only: the next ones find probabilities.

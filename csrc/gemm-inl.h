@@ -8,18 +8,30 @@ constexpr std::int64_t panel_bytes(std::int64_t k) {
     return units_of<Gemm>(k) * Gemm::kPanel * 4 + (Gemm::kQuantised ? PanelScales::bytes(Gemm::kPanel) : 0);
 }
 
-// Finish of a tile whose rows go through the epilogue of a panel of whole vectors; scale(row) is that of a row of A.
-template <class Epilogue, class ScaleOfRow>
-struct EpilogueRows {
-    static constexpr bool kResumes = false;
+// Beside of a tile: the rows of the one before it go through the epilogue of a panel of whole vectors, where it uses
+// other units of the processor than products do, and the panel that is needed next comes into the second-level cache.
+template <class Gemm, int kRows, class Epilogue, class ScaleOfRow>
+struct RowsBefore {
+    static constexpr int kMaxRows = kRows, kUnits = 7;  // GELU of a row takes as long as products of five
+    static constexpr bool kHasUnits = true;
 
-    Epilogue* epilogue;
-    const ScaleOfRow* scale;
-    std::int64_t row;
+    Epilogue& epilogue;
+    const ScaleOfRow& scale;  // scale(row) is that of a row of A
+    const float* c;           // of the tile before
+    std::int64_t row;         // its first
+    const std::byte* next_panel;
+    std::int64_t bytes_a_row;
 
-    template <class Sums>
-    ALWAYS_INLINE void operator()(const Sums& sums) {
-        epilogue->next_whole_row(sums, (*scale)(row++));
+    template <class Multiply>
+    ALWAYS_INLINE void operator()(const Multiply& multiply) const {
+        const std::byte* ahead = next_panel + row * bytes_a_row;
+        for (int i = 0; i < kRows; ++i) {
+            multiply();
+            for (const std::byte* const end = ahead + bytes_a_row; ahead < end; ahead += 64) {
+                __builtin_prefetch(ahead, 0, 2);
+            }
+            epilogue.next_whole_row(c + i * Gemm::kPanel, scale(row + i));
+        }
     }
 };
 
@@ -42,18 +54,18 @@ struct DotTiles {
 
     // Rows of A times a panel of B of kVectors vectors, over `units` units, as dot_tile has it. kFar: B is worth being
     // fetched ahead.
-    template <int kVectors, bool kFar = false, class Finish, class Beside = Alone>
+    template <int kVectors, bool kFar = false, class Stored, class Beside = Alone>
     static void tile(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
-                     std::int64_t units, const std::byte* panel_end, const Finish& first_row,
+                     std::int64_t units, const std::byte* panel_end, const Stored& first_row,
                      const Beside& beside = {}) {
         constexpr int kRows = std::min(Gemm::rows_of(kVectors), Beside::kMaxRows),
                       kWidth = kVectors * Gemm::Simd::kLanes;
         for (std::int64_t u = 0; u < units; u += Gemm::kBlockUnits, panel_end = nullptr) {
             const std::int64_t count = std::min<std::int64_t>(Gemm::kBlockUnits, units - u);
             const std::int64_t ahead = kFar && !Gemm::kStreams ? count * kWidth * 4 * kRows / rows : 0;
-            Finish finish = first_row;
+            Stored stored = first_row;
             dot_rows<Gemm, kRows, kVectors>(a + u * unit_bytes<Gemm>, a_stride, rows, b + u * kWidth * 4, count,
-                                            panel_end, finish, ahead, beside);
+                                            panel_end, stored, ahead, beside);
         }
     }
 
@@ -85,19 +97,12 @@ struct DotTiles {
         constexpr int kRows = Gemm::kRowTile * Gemm::kTiles;
         constexpr std::int64_t kChunk = Gemm::kChunkBytes / unit_bytes<Gemm>;
         const std::int64_t units = units_of<Gemm>(k), stride = row_bytes<Gemm>(k), panel = panel_bytes<Gemm>(k);
-        const auto scale = [&](std::int64_t r) { return row_scale<Gemm>(a, r, k); };
+        const std::byte* const scales = a + operand_bytes<Gemm>(k);
+        const auto scale = [&](std::int64_t r) {
+            return Gemm::kQuantised ? *reinterpret_cast<const RowScale*>(scales + r * stride) : RowScale{1.0f, 0.0f};
+        };
         std::int64_t r = 0;
-        if constexpr (Gemm::kLastUnits > 0) {
-            const std::byte* const end = b + units * Gemm::kPanel * 4;
-            auto epilogue = epilogue_at(0, 0);
-            if (epilogue.is_whole() && units >= Gemm::kLastUnits) {
-                EpilogueRows<decltype(epilogue), decltype(scale)> finish{&epilogue, &scale, 0};
-                for (; r + kRows <= rows; r += kRows) {
-                    dot_tile<Gemm, kRows, kVectors, Gemm::kLastUnits>(a + r * stride, stride, b, units, end, finish,
-                                                                      Alone{});
-                }
-            }
-        }
+        if constexpr (Gemm::kLastUnits > 0) r = multiply_whole_tiles(a, rows, k, b, epilogue_at, scale);
         alignas(64) float c[Gemm::kPanelsTogether][kRows * Gemm::kPanel];
         for (; r < rows; r += kRows) {
             const std::int64_t count = std::min<std::int64_t>(kRows, rows - r);
@@ -114,6 +119,33 @@ struct DotTiles {
                 for (std::int64_t i = 0; i < count; ++i) epilogue.next_row(c[p] + i * Gemm::kPanel, scale(r + i));
             }
         }
+    }
+
+  private:
+    // The same of one panel, and of those rows only that make whole tiles, each finished beside the products of the
+    // next. Returns how many rows that were.
+    template <class EpilogueAt, class ScaleOfRow>
+    static std::int64_t multiply_whole_tiles(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b,
+                                             const EpilogueAt& epilogue_at, const ScaleOfRow& scale) {
+        constexpr int kVectors = Gemm::kPanel / Gemm::Simd::kLanes, kRows = Gemm::kRowTile;
+        auto epilogue = epilogue_at(0, 0);
+        using Beside = RowsBefore<Gemm, kRows, decltype(epilogue), ScaleOfRow>;
+        const std::int64_t units = units_of<Gemm>(k), stride = row_bytes<Gemm>(k), panel = panel_bytes<Gemm>(k);
+        const std::int64_t whole = rows / kRows * kRows;
+        if (whole == 0 || !epilogue.is_whole() || units < kRows * Beside::kUnits + Gemm::kLastUnits) return 0;
+        alignas(64) float c[kRows * Gemm::kPanel];
+        const auto multiply_tile = [&](std::int64_t row, const auto& beside) {
+            StoredRows<Gemm, false> stored{c, Gemm::kPanel, nullptr};
+            dot_tile<Gemm, kRows, kVectors, Gemm::kLastUnits>(a + row * stride, stride, b, units,
+                                                              b + units * Gemm::kPanel * 4, stored, beside);
+        };
+        // Rows fill half of the second-level cache: is there room for this panel and the next one?
+        const std::int64_t lines_a_row = 2 * panel < rows * stride ? panel / 64 / whole + 1 : 0;
+        Beside before{epilogue, scale, c, 0, b + panel, lines_a_row * 64};
+        multiply_tile(0, Alone{});
+        for (; before.row + kRows < whole; before.row += kRows) multiply_tile(before.row + kRows, before);
+        before([] {});
+        return whole;
     }
 };
 
@@ -154,6 +186,10 @@ class PanelEpilogue {
             Column& column = columns_[i / Simd::kLanes];
             column.bias = load_as_float<Simd>(out.bias + column_ + i, lanes);
             if constexpr (Gemm::kQuantised) column.scale = Simd::load(scales + i);
+            if constexpr (kHalves) {
+                column.bias = column.bias * Simd::set(0.5f);
+                column.scale = column.scale * Simd::set(0.5f);
+            }
             if constexpr (shifts_rows<Gemm>) {  // as PanelScales has them
                 column.initial_sum = Gemm::load_sum(scales + Gemm::kPanel + i);
             }
@@ -164,31 +200,28 @@ class PanelEpilogue {
 
     bool is_whole() const { return n_ == Gemm::kPanel; }
 
-    // The next row of whole vectors: sums [kVectors] of the product, its scale where A is quantised.
-    template <class Sums>
-    [[gnu::always_inline]] void next_whole_row(const Sums& sums, RowScale row_scale) {
+    // The next row of whole vectors: c [Gemm::kPanel] as the product left it.
+    [[gnu::always_inline]] void next_whole_row(const float* c, RowScale row_scale) {
         write_row(row_scale, [&](const auto& write) ALWAYS_INLINE {
-            write(std::integral_constant<int, kVectors>{}, 0, Simd::kLanes,
-                  [&](auto v) ALWAYS_INLINE { return Gemm::as_float(sums[v]); });
+            write(std::integral_constant<int, kVectors>{}, 0, Simd::kLanes, sums_from(c));
         });
     }
 
-    // The next row: c [Gemm::kPanel] as the product left it.
-    [[gnu::always_inline]] void next_row(const float* c, RowScale row_scale) {
+    // The next row.
+    void next_row(const float* c, RowScale row_scale) {
+        if (is_whole()) return next_whole_row(c, row_scale);
         write_row(row_scale, [&](const auto& write) ALWAYS_INLINE {
-            const auto from = [&](std::int64_t i) ALWAYS_INLINE {
-                return [=](auto v) ALWAYS_INLINE { return Gemm::load_sum(c + i + v * Simd::kLanes); };
-            };
-            if (is_whole()) {
-                write(std::integral_constant<int, kVectors>{}, 0, Simd::kLanes, from(0));
-            } else {
-                for_vectors<Simd>(
-                    n_, [&](std::int64_t i, int lanes) { write(std::integral_constant<int, 1>{}, i, lanes, from(i)); });
-            }
+            for_vectors<Simd>(n_, [&](std::int64_t i, int lanes) {
+                write(std::integral_constant<int, 1>{}, i, lanes, sums_from(c + i));
+            });
         });
     }
 
   private:
+    static auto sums_from(const float* c) {
+        return [=](auto v) ALWAYS_INLINE { return Gemm::load_sum(c + v * Simd::kLanes); };
+    }
+
     // Where a row of the next tile will be written: rows lie too far apart for the hardware prefetcher.
     static void prefetch(const char* row) {
 #pragma GCC unroll 4
@@ -218,10 +251,11 @@ class PanelEpilogue {
                     y[v] = y[v] + column.bias;
                 }
             });
+            if constexpr (kHalves) Gemm::Gelu::of(y);
             unrolled<kCount>([&](auto v) ALWAYS_INLINE {
                 const std::int64_t at = i + v * Simd::kLanes;
                 auto x = y[v];
-                if constexpr (kKind == Epilogue::kGelu) x = gelu_of<Simd, sizeof(T) == 2>(x);
+                if constexpr (kKind == Epilogue::kGelu && !kHalves) x = gelu_of<Simd, sizeof(T) == 2>(x);
                 if constexpr (kKind == Epilogue::kResidual) x = x + load_as_float<Simd>(row + at, lanes);
                 if constexpr (kKind == Epilogue::kPosition) x = x + load_as_float<Simd>(position + at, lanes);
                 store_from_float<Simd>(row + at, x, lanes);
@@ -231,6 +265,7 @@ class PanelEpilogue {
     }
 
     static constexpr int kVectors = Gemm::kPanel / Simd::kLanes;
+    static constexpr bool kHalves = kKind == Epilogue::kGelu && has_gelu<Gemm>;
     static constexpr bool kActivation = kKind == Epilogue::kActivation || kKind == Epilogue::kGelu;
     using T = std::conditional_t<kActivation, typename Gemm::Activation, float>;
     static constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));

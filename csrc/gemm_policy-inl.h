@@ -54,8 +54,9 @@
 // kBlockUnits, kTiles,    | int64, int, int, bool   | the order in which tiles read a panel: WholePanels or
 //   kStepsTogether,       |                         | BlocksOfPanels
 //   kStreams              |                         |
-// kLastUnits,             | int                     | units, or 0, that kRowsOfGroup rows of a tile after the other are
-//   kRowsOfGroup          |                         | multiplied by last
+// kLastUnits,             | int                     | units that kRowsOfGroup rows of a tile after the other are
+//   kRowsOfGroup          |                         | multiplied by last; 0: tiles don't finish beside one another
+// Gelu                    | class                   | if kQuantised: GeluOnLines, on 512 bits
 //
 // Attention by DotAttention (attention-inl.h); AMX has AmxAttention instead
 // kQueryTile              | int                     | queries that attend together
@@ -141,6 +142,12 @@ template <class Gemm, class = void>
 constexpr bool has_softmax = false;
 template <class Gemm>
 constexpr bool has_softmax<Gemm, std::void_t<typename Gemm::Softmax>> = true;
+
+// Whether Gemm has a GELU for what is quantised next.
+template <class Gemm, class = void>
+constexpr bool has_gelu = false;
+template <class Gemm>
+constexpr bool has_gelu<Gemm, std::void_t<typename Gemm::Gelu>> = true;
 
 // Whether Gemm gives what DotAttention asks for.
 template <class Gemm>

@@ -11,31 +11,16 @@ constexpr std::uint32_t kExp2[] = {
     1585730000u, 1620452965u, 1655936265u, 1692196547u, 1729250827u, 1767116489u, 1805811301u, 1845353420u, 1885761398u,
     1927054196u, 1969251188u, 2012372174u, 2056437387u, 2101467502u, 2147483648u};
 
-// Straight lines for a power of two of 32 parts of its fraction, for VPERMW: where each starts, and how far it goes.
-struct Exp2Lines {
-    alignas(64) std::uint16_t starts[32], lengths[32];
-
-    // at(i) is the power at i / 32, in 16 bits.
-    template <class At>
-    constexpr explicit Exp2Lines(const At& at) : starts{}, lengths{} {
-        for (int i = 0; i < 32; ++i) {
-            starts[i] = static_cast<std::uint16_t>(at(i));
-            lengths[i] = static_cast<std::uint16_t>(at(i) < at(i + 1) ? at(i + 1) - at(i) : at(i) - at(i + 1));
-        }
+// A power of two of 32 parts of its fraction: at(i) is the power at i / 32, in 16 bits.
+template <class At>
+constexpr Lines exp2_lines(const At& at) {
+    Lines lines{};
+    for (int i = 0; i < 32; ++i) {
+        lines.starts[i] = static_cast<std::uint16_t>(at(i));
+        lines.lengths[i] = static_cast<std::uint16_t>(at(i) < at(i + 1) ? at(i + 1) - at(i) : at(i) - at(i + 1));
     }
-};
-
-// Where the line starts that five bits of a word, from kBit on, name, and how far along it the bits below them are.
-struct OnLines {
-    __m512i start, along;
-
-    template <int kBit>
-    static ALWAYS_INLINE OnLines of(__m512i words, const Exp2Lines& lines) {
-        const __m512i line = _mm512_srli_epi16(words, kBit), within = _mm512_slli_epi16(words, 16 - kBit);
-        return {_mm512_permutexvar_epi16(line, _mm512_load_si512(lines.starts)),
-                _mm512_mulhi_epu16(_mm512_permutexvar_epi16(line, _mm512_load_si512(lines.lengths)), within)};
-    }
-};
+    return lines;
+}
 
 // Scores of queries -> probabilities as operands, in place, zero up to a multiple of 64, and the inverse of their sum.
 // Each call takes the next kMaxRows queries, with multiply() after each 32 keys. The maximum of a row is found beside
@@ -49,6 +34,7 @@ template <class Simd, class Probabilities>
 class BesideSoftmax {
   public:
     static constexpr int kMaxRows = 4, kUnits = Probabilities::kUnits;
+    static constexpr bool kHasUnits = false;
 
     BesideSoftmax(float* scores, std::int64_t stride, std::int64_t keys, std::int64_t queries, const float* factors,
                   float* inverse_sums)

@@ -21,6 +21,7 @@
 #include "vector_avx512-inl.h"
 #include "unrolled-inl.h"
 #include "math-inl.h"
+#include "lines-inl.h"
 #include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "norm-inl.h"
@@ -101,7 +102,8 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
 
         Simd::F top_, factor_, sum_ = Simd::zero();
         // In 15 bits, with half a unit of bfloat16's 7.
-        static constexpr Exp2Lines kLines{[](int i) { return ((kExp2[i] - (1u << 30) + (1u << 14)) >> 15) + 128; }};
+        static constexpr Lines kLines =
+            exp2_lines([](int i) { return ((kExp2[i] - (1u << 30) + (1u << 14)) >> 15) + 128; });
     };
     using Softmax = BesideSoftmax<Simd, Probabilities>;
 };

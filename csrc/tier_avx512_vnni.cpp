@@ -21,6 +21,7 @@
 #include "vector_avx512-inl.h"
 #include "unrolled-inl.h"
 #include "math-inl.h"
+#include "lines-inl.h"
 #include "gemm_policy-inl.h"
 #include "pack-inl.h"
 #include "norm-inl.h"

@@ -4,15 +4,12 @@
 namespace astfast {
 namespace {
 
-// A Finish says what becomes of the rows of a tile. It has
-//   kResumes           whether sums may go on from sum(row, vector), rows counted from the next one
-//   operator()(sums)   takes the next row, [kVectors] sums
-// This one puts them into C, in their own type, or as floats times the scales of their columns.
+// C, where rows of sums are stored one after the other, in their own type or as floats times the scales of their
+// columns.
 template <class Gemm, bool kScaled>
 struct StoredRows {
     using Simd = typename Gemm::Simd;
     using Sum = typename Gemm::Sum;
-    static constexpr bool kResumes = true;
 
     float* c;
     std::int64_t stride;  // floats from one row to the next
@@ -23,7 +20,7 @@ struct StoredRows {
     }
 
     template <int kVectors>
-    ALWAYS_INLINE void operator()(const Sum (&sums)[kVectors]) {
+    ALWAYS_INLINE void next(const Sum (&sums)[kVectors]) {
         unrolled<kVectors>([&](auto v) ALWAYS_INLINE {
             auto y = reinterpret_cast<typename Simd::F>(sums[v]);
             if constexpr (kScaled) y = Gemm::as_float(sums[v]) * Simd::load(scales + v * Simd::kLanes);
@@ -34,34 +31,31 @@ struct StoredRows {
 };
 
 // kRows rows of A times kVectors vectors of columns of B, each element in one accumulator. Sums start from
-// Gemm::initial_sum(panel_end, vector), or go on from those of `finish` where panel_end is null. beside(multiply) may
-// do work of its own between parts of the product. The last kLast units (there are as many) are multiplied by a group
-// of rows after the other, each finished beside the products of the next: 24 stores of 64 bytes at once would hold up a
-// Zen 4 for 50 cycles, 6 at a time cost it nothing. Not inlined: GCC 12 spills sums where what calls this wants
-// registers too.
-template <class Gemm, int kRows, int kVectors, int kLast, class Finish, class Beside>
+// Gemm::initial_sum(panel_end, vector), or go on from those in C where panel_end is null. beside(multiply) may do work
+// of its own between parts of the product. The last kLast units (there are as many) are multiplied by a group of rows
+// after the other, each stored beside the products of the next: 24 stores of 64 bytes at once would hold up a Zen 4
+// for 50 cycles, 6 at a time cost it nothing. Not inlined: GCC 12 spills sums where what calls this wants registers
+// too.
+template <class Gemm, int kRows, int kVectors, int kLast, class Stored, class Beside>
 [[gnu::noinline]] void dot_tile(const std::byte* a, std::int64_t a_stride, const std::byte* b, std::int64_t units,
-                                const std::byte* panel_end, Finish& finish_rows, const Beside& beside) {
+                                const std::byte* panel_end, Stored& rows_of_c, const Beside& beside) {
     using Simd = typename Gemm::Simd;
     using Sum = typename Gemm::Sum;
     constexpr int kWidth = kVectors * Simd::kLanes;
     constexpr int kSteps = static_cast<int>(unit_bytes<Gemm>) / 4;
     constexpr bool kAlone = std::is_same_v<Beside, Alone>;
     constexpr int kGroup = kLast > 0 ? Gemm::kRowsOfGroup : kRows;
-    static_assert(kLast == 0 || (kAlone && kRows % kGroup == 0), "what runs beside may leave fewer units");
-    Finish finish = finish_rows;  // a copy, in registers
+    static_assert(kRows % kGroup == 0);
+    Stored stored = rows_of_c;  // a copy, in registers
     Sum acc[kRows][kVectors];
     const auto each_sum = [&](const auto& fn) ALWAYS_INLINE {
         unrolled<kRows>([&](auto r)
                             ALWAYS_INLINE { unrolled<kVectors>([&](auto v) ALWAYS_INLINE { fn(r, v, acc[r][v]); }); });
     };
-    const auto start = [&](int, int v, Sum& sum) ALWAYS_INLINE { sum = Gemm::initial_sum(panel_end, v); };
-    if constexpr (!Finish::kResumes) {
-        each_sum(start);
-    } else if (panel_end != nullptr) {
-        each_sum(start);
+    if (panel_end != nullptr) {
+        each_sum([&](int, int v, Sum& sum) ALWAYS_INLINE { sum = Gemm::initial_sum(panel_end, v); });
     } else {
-        each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE { sum = finish.sum(r, v); });
+        each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE { sum = stored.sum(r, v); });
     }
     const auto keep_in_register = [](Sum& sum) ALWAYS_INLINE {
         Sum same = sum;  // a copy: GCC 12 keeps sums that asm names in memory
@@ -97,11 +91,16 @@ template <class Gemm, int kRows, int kVectors, int kLast, class Finish, class Be
     };
     if constexpr (!kAlone) {
         beside([&]() ALWAYS_INLINE {
-            if (units < Beside::kUnits) return;
-            unrolled<Beside::kUnits * kSteps>(multiply);
-            units -= Beside::kUnits;
-            a += Beside::kUnits * kSteps * 4;
-            b += Beside::kUnits * kWidth * 4;
+            if constexpr (Beside::kHasUnits) {
+                units -= Beside::kUnits;
+                for (int u = 0; u < Beside::kUnits; ++u, a += kSteps * 4, b += kWidth * 4) unrolled<kSteps>(multiply);
+            } else {
+                if (units < Beside::kUnits) return;
+                unrolled<Beside::kUnits * kSteps>(multiply);
+                units -= Beside::kUnits;
+                a += Beside::kUnits * kSteps * 4;
+                b += Beside::kUnits * kWidth * 4;
+            }
         });
     }
     constexpr int kUnroll = std::max(1, Gemm::kStepsTogether / kSteps);  // units
@@ -117,16 +116,16 @@ template <class Gemm, int kRows, int kVectors, int kLast, class Finish, class Be
         unrolled<kLast * kSteps>([&](auto step) ALWAYS_INLINE {
             multiply_rows(step, std::integral_constant<int, kFirst>{}, std::integral_constant<int, kGroup>{});
         });
-        unrolled<kGroup>([&](auto i) ALWAYS_INLINE { finish(acc[kFirst + i]); });
+        unrolled<kGroup>([&](auto i) ALWAYS_INLINE { stored.next(acc[kFirst + i]); });
     });
-    finish_rows = finish;
+    rows_of_c = stored;
 }
 
 // Up to kRows rows in tiles of kRows, then of 4, 2 and 1. Before each of the former come `bytes_ahead` bytes of the B
 // that is needed next into the second-level cache.
-template <class Gemm, int kRows, int kVectors, class Finish, class Beside>
+template <class Gemm, int kRows, int kVectors, class Stored, class Beside>
 inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t rows, const std::byte* b,
-                     std::int64_t units, const std::byte* panel_end, Finish& finish, std::int64_t bytes_ahead,
+                     std::int64_t units, const std::byte* panel_end, Stored& stored, std::int64_t bytes_ahead,
                      const Beside& beside) {
     const std::byte* ahead = b + units * kVectors * Gemm::Simd::kLanes * 4;
     const auto tiles_of = [&](auto size) {
@@ -139,9 +138,9 @@ inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t row
             }
             constexpr int kLast = kSize == kRows && std::is_same_v<Beside, Alone> ? Gemm::kLastUnits : 0;
             if (units >= kLast) {
-                dot_tile<Gemm, kSize, kVectors, kLast>(a, a_stride, b, units, panel_end, finish, beside);
+                dot_tile<Gemm, kSize, kVectors, kLast>(a, a_stride, b, units, panel_end, stored, beside);
             } else {
-                dot_tile<Gemm, kSize, kVectors, 0>(a, a_stride, b, units, panel_end, finish, beside);
+                dot_tile<Gemm, kSize, kVectors, 0>(a, a_stride, b, units, panel_end, stored, beside);
             }
         }
     };
@@ -151,7 +150,7 @@ inline void dot_rows(const std::byte* a, std::int64_t a_stride, std::int64_t row
     tiles_of(std::integral_constant<int, 1>{});
 }
 
-// Every tile reads its whole panel from the second-level cache, and rows end where their sums are, in registers.
+// Every tile reads its whole panel from the second-level cache, beside the epilogue of the tile before.
 struct WholePanels {
     static constexpr std::int64_t kBlockUnits = std::int64_t{1} << 40, kChunkBytes = kBlockUnits;
     static constexpr int kTiles = 1, kPanelsTogether = 1, kStepsTogether = 1;

@@ -11,6 +11,7 @@ template <class VectorType>
 struct Avx512Vnni {
     using Simd = VectorType;
     using Shape = TileShape<Simd, 4, 24, 3, WholePanels>;
+    using Gelu = GeluOnLines<Simd>;
     using Bytes = __m512i;
     using Sums = __m512i;
 
@@ -63,7 +64,7 @@ struct Avx512Vnni {
             return _mm512_min_epu32(_mm512_cvtps_epi32(u), _mm512_set1_epi32(0xffff));
         }
 
-        static constexpr Exp2Lines kLines{[](int i) { return (32767ull * kExp2[32 - i] + (1u << 30)) >> 31; }};
+        static constexpr Lines kLines = exp2_lines([](int i) { return (32767ull * kExp2[32 - i] + (1u << 30)) >> 31; });
         static constexpr float kLeast = 0x1.720d9cp+3f;  // 2048 log2(256 / 255)
         typename Simd::F top_, factor_;
         __m512i large_ = _mm512_setzero_si512(), small_ = large_;  // sums of those from 2^-9 and 2^-19 on

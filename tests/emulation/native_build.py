@@ -35,8 +35,7 @@ def for_avx2(code: str) -> str:
     code = re.sub(r"#pragma GCC target\([^)]*(avx512|avxvnni)[^)]*\)", '#pragma GCC target("avx2,fma,f16c")', code)
     code = code.replace('"+v"(', '"+m"(')  # no register takes 64 bytes
     # Unrolled less: what is one instruction elsewhere is many here, and a sanitizer takes minutes to compile them.
-    code = code.replace("kLastUnits = 6", "kLastUnits = 1")
-    return code.replace("[[gnu::always_inline]] void next_whole_row", "[[gnu::noinline]] void next_whole_row")
+    return code.replace("kLastUnits = 6", "kLastUnits = 1")
 
 
 def emulated_source(folder: Path) -> Path:

@@ -95,6 +95,8 @@ def test_words_are_multiplied_and_shifted(instructions: ctypes.CDLL) -> None:
         "mulhrs_epi16": (x * y + 2**14) >> 15,
         "permutexvar_epi16": b[a & 31],
         "packus_epi16": np.clip(np.stack([x.reshape(4, 8), y.reshape(4, 8)], axis=1), 0, 255).ravel(),
+        "unpacklo_epi16": np.stack([a.reshape(4, 8)[:, :4], b.reshape(4, 8)[:, :4]], axis=2).ravel(),
+        "unpackhi_epi16": np.stack([a.reshape(4, 8)[:, 4:], b.reshape(4, 8)[:, 4:]], axis=2).ravel(),
     }
     for name, words in expected.items():
         dtype = np.uint8 if name.startswith("packus") else np.uint16

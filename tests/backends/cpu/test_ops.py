@@ -197,16 +197,17 @@ def test_scores_of_any_size(order: str, largest: float, precision: str, tier: st
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("k", [1, 2, 5, 6, 11, 12, 13, 23, 24, 25, 49])
+@pytest.mark.parametrize("k", [1, 2, 5, 6, 11, 12, 13, 23, 24, 25, 49, 61, 62, 122, 123, 124, 244, 245, 248, 249, 320])
 def test_linear_layers_at_every_edge_of_a_tile(k: int, precision: str, tier: str) -> None:
-    """23 rows are tiles of 8, 4, 2 and 1, 98 columns two panels of 48 and a part of one, k less than a tile's end."""
+    """47 rows for two threads are three tiles of 8, and two of 8 and one of 4, 2 and 1; 98 columns are two panels of 48
+    and a part of one; k is less than a tile's end, than what rows of the tile before end beside, and enough."""
     rng = np.random.default_rng(k)
-    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in [(1, 23, k), (98, k), (98,)])
+    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in [(1, 47, k), (98, k), (98,)])
     bits = on_cpu(precision)(x, "activation")
     if precision != "float32":
         x, w = (op_cases.from_bfloat16_bits(op_cases.bfloat16_bits(a)) for a in (x, w))
     ops = CpuOps(1, precision, 2, tier=tier)
-    y = ops.linear_residual(bits, ops.pack_linear(op_cases.Linear(w, b)), np.zeros((1, 23, 98), np.float32))
+    y = ops.linear_residual(bits, ops.pack_linear(op_cases.Linear(w, b)), np.zeros((1, 47, 98), np.float32))
     products = np.abs(x).astype(np.float64) @ np.abs(w).T + np.abs(b)
     tolerance = (k + 2) * op_cases.FLOAT32_ROUNDING * products
     if precision == "int8":  # half a step of 127 levels of an element of x, and of w
