@@ -12,15 +12,19 @@ constexpr std::int64_t panel_bytes(std::int64_t k) {
 // other units of the processor than products do, and the panel that is needed next comes into the second-level cache.
 template <class Gemm, int kRows, class Epilogue, class ScaleOfRow>
 struct RowsBefore {
-    static constexpr int kMaxRows = kRows, kUnits = 7;  // GELU of a row takes as long as products of five
+    static constexpr int kMaxRows = kRows;
     static constexpr bool kHasUnits = true;
+
+    // Between two rows, of `units` that a tile has: GELU of a row takes as long as products of five, and no more than
+    // twelve were faster.
+    static std::int64_t units_a_row(std::int64_t units) { return std::min<std::int64_t>(12, units / kRows); }
 
     Epilogue& epilogue;
     const ScaleOfRow& scale;  // scale(row) is that of a row of A
     const float* c;           // of the tile before
     std::int64_t row;         // its first
     const std::byte* next_panel;
-    std::int64_t bytes_a_row;
+    std::int64_t bytes_a_row, units;
 
     template <class Multiply>
     ALWAYS_INLINE void operator()(const Multiply& multiply) const {
@@ -132,7 +136,8 @@ struct DotTiles {
         using Beside = RowsBefore<Gemm, kRows, decltype(epilogue), ScaleOfRow>;
         const std::int64_t units = units_of<Gemm>(k), stride = row_bytes<Gemm>(k), panel = panel_bytes<Gemm>(k);
         const std::int64_t whole = rows / kRows * kRows;
-        if (whole == 0 || !epilogue.is_whole() || units < kRows * Beside::kUnits + Gemm::kLastUnits) return 0;
+        const std::int64_t units_a_row = Beside::units_a_row(units - Gemm::kLastUnits);
+        if (whole == 0 || !epilogue.is_whole() || units_a_row < 1) return 0;
         alignas(64) float c[kRows * Gemm::kPanel];
         const auto multiply_tile = [&](std::int64_t row, const auto& beside) {
             StoredRows<Gemm, false> stored{c, Gemm::kPanel, nullptr};
@@ -141,7 +146,7 @@ struct DotTiles {
         };
         // Rows fill half of the second-level cache: is there room for this panel and the next one?
         const std::int64_t lines_a_row = 2 * panel < rows * stride ? panel / 64 / whole + 1 : 0;
-        Beside before{epilogue, scale, c, 0, b + panel, lines_a_row * 64};
+        Beside before{epilogue, scale, c, 0, b + panel, lines_a_row * 64, units_a_row};
         multiply_tile(0, Alone{});
         for (; before.row + kRows < whole; before.row += kRows) multiply_tile(before.row + kRows, before);
         before([] {});

@@ -92,8 +92,13 @@ template <class Gemm, int kRows, int kVectors, int kLast, class Stored, class Be
     if constexpr (!kAlone) {
         beside([&]() ALWAYS_INLINE {
             if constexpr (Beside::kHasUnits) {
-                units -= Beside::kUnits;
-                for (int u = 0; u < Beside::kUnits; ++u, a += kSteps * 4, b += kWidth * 4) unrolled<kSteps>(multiply);
+                units -= beside.units;
+                std::int64_t left = beside.units;
+                do {  // at least once, or GCC 12 has sums in memory
+                    unrolled<kSteps>(multiply);
+                    a += kSteps * 4;
+                    b += kWidth * 4;
+                } while (--left > 0);
             } else {
                 if (units < Beside::kUnits) return;
                 unrolled<Beside::kUnits * kSteps>(multiply);

@@ -197,7 +197,7 @@ def test_scores_of_any_size(order: str, largest: float, precision: str, tier: st
 
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("k", [1, 2, 5, 6, 11, 12, 13, 23, 24, 25, 49, 61, 62, 122, 123, 124, 244, 245, 248, 249, 320])
+@pytest.mark.parametrize("k", [1, 2, 5, 6, 11, 12, 13, 14, 23, 24, 25, 27, 28, 49, 52, 53, 56, 57, 102, 204, 408, 409])
 def test_linear_layers_at_every_edge_of_a_tile(k: int, precision: str, tier: str) -> None:
     """47 rows for two threads are three tiles of 8, and two of 8 and one of 4, 2 and 1; 98 columns are two panels of 48
     and a part of one; k is less than a tile's end, than what rows of the tile before end beside, and enough."""
