@@ -12,7 +12,6 @@ constexpr std::int64_t panel_bytes(std::int64_t k) {
 // other units of the processor than products do, and the panel that is needed next comes into the second-level cache.
 template <class Gemm, int kRows, class Epilogue, class ScaleOfRow>
 struct RowsBefore {
-    static constexpr int kMaxRows = kRows;
     static constexpr bool kHasUnits = true;
 
     // Between two rows, of `units` that a tile has: GELU of a row takes as long as products of five, and no more than
@@ -101,10 +100,7 @@ struct DotTiles {
         constexpr int kRows = Gemm::kRowTile * Gemm::kTiles;
         constexpr std::int64_t kChunk = Gemm::kChunkBytes / unit_bytes<Gemm>;
         const std::int64_t units = units_of<Gemm>(k), stride = row_bytes<Gemm>(k), panel = panel_bytes<Gemm>(k);
-        const std::byte* const scales = a + operand_bytes<Gemm>(k);
-        const auto scale = [&](std::int64_t r) {
-            return Gemm::kQuantised ? *reinterpret_cast<const RowScale*>(scales + r * stride) : RowScale{1.0f, 0.0f};
-        };
+        const auto scale = row_scales<Gemm>(a, k);
         std::int64_t r = 0;
         if constexpr (Gemm::kLastUnits > 0) r = multiply_whole_tiles(a, rows, k, b, epilogue_at, scale);
         alignas(64) float c[Gemm::kPanelsTogether][kRows * Gemm::kPanel];

@@ -188,7 +188,7 @@ struct SignedBytes {
 
 // Beside of products that nothing runs beside.
 struct Alone {
-    static constexpr int kMaxRows = std::numeric_limits<int>::max(), kUnits = 1;
+    static constexpr int kMaxRows = std::numeric_limits<int>::max();
     template <class Multiply>
     void operator()(const Multiply&) const {}
 };

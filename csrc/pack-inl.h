@@ -79,6 +79,16 @@ inline RowScale row_scale(const std::byte* a, std::int64_t r, std::int64_t k) {
     return {1.0f, 0.0f};
 }
 
+// row_scale of any row, where rows lie one after the other: without the address of the first one for each.
+template <class Gemm>
+inline auto row_scales(const std::byte* a, std::int64_t k) {
+    static_assert(Gemm::kRowsTogether == 1);
+    const auto* const first = reinterpret_cast<const std::byte*>(scale_of<Gemm>(const_cast<std::byte*>(a), 0, k));
+    return [first, stride = row_bytes<Gemm>(k)](std::int64_t r) ALWAYS_INLINE {
+        return Gemm::kQuantised ? *reinterpret_cast<const RowScale*>(first + r * stride) : RowScale{1.0f, 0.0f};
+    };
+}
+
 template <class Simd>
 inline typename Simd::F load_as_float(const float* p, int n) {
     return n == Simd::kLanes ? Simd::load(p) : Simd::load_partial(p, n);

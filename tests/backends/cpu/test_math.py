@@ -56,12 +56,13 @@ def test_gelu_in_int8_everywhere(tier: str) -> None:
     up to 4, from where it is x or 0; other tiers' is bfloat16's."""
     x = np.concatenate([all_floats(60_013), np.linspace(-5, 5, 100_001, dtype=np.float32)])
     x = np.append(x[np.abs(x) < 2.0**127], np.float32(np.nan))
-    ops, zeros = CpuOps(1, "int8", 1, tier=tier), np.zeros(1, np.float32)
+    k, count = 60, 17  # of columns and rows: enough for rows that end beside the next tile's products
+    ops, zeros = CpuOps(1, "int8", 1, tier=tier), np.zeros(k, np.float32)
     layer = op_cases.NormLinear(
-        op_cases.LayerNorm(zeros, zeros, 1e-6), op_cases.Linear(np.zeros((len(x), 1), np.float32), x)
+        op_cases.LayerNorm(zeros, zeros, 1e-6), op_cases.Linear(np.zeros((len(x), k), np.float32), x)
     )
-    packed, out = ops.pack_norm_linear(layer), ops.empty((1, 9, len(x)), "activation")
-    rows = op_cases.from_bfloat16_bits(ops.norm_linear(np.zeros((1, 9, 1), np.float32), packed, out, "gelu"))[0]
+    packed, out = ops.pack_norm_linear(layer), ops.empty((1, count, len(x)), "activation")
+    rows = op_cases.from_bfloat16_bits(ops.norm_linear(np.zeros((1, count, k), np.float32), packed, out, "gelu"))[0]
     np.testing.assert_array_equal(rows, np.broadcast_to(rows[0], rows.shape))
     assert np.isnan(rows[0, -1])
     y, x = rows[0, :-1], x[:-1]
