@@ -77,6 +77,7 @@ bench: setup ## CPU benchmarks against every peer; run nothing else meanwhile
 	$(BIN)/python -m benchmarks.run_process
 	$(BIN)/python -m benchmarks.run_scaling
 	$(BIN)/python -m benchmarks.run_latency
+	$(BIN)/python -m benchmarks.run_merging
 	$(BIN)/python -m pytest -q benchmarks/test_ops_benchmark.py
 	$(BIN)/python -m benchmarks.report
 

@@ -167,6 +167,7 @@ def sections(results: Results) -> Iterator[str]:
     yield from _section("Models", *(model_table(models, geometry) for geometry in TITLES), _list(peak_facts(models)))
     yield from _section("Scaling and front end", _list(scaling_facts(results.get("scaling", []))))
     yield from _section("Cold start and memory", process_table(processes), _list(memory_facts(processes)))
+    yield from _section("Token merging", merging_table(results.get("merging", [])))
     files = results.get("pipeline", [])
     yield from _section("Files to tags", pipeline_table(files), feed_table(files), _list(pipeline_facts(files)))
     yield from _section("Ops", ops_table(results.get("ops", [])))
@@ -211,6 +212,21 @@ def memory_facts(found: Iterable[Row]) -> Iterator[str]:
     for row in found:
         if row["measure"] == "memory growth":
             yield f"memory growth over {row['calls']:,} calls: {row['growth_bytes'] / 1e6:.1f} MB"
+
+
+def merging_table(found: Sequence[Row]) -> str:
+    """A line for each model, precision and share of merged tokens: speed, and how far scores moved."""
+    measures: dict[tuple[str, str, float], Row] = {}
+    for row in found:
+        measures.setdefault((row["model"], row["dtype"], row["share"]), {}).update(row)
+    lines = [["model", "precision", "tokens merged", "ms a clip", "speed-up", "rms change of logits over their spread"]]
+    lines[0] += ["overlap of the 5 best", "top-1", "top-5", "clips"]
+    for (model, precision, share), row in measures.items():
+        speed = [f"{1e3 * row['seconds'][1]:.3g}", _times(row["speedup"]) if share else ""]
+        change = [f"{row['rms_over_spread']:.3f}", f"{row['overlap']:.3f}"] if share else ["", ""]
+        accuracy = [f"{row[name]:.2%}" if name in row else "" for name in ("top_1", "top_5")]
+        lines.append([model, precision, f"{share:.0%}", *speed, *change, *accuracy, str(row["clips"])])
+    return markdown(lines) if found else ""
 
 
 def ops_table(found: Sequence[Row]) -> str:
