@@ -3,7 +3,8 @@
 python -m benchmarks.run_accuracy [--weights massive] [--clips 6] [--peer "openvino int8"]
 
 Weights are random, with small biases and positions and a large patch projection, so that logits tell clips apart;
-errors are given against that spread as well. Nothing is timed: the machine may be busy.
+errors are given against that spread as well. Those of "trained" are the built-in model's (benchmarks/widened.py).
+Nothing is timed: the machine may be busy.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 
 from astfast.benchmarking.compare import astfast_engines
 from astfast.engines.base import FloatArray
-from benchmarks import arguments, models, peers
+from astfast.models import recognise
+from benchmarks import arguments, models, peers, widened
 from benchmarks.rows import Rows
 
 BEST = 5  # scores that are compared
@@ -25,16 +27,17 @@ BEST = 5  # scores that are compared
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.parser(__doc__, turns=1, seconds=0.0)
     parser.add_argument("--geometry", default="ast-base", choices=models.GEOMETRIES)
-    parser.add_argument("--weights", action="append", choices=WEIGHTS, help="default: all")
+    parser.add_argument("--weights", action="append", choices=(*WEIGHTS, TRAINED), help="default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
     parser.add_argument("--clips", type=int, default=6, metavar="N", help="clips to compare (default: 6)")
     parser.add_argument("--peer", action="append", choices=peers.PEERS, default=[], help="an engine to compare with")
     options = parser.parse_args(argv)
-    config = models.GEOMETRIES[options.geometry].model_config()
-    features = models.features(options.clips, config)
+    trained = [TRAINED] if options.geometry in widened.FITTING else []
     with Rows("accuracy", options.out, threads=options.threads) as rows:
-        for weights in options.weights or WEIGHTS:
+        for weights in options.weights or (*WEIGHTS, *trained):
             folder = checkpoint(options.geometry, weights, options.cache, options.seed)
+            config: Any = recognise.load(folder).config
+            features = models.features(options.clips, config)
             setup = peers.Setup(folder, config, 1, options.threads, options.cache)
             exact, *ours = (
                 np.concatenate([engine.run(clip[None]) for clip in features])
@@ -94,10 +97,13 @@ WEIGHTS: dict[str, Callable[[str, Any], None]] = {
     "neurons": _neurons,
     "outliers": _outliers,
 }
+TRAINED = "trained"
 
 
 def checkpoint(geometry: str, weights: str, cache: Path, seed: int) -> Path:
-    """Folder of a Hugging Face checkpoint with these of WEIGHTS, written once and kept in ``cache``."""
+    """Folder of a Hugging Face checkpoint with these weights, written once and kept in ``cache``."""
+    if weights == TRAINED:
+        return widened.checkpoint(geometry, cache)
     folder = cache / "checkpoints" / f"{geometry}-accuracy-{weights}-{seed}"
     if (folder / "config.json").exists():
         return folder

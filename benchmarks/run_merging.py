@@ -31,7 +31,6 @@ from benchmarks.run_accuracy import BEST, errors
 BUILT_IN = "built-in"
 FOLD = "4"  # of ESC-50, see recipes/
 SHARES = (0.25, 0.5, 0.65)
-MODELS = ("ast-base", "ast-5s")  # that the built-in model is widened to
 
 
 class Clips(NamedTuple):
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     shares = (0.0, *(options.share or SHARES))
     with Rows("merging", options.out, threads=options.threads) as rows:
-        for model in options.model or (BUILT_IN, MODELS[0]):
+        for model in options.model or (BUILT_IN, widened.FITTING[0]):
             source = None if model == BUILT_IN else widened.checkpoint(model, options.cache)
             clips = None
             for precision in options.precision or precisions_of("cpu"):
@@ -137,7 +136,9 @@ def _print(row: Row) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = arguments.parser(__doc__, turns=5, seconds=0.5)
-    parser.add_argument("--model", action="append", choices=(BUILT_IN, *MODELS), help="default: built-in and ast-base")
+    parser.add_argument(
+        "--model", action="append", choices=(BUILT_IN, *widened.FITTING), help="default: built-in and ast-base"
+    )
     parser.add_argument("--precision", action="append", choices=precisions_of("cpu"), help="default: all")
     parser.add_argument("--share", action="append", type=float, help=f"of the tokens merged (default: {SHARES})")
     parser.add_argument("--recordings", type=Path, metavar="FOLDER", help="with labels (default: synthetic clips)")

@@ -18,6 +18,7 @@ import astfast
 from astfast.engines.base import FloatArray
 from benchmarks.models import GEOMETRIES
 
+FITTING = ("ast-base", "ast-5s")  # geometries of several copies
 PREFIX = 2  # cls and dist come before the patches
 
 
