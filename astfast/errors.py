@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sized
 from typing import Literal, TypeAlias
 
 
+_BOUNDED = reprlib.Repr()
+_BOUNDED.maxstring = _BOUNDED.maxother = 120  # characters
+
+
 def brief(value: object) -> str:
     """repr of a value for a message: of bounded length and depth, whatever a file put there."""
-    limits = reprlib.Repr()
-    limits.maxstring = limits.maxother = 120
     try:
-        text = limits.repr(value)
+        text = _BOUNDED.repr(value)
     except ValueError:  # an integer of more digits than Python prints
         return "a number of thousands of digits"
     return text if len(text) <= 200 else f"{text[:200]}…"
