@@ -6,7 +6,6 @@ import reprlib
 from collections.abc import Iterable, Sized
 from typing import Literal, TypeAlias
 
-
 _BOUNDED = reprlib.Repr()
 _BOUNDED.maxstring = _BOUNDED.maxother = 120  # characters
 
