@@ -105,7 +105,8 @@ def heard(model: str, tagger: Tagger, options: argparse.Namespace) -> Clips:
         pairs = zip(waves[::2], waves[1::2], strict=False)
         inputs = [{"array": np.concatenate(pair), "sampling_rate": rate} for pair in pairs]
         labels = []
-    kept = [len(inputs) * i // (options.clips or len(inputs)) for i in range(options.clips or len(inputs))]
+    count = min(options.clips or len(inputs), len(inputs))
+    kept = [len(inputs) * i // count for i in range(count)]
     inputs, labels = [inputs[i] for i in kept], [labels[i] for i in kept if labels]
     return Clips(np.concatenate([tagger.features(one) for one in inputs]), labels)
 
