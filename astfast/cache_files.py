@@ -86,6 +86,8 @@ class Entry(NamedTuple):
 
 def read(name: str, checksum: Checksum) -> Contents | None:
     """The file of this name, mapped; None where there is none, or not one that can be relied on."""
+    if not packed_cache_bytes():
+        return None
     try:
         path = _folder() / (name + SUFFIX)
         with cache.opened(path, os.O_RDONLY) as file:
@@ -119,7 +121,8 @@ def writing(name: str, size: int) -> Iterator[Writer | None]:
     little space, or another process takes too long.
     """
     folder = _folder(make=True)
-    if size > packed_cache_bytes() or os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize < size + FREE:
+    disk = os.statvfs(folder)
+    if size > packed_cache_bytes() or disk.f_bavail * disk.f_frsize < size + FREE:
         raise OSError("no space")
     final, unfinished = folder / (name + SUFFIX), folder / (name + UNFINISHED)
     before = _inode(final)
@@ -131,6 +134,8 @@ def writing(name: str, size: int) -> Iterator[Writer | None]:
         try:
             os.ftruncate(descriptor, 0)
             yield Writer(file)
+            if file.tell() > packed_cache_bytes():
+                raise OSError("no space")
             unfinished.replace(final)
         except BaseException:
             unfinished.unlink(missing_ok=True)
@@ -139,18 +144,13 @@ def writing(name: str, size: int) -> Iterator[Writer | None]:
 
 
 def entries() -> list[Entry]:
-    """All finished files, the one that was used last first; damaged ones too, which say so."""
+    """All files, the one that was used last first; damaged and unfinished ones too, which say so."""
     found = []
     with contextlib.suppress(OSError):
-        for path in _folder().glob("*" + SUFFIX):
+        for path in _files():
             with contextlib.suppress(OSError), cache.opened(path, os.O_RDONLY) as file:
                 status = os.fstat(file)
-                try:
-                    with mmap.mmap(file, 0, prot=mmap.PROT_READ) as memory:
-                        about = str(_header(memory, None).get("about"))
-                except (ValueError, struct.error):
-                    about = "damaged"
-                found.append(Entry(path, status.st_size, status.st_mtime, about))
+                found.append(Entry(path, status.st_size, status.st_mtime, _about(path, file)))
     return sorted(found, key=lambda entry: entry.used, reverse=True)
 
 
@@ -159,7 +159,7 @@ def clear() -> int:
     for one that can't be removed."""
     freed, paths = 0, list[Path]()
     with contextlib.suppress(OSError):  # no folder, or none of this user's
-        paths = [path for path in _folder().iterdir() if path.suffix in (SUFFIX, UNFINISHED)]
+        paths = _files()
     for path in paths:
         with contextlib.suppress(FileNotFoundError):  # another process clears it too
             size = path.lstat().st_size
@@ -168,11 +168,33 @@ def clear() -> int:
     return freed
 
 
+def _files() -> list[Path]:
+    """All files of the folder, finished and not. Raises OSError as ``_folder``, and where there is none."""
+    return [path for path in _folder().iterdir() if path.suffix in (SUFFIX, UNFINISHED)]
+
+
+def _about(path: Path, file: int) -> str:
+    """What is in a file of the folder."""
+    if path.suffix == UNFINISHED:
+        return "unfinished"
+    try:
+        with mmap.mmap(file, 0, prot=mmap.PROT_READ) as memory:
+            return str(_header(memory, None).get("about"))
+    except (ValueError, struct.error):
+        return "damaged"
+
+
 def _trim(newest: Path) -> None:
-    """Removes files that were not used for longest, until all are of the permitted size."""
+    """Removes what processes that ended meanwhile left unfinished, and then files that were not used for longest, until
+    all are of the permitted size."""
+    for path in newest.parent.glob("*" + UNFINISHED):
+        with contextlib.suppress(OSError), cache.opened(path, os.O_RDWR) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else it is being written
+            if _inode(path) == os.fstat(file).st_ino:  # else it was finished just now
+                path.unlink()
     rest = packed_cache_bytes() - newest.stat().st_size
     for entry in entries():
-        if entry.path != newest:
+        if entry.path.suffix == SUFFIX and entry.path != newest:
             rest -= entry.size
             if rest < 0:
                 entry.path.unlink(missing_ok=True)
@@ -181,8 +203,6 @@ def _trim(newest: Path) -> None:
 def _folder(make: bool = False) -> Path:
     """The folder of the files. Raises OSError where it is another user's, a link, on no file system of this
     machine, or there is none."""
-    if not packed_cache_bytes():
-        raise PermissionError("turned off")
     try:
         folder = cache_folder() / FOLDER
     except RuntimeError as error:

@@ -30,3 +30,10 @@ def parser(description: str | None, turns: int | None = None, seconds: float | N
     )
     made.add_argument("--out", type=Path, metavar="FILE", help="results (default: one file per machine in results/)")
     return made
+
+
+def clips(text: str) -> int:
+    """Type of ``--clips``, of scripts that compare what tells clips apart: a number of at least two."""
+    if (number := int(text)) < 2:
+        raise argparse.ArgumentTypeError(f"{number} clips: errors are given against the spread between clips")
+    return number

@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def disturbance(results: Results, draft: bool) -> str:
     """A note on results measured while other programs ran; without ``draft`` they end the program with an error."""
-    busy = {name: max(row["background"] for row in found) for name, found in results.items()}
+    timed = {name: found for name, found in results.items() if name != "accuracy"}
+    busy = {name: max(row["background"] for row in found) for name, found in timed.items()}
     disturbed = {name: share for name, share in busy.items() if share > BUSY}
     if disturbed and not draft:
         listed = ", ".join(f"{name} ({share:.0%})" for name, share in disturbed.items())
@@ -167,6 +168,7 @@ def sections(results: Results) -> Iterator[str]:
     yield from _section("Models", *(model_table(models, geometry) for geometry in TITLES), _list(peak_facts(models)))
     yield from _section("Scaling and front end", _list(scaling_facts(results.get("scaling", []))))
     yield from _section("Cold start and memory", process_table(processes), _list(memory_facts(processes)))
+    yield from _section("Accuracy of int8", accuracy_table(results.get("accuracy", [])))
     yield from _section("Token merging", merging_table(results.get("merging", [])))
     files = results.get("pipeline", [])
     yield from _section("Files to tags", pipeline_table(files), feed_table(files), _list(pipeline_facts(files)))
@@ -212,6 +214,16 @@ def memory_facts(found: Iterable[Row]) -> Iterator[str]:
     for row in found:
         if row["measure"] == "memory growth":
             yield f"memory growth over {row['calls']:,} calls: {row['growth_bytes'] / 1e6:.1f} MB"
+
+
+def accuracy_table(found: Iterable[Row]) -> str:
+    """A line for each kind of weights and engine: how far logits are from those of float32."""
+    head = ["model", "weights", "engine", "rms error of logits", "over their spread between clips"]
+    lines = [[*head, "overlap of the 5 best"]]
+    for row in found:
+        errors = [f"{row['rms_error']:.4f}", f"{row['rms_over_spread']:.3f}", f"{row['overlap']:.2f}"]
+        lines.append([TITLES[row["geometry"]], row["weights"], _engine_name(row["engine"]), *errors])
+    return markdown(lines) if lines[1:] else ""
 
 
 def merging_table(found: Sequence[Row]) -> str:

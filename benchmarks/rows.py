@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = ("merging", "model", "ops", "pipeline", "process", "scaling")  # that the report shows
+BENCHMARKS = ("accuracy", "merging", "model", "ops", "pipeline", "process", "scaling")  # that the report shows
 PACKAGES = ("numpy", "torch", "torchaudio", "transformers", "onnxruntime", "openvino", "nncf")
 
 Row = dict[str, Any]

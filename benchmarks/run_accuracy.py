@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--geometry", default="ast-base", choices=models.GEOMETRIES)
     parser.add_argument("--weights", action="append", choices=(*WEIGHTS, TRAINED), help="default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
-    parser.add_argument("--clips", type=int, default=6, metavar="N", help="clips to compare (default: 6)")
+    parser.add_argument("--clips", type=arguments.clips, default=6, metavar="N", help="clips to compare (default: 6)")
     parser.add_argument("--peer", action="append", choices=peers.PEERS, default=[], help="an engine to compare with")
     options = parser.parse_args(argv)
     trained = [TRAINED] if options.geometry in widened.FITTING else []

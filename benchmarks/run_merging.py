@@ -143,7 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", action="append", choices=precisions_of("cpu"), help="default: all")
     parser.add_argument("--share", action="append", type=float, help=f"of the tokens merged (default: {SHARES})")
     parser.add_argument("--recordings", type=Path, metavar="FOLDER", help="with labels (default: synthetic clips)")
-    parser.add_argument("--clips", type=int, metavar="N", help="evenly from the recordings (default: all; 8 synthetic)")
+    parser.add_argument(
+        "--clips", type=arguments.clips, metavar="N", help="evenly from the recordings (default: all; 8 synthetic)"
+    )
     return parser
 
 

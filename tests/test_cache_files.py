@@ -139,7 +139,7 @@ with cache_files.writing("model", 1000) as writer:
         assert process.stdout.readline() == "half\n"
         process.send_signal(signal.SIGKILL)
     assert get() is None
-    assert cache_files.entries() == []
+    assert [(entry.size, entry.about) for entry in cache_files.entries()] == [(800_000, "unfinished")]
     assert [path.suffix for path in folder.iterdir()] == [cache_files.UNFINISHED]
     assert put(), "the lock is free, and the rest is overwritten"
     values = get()
@@ -242,8 +242,31 @@ def test_the_files_used_longest_ago_give_way(folder: Path, monkeypatch: pytest.M
         put("d", values, size=1_000_001)
     monkeypatch.setenv("ASTFAST_PACKED_CACHE_MB", "0")
     assert get("a") is None
-    with pytest.raises(OSError, match="turned off"):
+    with pytest.raises(OSError, match="no space"):
         put("d", values)
+    assert {entry.about for entry in cache_files.entries()} == {"about a", "about c"}
+    assert cache_files.clear() > 800_000
+
+
+def test_a_file_that_becomes_too_large_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put("a")
+    monkeypatch.setenv("ASTFAST_PACKED_CACHE_MB", "1")
+    with pytest.raises(OSError, match="no space"):
+        put("b", np.zeros(300_000, np.float32), size=900_000)
+    assert [path.stem for path in folder.iterdir()] == ["a"]
+
+
+def test_what_ended_processes_left_unfinished_is_removed_by_the_next_one_that_writes(folder: Path) -> None:
+    put("a")
+    left, busy = (folder / (name + cache_files.UNFINISHED) for name in ("left", "busy"))
+    left.write_bytes(b"half")
+    with cache_files.writing("busy", 1000) as writer:
+        assert writer is not None
+        put("b")
+        assert not left.exists()
+        assert busy.exists()
+        writer.finish({}, checksum)
+    assert sorted(path.stem for path in folder.iterdir()) == ["a", "b", "busy"]
 
 
 def test_a_file_that_is_removed_stays_mapped(folder: Path) -> None:

@@ -95,11 +95,14 @@ def _cached() -> Iterator[str]:
     """What was seen of precisions on this machine, and the packed weights; nothing where there is neither."""
     from astfast import cache_files
     from astfast.engines import auto_precision
+    from astfast.environment import packed_cache_bytes
 
     if seen := auto_precision.known():
         yield from ("precisions of models here", *(f"  {line}" for line in seen), "")
+    limit = packed_cache_bytes() / 1e6  # an error where the variable is none
     if entries := cache_files.entries():
-        yield from ("packed weights", *(f"  {entry.about}: {entry.size / 1e6:.0f} MB" for entry in entries), "")
+        listed = (f"  {entry.about}: {entry.size / 1e6:.0f} MB" for entry in entries)
+        yield from (f"packed weights (at most {limit:.0f} MB)", *listed, "")
 
 
 def _version(name: str) -> str:

@@ -1,16 +1,16 @@
 """precision="auto": the fastest precision whose scores were seen to stay within 0.01 of float32's. int8, which must be
 asked for, is checked alike, with a warning where scores are further than 0.05 from float32's.
 
-The check runs the model in both precisions on fixed synthetic clips. The largest difference is kept in the user's cache
-folder, under the checkpoint's fingerprint, the backend and the version of astfast. On a CPU it costs neither a second
-model in memory nor whole clips: in float32 a weight is packed when its op runs and forgotten afterwards, and of a
-clip's tokens 32 are computed, of each clip others: fewer keys average less of their errors away, so that over models
-the verdict is not the milder for it (docs/performance.md).
+The check runs the model in both precisions on fixed synthetic clips. Errors of their logits count as they would where
+the best score is a half, too: a model that is sure of these clips is less sure of others. The largest difference is
+kept in the user's cache folder, under the checkpoint's fingerprint, the backend and the version of astfast. On a CPU it
+costs neither a second model in memory nor whole clips: in float32 a weight is packed when its op runs and forgotten
+afterwards, and of a clip's tokens 32 are computed, of each clip others: fewer keys average less of their errors away,
+so that over models the verdict is not the milder for it (docs/performance.md).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from astfast import cache
 from astfast.models.base import Model, ModelConfig
 from astfast.ops import Array, Ops
-from astfast.scores import activate, activation_of
+from astfast.scores import activate
 from astfast.version import __version__
 
 TOLERANCE = 0.01  # of a score
@@ -28,7 +28,8 @@ INT8_TOLERANCE = 0.05
 CHECKED_TOKENS = 32  # of a clip, those of all prefixes among them
 LONGEST_PREFIX = 8  # tokens
 CHECKED_FRAMES = 1_024  # of a model without tokens: the length of the published ones
-FILE = "precision.json"
+FILE, FIELD = "precision.json", "largest difference"
+SCALE_BITS = 24  # of the scale of logits
 MAX_SAMPLES = 1 << 20  # of a clip of the check
 
 
@@ -86,8 +87,8 @@ def checked_tokens(clips: int, num_tokens: int) -> NDArray[np.intp]:
     return np.stack([np.concatenate([np.arange(LONGEST_PREFIX), patches[clip::clips]]) for clip in range(clips)])
 
 
-def check_scores(model: Model, ops: Any, weights: Any) -> NDArray[np.float32]:
-    """Scores [B, L] of ``check_clips`` on the CPU, from few of their tokens where the model embeds patches.
+def check_logits(model: Model, ops: Any, weights: Any) -> NDArray[np.float32]:
+    """Logits [B, L] of ``check_clips`` on the CPU, from few of their tokens where the model embeds patches.
 
     Args:
         model: whose family and config are used.
@@ -107,14 +108,38 @@ def check_scores(model: Model, ops: Any, weights: Any) -> NDArray[np.float32]:
         }
     ws = {name: ops.empty((len(clips), *shape), kind) for name, (shape, kind) in buffers.items()}
     spectrogram = ops.log_mel(clips, config.front_end, ws["spectrogram"])
-    logits = ops.to_host(model.family.forward(ops, weights, spectrogram, ws))
-    return activate(logits, activation_of(config.problem_type, config.num_labels, "auto"))
+    logits: NDArray[np.float32] = ops.to_host(model.family.forward(ops, weights, spectrogram, ws))
+    return logits
 
 
-def difference(fast: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
-    """The largest difference of two sets of scores [B, L]; infinity where one is not a number."""
-    largest = float(np.abs(fast - exact).max())
-    return float("inf") if math.isnan(largest) else largest
+def difference(fast: NDArray[np.float32], exact: NDArray[np.float32], activation: str) -> float:
+    """The largest difference of the scores of two sets of logits [B, L]; infinity where one is not finite.
+
+    A score near 1 hides an error that another clip of the same model shows. So clips are also compared with the same
+    errors of their logits and a best score of a half at most.
+    """
+    if not (np.isfinite(fast).all() and np.isfinite(exact).all()):
+        return float("inf")
+    unsure = _unsure(exact, activation)
+    pairs = (fast, exact), ((unsure + (fast - exact)).astype(np.float32), unsure)
+    return max(float(np.abs(activate(a, activation) - activate(b, activation)).max()) for a, b in pairs)
+
+
+def _unsure(logits: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
+    """Logits [B, L] of which no score is above a half: those of softmax are scaled down, of sigmoid shifted."""
+    best: NDArray[np.float32] = logits.max(axis=1, keepdims=True)
+    if activation == "sigmoid":
+        shifted: NDArray[np.float32] = logits - np.maximum(best, np.float32(0.0))
+        return shifted
+    if activation == "none":
+        return logits
+    low, high = np.zeros_like(best), np.ones_like(best)  # scales: a best score of at most a half, and above
+    for _ in range(SCALE_BITS):
+        scale = np.asarray((low + high) / 2, np.float32)
+        fits = activate(scale * logits, activation).max(axis=1, keepdims=True) <= 0.5
+        low, high = np.where(fits, scale, low), np.where(fits, high, scale)
+    scaled: NDArray[np.float32] = low * logits
+    return scaled
 
 
 def within_tolerance(largest: float) -> bool:
@@ -122,14 +147,15 @@ def within_tolerance(largest: float) -> bool:
     return largest <= TOLERANCE
 
 
-def remembered(key: str, model: str, check: Callable[[], float]) -> float:
-    """What ``check`` gives: from the cache where it is under the key, else computed, and kept with a model's name."""
+def remembered(key: str) -> float | None:
+    """The difference that was found under a key; None where there is none yet."""
     seen = cache.read(FILE).get(key)
-    if isinstance(seen, dict) and isinstance(seen.get("difference"), float):
-        return float(seen["difference"])
-    found = check()
-    cache.update(FILE, lambda all_known: all_known.update({key: {"difference": found, "model": model}}))
-    return found
+    return float(seen[FIELD]) if isinstance(seen, dict) and isinstance(seen.get(FIELD), float) else None
+
+
+def remember(key: str, model: str, found: float) -> None:
+    """Keeps a difference in the cache, with the model's name."""
+    cache.update(FILE, lambda all_known: all_known.update({key: {FIELD: found, "model": model}}))
 
 
 def known() -> list[str]:
@@ -137,11 +163,11 @@ def known() -> list[str]:
     lines = []
     for key, seen in cache.read(FILE).items():
         version, *words = key.split(" ")
-        told_of = isinstance(seen, dict) and isinstance(seen.get("difference"), float)
+        told_of = isinstance(seen, dict) and isinstance(seen.get(FIELD), float)
         if version == __version__ and told_of and len(words) > 2:
             backend, precision, *hardware = words[:-1]
             where = " ".join([backend, *hardware])
-            lines.append(f"{seen.get('model')}: {where} {told(precision, seen['difference'])}")
+            lines.append(f"{seen.get('model')}: {where} {told(precision, seen[FIELD])}")
     return lines
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from astfast import backends, notes
 from astfast.backends import Choice
 from astfast.engines import auto_precision
-from astfast.engines.base import Engine, ModelEngine
+from astfast.engines.base import Engine, FloatArray, ModelEngine
 from astfast.engines.eager import EagerEngine
 from astfast.errors import BackendError, CheckpointError, UnsupportedModel, brief
 from astfast.models import recognise
@@ -98,53 +98,61 @@ def _replicated(engine: Engine, arguments: LoadArguments) -> Engine:
 
 
 def _engine(checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -> Engine:
-    """The engine of one model. Precision "auto" is checked against float32, and so is int8, with a warning."""
+    """The engine of one model. Precision "auto" is checked against float32, and so is int8, with a warning; what a
+    check has found is looked up first, so that a precision which is not taken is packed once."""
     asked = arguments.precision
     precision = choice.fastest_precision() if asked == "auto" else asked
-    engine = _on_devices(checkpoint, choice, precision, arguments)
+    ops = _opened(checkpoint, choice, precision, arguments)
     if precision == "float32" or asked not in ("auto", "int8") or not checkpoint.config.num_labels:
-        return engine
-    largest = _difference(engine, checkpoint, choice, replace(arguments, precision=precision))
+        return _on_devices(ops, checkpoint, arguments)
+    hardware = " + ".join(each.hardware for each in ops).split(",")[0]  # bits don't depend on the number of threads
+    key = f"{__version__} {ops[0].name} {precision} {hardware} {checkpoint.fingerprint}"
+    largest, engine = auto_precision.remembered(key), None
+    if largest is None:
+        engine = _on_devices(ops, checkpoint, arguments)
+        largest = _difference(engine, checkpoint, choice, replace(arguments, precision=precision))
+        auto_precision.remember(key, checkpoint.source, largest)
     told = auto_precision.told(precision, largest)
     if asked == "int8" and largest > auto_precision.INT8_TOLERANCE:
         notes.show(Note(f"{checkpoint.source}: {told}; pass precision='auto' for a type that stays closer"))
     if asked == "auto" and not auto_precision.within_tolerance(largest):
-        del engine  # its memory is free before the next one is packed
-        engine = _on_devices(checkpoint, choice, "float32", arguments)
+        engine = None  # its memory is free before the next one is packed
+        ops = _opened(checkpoint, choice, "float32", arguments)
+    engine = engine or _on_devices(ops, checkpoint, arguments)
     if isinstance(engine, ModelEngine):
         engine.why = told
     return engine
 
 
 def _difference(engine: Engine, checkpoint: Checkpoint, choice: Choice, arguments: LoadArguments) -> float:
-    """How far an engine's scores of the check clips, no tokens merged, are from float32's at most, remembered for each
-    machine."""
+    """How far an engine's scores of the check clips, no tokens merged, are from float32's at most."""
+    if isinstance(engine, EagerEngine):
+        exact_ops = auto_precision.PackedWhenUsed(choice.open(checkpoint.config.num_attention_heads, "float32"))
+        unpacked = checkpoint.family.pack(exact_ops, checkpoint.weights)
+        exact = auto_precision.check_logits(checkpoint, exact_ops, unpacked)
+        exact_ops.release_freed_memory()
+        fast = auto_precision.check_logits(checkpoint, engine.ops, without_merging(engine.weights))
+    else:
+        clips, whole = auto_precision.check_clips(engine.config), replace(arguments, token_merging=0.0)
 
-    def check() -> float:
-        if isinstance(engine, EagerEngine):
-            exact_ops = auto_precision.PackedWhenUsed(choice.open(checkpoint.config.num_attention_heads, "float32"))
-            unpacked = checkpoint.family.pack(exact_ops, checkpoint.weights)
-            exact_scores = auto_precision.check_scores(checkpoint, exact_ops, unpacked)
-            exact_ops.release_freed_memory()
-            fast_scores = auto_precision.check_scores(checkpoint, engine.ops, without_merging(engine.weights))
-        else:
-            clips, whole = auto_precision.check_clips(engine.config), replace(arguments, token_merging=0.0)
-            fast = _on_devices(checkpoint, choice, whole.precision, whole) if arguments.token_merging else engine
-            fast_scores = fast.scores(clips)
-            exact_scores = _on_devices(checkpoint, choice, "float32", whole).scores(clips)
-        return auto_precision.difference(fast_scores, exact_scores)
+        def logits(precision: str) -> FloatArray:
+            return _on_devices(_opened(checkpoint, choice, precision, whole), checkpoint, whole).logits(clips)
 
-    hardware = engine.hardware.split(",")[0]  # a tier, a GPU: bits don't depend on the number of threads
-    key = f"{__version__} {engine.backend} {hardware} {checkpoint.fingerprint}"
-    return auto_precision.remembered(key, checkpoint.source, check)
+        fast = logits(arguments.precision) if arguments.token_merging else engine.logits(clips)
+        exact = logits("float32")
+    config = checkpoint.config
+    return auto_precision.difference(fast, exact, activation_of(config.problem_type, config.num_labels))
 
 
-def _on_devices(model: Model, choice: Choice, precision: str, arguments: LoadArguments) -> Engine:
-    heads, model = model.config.num_attention_heads, merging(model, arguments.token_merging)
-    engines = [
-        engine_for(choice.open(heads, precision, device, arguments.deterministic), model, arguments.batch_size)
-        for device in choice.devices
-    ]
+def _opened(model: Model, choice: Choice, precision: str, arguments: LoadArguments) -> list[Ops]:
+    """The ops of each device."""
+    heads = model.config.num_attention_heads
+    return [choice.open(heads, precision, device, arguments.deterministic) for device in choice.devices]
+
+
+def _on_devices(ops: Sequence[Ops], model: Model, arguments: LoadArguments) -> Engine:
+    model = merging(model, arguments.token_merging)
+    engines = [engine_for(each, model, arguments.batch_size) for each in ops]
     if len(engines) == 1:
         return engines[0]
     from astfast.engines.replicas import Replicas

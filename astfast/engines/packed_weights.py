@@ -9,6 +9,7 @@ from astfast.models.base import Checkpoint, Model
 from astfast.ops import Ops
 
 SMALLEST = 32 << 20  # bytes of a checkpoint's files: a smaller one is packed in the time that a cached one takes
+PACKED = {"float32": 1.0, "bfloat16": 0.5, "int8": 0.25}  # bytes of packed weights, over those of a file in float32
 SETTLED = 2.0  # seconds since a file's last change, after which another change has another time on every file system
 
 
@@ -19,7 +20,7 @@ def pack(ops: Ops, model: Model) -> tuple[Any, bool]:
         from astfast.backends.cpu.ops import CpuOps
 
         assert isinstance(ops, CpuOps)
-        return packed_model.packed(ops, model, size)
+        return packed_model.packed(ops, model, round(PACKED[ops.precision] * size))
     return model.family.pack(ops, model.weights), False
 
 
@@ -29,5 +30,5 @@ def _settled_size(checkpoint: Checkpoint) -> int:
         found = [path.stat() for path in checkpoint.paths]
     except OSError:
         return 0
-    latest = max((max(status.st_mtime, status.st_ctime) for status in found), default=0.0)
+    latest = max((status.st_ctime for status in found), default=0.0)  # st_mtime is whatever somebody has set
     return sum(status.st_size for status in found) if latest < time.time() - SETTLED else 0

@@ -268,6 +268,7 @@ def test_accuracy_rows(cache: Path, tmp_path: Path) -> None:
     found = run(run_accuracy, cache, tmp_path / "accuracy.jsonl", "--clips", "2")
     assert [row["weights"] for row in found] == ["plain", "massive", "neurons", "outliers"]
     assert all(0 < row["rms_over_spread"] < 1 for row in found)
+    assert len(report.accuracy_table([{**row, "geometry": "ast-base"} for row in found]).splitlines()) == 2 + len(found)
     logits = np.arange(12, dtype=np.float32).reshape(2, 6) % 5
     assert run_accuracy.errors(logits, logits)["rms_error"] == 0
     assert run_accuracy.errors(logits + 1, logits)["rms_error"] == 1

@@ -2,12 +2,13 @@
 
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 import astfast
-from benchmarks import models, report, rows, run_merging, widened
+from benchmarks import models, report, rows, run_accuracy, run_merging, widened
 
 
 def test_merging_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,6 +19,7 @@ def test_merging_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     listed = ["dog.ogg,4,dog", "rain.ogg,4,wind", "rooster.ogg,1,rooster", "lost.ogg,4,cat"]
     (tmp_path / "clips.csv").write_text("\n".join(["filename,fold,category", *listed]))
     arguments = ["--model", "built-in", "--precision", "float32", "--share", "0.5", "--recordings", str(tmp_path)]
+    arguments += ["--clips", "9"]  # all that are there
     run_merging.main(
         [*arguments, "--threads", "1", "--turns", "1", "--seconds", "0", "--out", str(tmp_path / "merging_some.jsonl")]
     )
@@ -33,6 +35,13 @@ def test_merging_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (tmp_path / "clips.csv").write_text("filename,fold,category\nlost.ogg,4,cat")
     with pytest.raises(FileNotFoundError, match="none of the recordings of fold 4"):
         run_merging.labelled(tmp_path)
+
+
+@pytest.mark.parametrize("script", [run_merging, run_accuracy])
+def test_one_clip_has_no_spread(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script.main(["--clips", "1"])
+    assert "argument --clips: 1 clips: errors are given against the spread between clips" in capsys.readouterr().err
 
 
 def test_a_widened_model_gives_the_logits_of_the_built_in_one(tmp_path: Path) -> None:

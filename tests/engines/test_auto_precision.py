@@ -28,10 +28,10 @@ def test_weights_packed_when_used_give_the_same_bits(many_tokens: Path, precisio
     model = recognise.load(many_tokens)
     assert model.config.num_tokens > auto_precision.CHECKED_TOKENS
     engine = EagerEngine(CpuOps(model.config.num_attention_heads, precision, 2), model)
-    packed = auto_precision.check_scores(model, engine.ops, engine.weights)
+    packed = auto_precision.check_logits(model, engine.ops, engine.weights)
     ops = auto_precision.PackedWhenUsed(CpuOps(model.config.num_attention_heads, precision, 2))
     np.testing.assert_array_equal(
-        auto_precision.check_scores(model, ops, model.family.pack(ops, model.weights)), packed
+        auto_precision.check_logits(model, ops, model.family.pack(ops, model.weights)), packed
     )
     assert packed.shape == (3, model.config.num_labels)
 
@@ -42,8 +42,8 @@ def test_few_tokens_are_a_part_of_the_clip(many_tokens: Path) -> None:
     scores = {}
     for precision in ("float32", "bfloat16"):
         engine = EagerEngine(CpuOps(model.config.num_attention_heads, precision, 2), model)
-        scores[precision] = auto_precision.check_scores(model, engine.ops, engine.weights)
-        whole = engine.scores(auto_precision.check_clips(model.config))
+        scores[precision] = auto_precision.check_logits(model, engine.ops, engine.weights)
+        whole = engine.logits(auto_precision.check_clips(model.config))
         assert (scores[precision] != whole).any()
     assert 0 < np.abs(scores["bfloat16"] - scores["float32"]).max() < 0.05
 
@@ -64,8 +64,8 @@ def test_models_of_few_tokens_are_checked_on_whole_clips(tiny_model: Path) -> No
     assert model.config.num_tokens <= auto_precision.CHECKED_TOKENS
     engine = EagerEngine(CpuOps(model.config.num_attention_heads, "float32", 2), model)
     np.testing.assert_array_equal(
-        auto_precision.check_scores(model, engine.ops, engine.weights),
-        engine.scores(auto_precision.check_clips(model.config)),
+        auto_precision.check_logits(model, engine.ops, engine.weights),
+        engine.logits(auto_precision.check_clips(model.config)),
     )
 
 
@@ -81,9 +81,9 @@ def test_other_families_are_checked_alike(family: str, tmp_path: Path) -> None:
     assert model.family.name == family
     ops = [CpuOps(model.config.num_attention_heads, "float32", 2) for _ in range(2)]
     lazy = auto_precision.PackedWhenUsed(ops[1])
-    scores = auto_precision.check_scores(model, ops[0], model.family.pack(ops[0], model.weights))
+    scores = auto_precision.check_logits(model, ops[0], model.family.pack(ops[0], model.weights))
     np.testing.assert_array_equal(
-        auto_precision.check_scores(model, lazy, model.family.pack(lazy, model.weights)), scores
+        auto_precision.check_logits(model, lazy, model.family.pack(lazy, model.weights)), scores
     )
     assert np.isfinite(scores).all()
 
@@ -119,6 +119,45 @@ def test_it_says_why_a_precision_was_taken(tiny_model: Path, monkeypatch: pytest
 
 def test_scores_that_are_no_numbers_are_infinitely_far(tiny_model: Path) -> None:
     nan = np.full((1, 2), np.nan, np.float32)
-    assert auto_precision.difference(nan, np.zeros((1, 2), np.float32)) == float("inf")
-    for _ in range(2):  # computed, then from the file
-        assert auto_precision.remembered("key", str(tiny_model), lambda: float("inf")) == float("inf")
+    for logits in (nan, np.full((1, 2), np.inf, np.float32)):
+        for activation in ("softmax", "sigmoid"):
+            assert auto_precision.difference(logits, np.zeros((1, 2), np.float32), activation) == float("inf")
+    assert auto_precision.remembered("key") is None
+    auto_precision.remember("key", str(tiny_model), float("inf"))
+    assert auto_precision.remembered("key") == float("inf")
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_errors_of_logits_count_where_scores_are_saturated(activation: str) -> None:
+    """The same error, of a model that is sure and of one that is not: a score of a half changes by a quarter of it."""
+    unsure = np.zeros((1, 2), np.float32)
+    sure = np.array([[30.0, 0.0]], np.float32)
+    error = np.array([[0.2, 0.0]], np.float32)
+    expected = pytest.approx(0.05, rel=0.01)
+    assert auto_precision.difference(unsure + error, unsure, activation) == expected
+    assert auto_precision.difference(sure + error, sure, activation) == expected
+    assert auto_precision.difference(sure, sure, activation) == 0
+
+
+def test_scores_below_a_half_are_compared_as_they_are() -> None:
+    logits = np.array([[-4.0, -5.0, -6.0]], np.float32)
+    changed = logits + np.array([[0.2, 0.0, 0.0]], np.float32)
+    score, other = (1 / (1 + np.exp(-x)) for x in (-4.0, -3.8))
+    assert auto_precision.difference(changed, logits, "sigmoid") == pytest.approx(other - score, rel=1e-4)
+    spread = np.array([[0.0, 0.1, 0.2, 0.3]], np.float32)
+    changed = spread + np.array([[0.2, 0.0, 0.0, 0.0]], np.float32)
+    scores = [np.exp(x) / np.exp(x).sum() for x in (spread, changed)]
+    assert auto_precision.difference(changed, spread, "softmax") == pytest.approx(abs(scores[0] - scores[1]).max())
+    assert auto_precision.difference(changed, spread, "none") == pytest.approx(0.2)
+
+
+def test_a_precision_that_is_not_taken_is_packed_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.Choice, "fastest_precision", lambda self: "bfloat16")
+    monkeypatch.setattr(auto_precision, "difference", lambda *_: 0.2)
+    packed = []
+    pack = CpuOps.pack_linear
+    monkeypatch.setattr(CpuOps, "pack_linear", lambda ops, *a, **k: packed.append(ops.precision) or pack(ops, *a, **k))
+    for expected in ({"bfloat16", "float32"}, {"float32"}):
+        packed.clear()
+        assert astfast.load(tiny_model, device="cpu").backend == "cpu float32"
+        assert set(packed) == expected

@@ -138,6 +138,18 @@ def test_a_file_that_was_written_just_now_is_not_relied_on(
     assert files() == []
 
 
+def test_a_checkpoint_from_the_future_is_kept(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an archive or another clock says of its last change is not when it was changed here."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    for path in folder.iterdir():
+        os.utime(path, (2e9, 2e9))
+    monkeypatch.setattr(packed_weights, "SETTLED", -1.0)
+    logits(folder)
+    assert len(files()) == 1
+
+
 @pytest.mark.parametrize("damage", ["byte", "short", "other order", "other arrays"])
 def test_a_damaged_file_is_packed_anew(
     damage: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, packs: list[str]
