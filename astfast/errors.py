@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Sized
+from functools import cache
 from typing import Literal, TypeAlias
-
-_BOUNDED = reprlib.Repr()
-_BOUNDED.maxstring = _BOUNDED.maxother = 120  # characters
 
 
 def brief(value: object) -> str:
     """repr of a value for a message: of bounded length and depth, whatever a file put there."""
     try:
-        text = _BOUNDED.repr(value)
+        text = _bounded().repr(value)
     except ValueError:  # an integer of more digits than Python prints
         return "a number of thousands of digits"
     return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+@cache
+def _bounded() -> reprlib.Repr:
+    limits = reprlib.Repr()
+    limits.maxstring = limits.maxother = 120  # characters
+    return limits
 
 
 def brief_name(name: str) -> str:
