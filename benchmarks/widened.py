@@ -16,15 +16,17 @@ import numpy as np
 
 import astfast
 from astfast.engines.base import FloatArray
+from astfast.models.ast.config import PREFIX
 from benchmarks.models import GEOMETRIES
 
-FITTING = ("ast-base", "ast-5s")  # geometries of several copies
-PREFIX = 2  # cls and dist come before the patches
+FITTING = ("ast-base", "ast-5s")  # geometries of as many layers, and a multiple of the built-in model's width
 
 
 def checkpoint(geometry: str, cache: Path) -> Path:
-    """Folder of a Hugging Face checkpoint of this geometry, written once and kept in ``cache``. ValueError for one
-    whose width, heads and layers are not those of several copies of the built-in model."""
+    """Folder of a Hugging Face checkpoint of this geometry, written once and kept in ``cache``. ValueError for one that
+    is not of several copies of the built-in model."""
+    if geometry not in FITTING:
+        raise ValueError(f"{geometry} is not made of the built-in model: {' and '.join(FITTING)} are")
     folder = cache / "checkpoints" / f"{geometry}-of-built-in"
     if (folder / "config.json").exists():
         return folder
@@ -38,7 +40,7 @@ def checkpoint(geometry: str, cache: Path) -> Path:
             json.loads(Path(original, "model", name).read_text())
             for name in ("config.json", "preprocessor_config.json")
         )
-    copies = _copies(config, vars(sizes))
+    copies = sizes.hidden_size // config["hidden_size"]
     wide = {name: _widened(name, tensor, copies) for name, tensor in tensors.items()}
     (positions,) = (name for name in wide if name.endswith("position_embeddings"))
     strides = {"time_stride": sizes.time_stride, "frequency_stride": sizes.frequency_stride}
@@ -50,15 +52,6 @@ def checkpoint(geometry: str, cache: Path) -> Path:
     (folder / "preprocessor_config.json").write_text(json.dumps({**preprocessor, "max_length": sizes.max_length}))
     (folder / "config.json").write_text(json.dumps(new))
     return folder
-
-
-def _copies(config: dict[str, Any], sizes: dict[str, int]) -> int:
-    copies = sizes["hidden_size"] // config["hidden_size"]
-    grown = {name: copies * config[name] for name in ("hidden_size", "num_attention_heads", "intermediate_size")}
-    wanted = {**grown, "num_hidden_layers": config["num_hidden_layers"]}
-    if any(sizes[name] != value for name, value in wanted.items()):
-        raise ValueError(f"copies of the built-in model have {wanted}")
-    return copies
 
 
 def _widened(name: str, tensor: FloatArray, copies: int) -> FloatArray:
@@ -81,11 +74,11 @@ def moved(positions: FloatArray, old: dict[str, Any], new: dict[str, Any]) -> Fl
         [(config[size] - config["patch_size"]) // config[stride] + 1 for config in (new, old)]
         for size, stride in (("num_mel_bins", "frequency_stride"), ("max_length", "time_stride"))
     )
-    grid = positions[0, PREFIX:].reshape(old_rows, old_columns, -1)
+    grid = positions[0, len(PREFIX) :].reshape(old_rows, old_columns, -1)
     across = np.arange(columns) * new["time_stride"] / new["max_length"]
     grid = _between(grid, 1, across * old["max_length"] / old["time_stride"])
     grid = _between(grid, 0, np.arange(rows) * new["frequency_stride"] / old["frequency_stride"])
-    return np.concatenate([positions[:, :PREFIX], grid.reshape(1, rows * columns, -1)], axis=1)
+    return np.concatenate([positions[:, : len(PREFIX)], grid.reshape(1, rows * columns, -1)], axis=1)
 
 
 def _between(values: FloatArray, axis: int, at: FloatArray) -> FloatArray:

@@ -37,15 +37,15 @@ def test_weights_packed_when_used_give_the_same_bits(many_tokens: Path, precisio
 
 
 def test_few_tokens_are_a_part_of_the_clip(many_tokens: Path) -> None:
-    """Other scores than those of whole clips, which they resemble as far as precisions go."""
+    """Other logits than those of whole clips, which they resemble as far as precisions go."""
     model = recognise.load(many_tokens)
-    scores = {}
+    logits = {}
     for precision in ("float32", "bfloat16"):
         engine = EagerEngine(CpuOps(model.config.num_attention_heads, precision, 2), model)
-        scores[precision] = auto_precision.check_logits(model, engine.ops, engine.weights)
+        logits[precision] = auto_precision.check_logits(model, engine.ops, engine.weights)
         whole = engine.logits(auto_precision.check_clips(model.config))
-        assert (scores[precision] != whole).any()
-    assert 0 < np.abs(scores["bfloat16"] - scores["float32"]).max() < 0.05
+        assert (logits[precision] != whole).any()
+    assert 0 < np.abs(logits["bfloat16"] - logits["float32"]).max() < 0.05
 
 
 @pytest.mark.parametrize("num_tokens", [auto_precision.CHECKED_TOKENS + 1, 80, 146, 1214])
@@ -81,11 +81,11 @@ def test_other_families_are_checked_alike(family: str, tmp_path: Path) -> None:
     assert model.family.name == family
     ops = [CpuOps(model.config.num_attention_heads, "float32", 2) for _ in range(2)]
     lazy = auto_precision.PackedWhenUsed(ops[1])
-    scores = auto_precision.check_logits(model, ops[0], model.family.pack(ops[0], model.weights))
+    logits = auto_precision.check_logits(model, ops[0], model.family.pack(ops[0], model.weights))
     np.testing.assert_array_equal(
-        auto_precision.check_logits(model, lazy, model.family.pack(lazy, model.weights)), scores
+        auto_precision.check_logits(model, lazy, model.family.pack(lazy, model.weights)), logits
     )
-    assert np.isfinite(scores).all()
+    assert np.isfinite(logits).all()
 
 
 def test_int8_that_drifts_warns(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

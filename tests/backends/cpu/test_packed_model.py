@@ -138,6 +138,16 @@ def test_a_file_that_was_written_just_now_is_not_relied_on(
     assert files() == []
 
 
+def test_a_file_is_admitted_by_its_own_size(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not by the checkpoint's: int8 packs to a part of it."""
+    size = sum(path.stat().st_size for path in tiny_model.glob("*.safetensors"))
+    monkeypatch.setattr(cache_files, "packed_cache_bytes", lambda: int(0.9 * size))
+    logits(tiny_model)
+    assert files() == []
+    logits(tiny_model, precision="int8")
+    assert len(files()) == 1
+
+
 def test_a_checkpoint_from_the_future_is_kept(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
