@@ -68,7 +68,8 @@ def load(
       newer), or "auto" (default): the fastest 16-bit type of the hardware if scores stay within 0.01 of float32's on
       check inputs, else float32. 8-bit types are coarser and must be asked for.
     - ``backend``: "auto" (default), "cpu", "cuda" or "reference".
-    - ``threads``: of the CPU backend; default: ASTFAST_NUM_THREADS, else all physical cores.
+    - ``threads``: of a call on the CPU backend; default: ASTFAST_NUM_THREADS, else all physical cores. Calls of several
+      taggers take turns on them, but those of taggers with one thread run side by side.
     - ``batch_size``: clips that go through the model together; "auto" (default) is the backend's choice.
     - ``deterministic``: on a GPU, no kernel is chosen by its time, and the batch size changes no bit of a score.
     - ``token_merging``: share of the tokens that a Vision Transformer's layers are spared, on average, by merging

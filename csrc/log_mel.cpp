@@ -169,7 +169,7 @@ void LogMel::run(const LogMelKernel& kernel, const float* const* waves, const st
                 "a clip of " + std::to_string(lengths[clip]) + " samples is too short to be mirrored");
     }
 
-    const PoolLock lock;
+    const PoolLock lock(threads);
     const std::size_t floats = scratch_of(t, kernel.lanes, kFramesPerTask).floats;
     const std::int64_t copied = edges_ == Edges::kWholeFrames ? 0 : (kFramesPerTask - 1) * t.frame_shift;
     reserve_scratch(workers_of(threads, clips * tasks_per_clip),

@@ -41,6 +41,9 @@ struct Scratch {
     std::size_t bytes = 0;  // of one worker
 };
 
+class Pool;
+thread_local Pool* of_this_thread = nullptr;  // that it helps, or has for all of its jobs
+
 class Pool : public std::enable_shared_from_this<Pool> {
   public:
     std::mutex owner;  // held by the thread whose job runs
@@ -126,11 +129,6 @@ class Pool : public std::enable_shared_from_this<Pool> {
         return state_.load();
     }
 
-    static thread_local Pool* of_this_thread;  // which it runs jobs on or helps; null: the process's
-
-    friend Pool& current();
-    friend class OwnPool;
-
     int helpers_ = 0;
     std::atomic<bool> ended_{false};
     void (*body_)(void*, int) = nullptr;
@@ -143,14 +141,22 @@ class Pool : public std::enable_shared_from_this<Pool> {
     std::condition_variable wake_;
 };
 
-thread_local Pool* Pool::of_this_thread = nullptr;
-
 // Never destroyed: helpers may outlive static destructors.
 Pool* pool = new Pool;
+// For jobs of one worker, the thread itself: scratch that it shares with none.
+thread_local Pool alone;
+
+thread_local Pool* held = nullptr;  // by this thread, for its job
 thread_local int locks_held = 0;
 
+Pool& pool_for(int threads) {
+    if (of_this_thread != nullptr) return *of_this_thread;
+    return threads > 1 ? *pool : alone;
+}
+
+// That of the job which this thread runs, or helps with.
 Pool& current() {
-    return Pool::of_this_thread == nullptr ? *pool : *Pool::of_this_thread;
+    return held != nullptr ? *held : *of_this_thread;
 }
 
 // The pool that a thread has for itself; its helpers end when the thread does.
@@ -163,13 +169,13 @@ class OwnPool {
     void make() {
         if (pool_ != nullptr) pool_->end();
         pool_ = std::make_shared<Pool>();
-        Pool::of_this_thread = pool_.get();
+        of_this_thread = pool_.get();
     }
 
     // In a forked child, where its helpers are not: the pool is left as it is, whatever state its locks are in.
     void leave() {
         if (pool_ != nullptr) new std::shared_ptr<Pool>(std::move(pool_));
-        Pool::of_this_thread = nullptr;
+        of_this_thread = nullptr;
     }
 
   private:
@@ -182,6 +188,7 @@ thread_local OwnPool own_pool_of_thread;
 [[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
     pool = new Pool;
     own_pool_of_thread.leave();
+    held = nullptr;
     locks_held = 0;
 });
 
@@ -247,12 +254,19 @@ void SpinWait::pause() {
     }
 }
 
-PoolLock::PoolLock() {
-    if (locks_held++ == 0) current().owner.lock();
+PoolLock::PoolLock(int threads) {
+    if (locks_held == 0) {
+        Pool& chosen = pool_for(threads);
+        chosen.owner.lock();
+        held = &chosen;
+    }
+    ++locks_held;
 }
 
 PoolLock::~PoolLock() {
-    if (--locks_held == 0) current().owner.unlock();
+    if (--locks_held > 0) return;
+    held->owner.unlock();
+    held = nullptr;
 }
 
 void reserve_scratch(int threads, std::size_t bytes) {
@@ -280,7 +294,7 @@ void own_pool(const std::vector<int>& cpus) {
 }
 
 void start_threads(int threads) {
-    const PoolLock lock;
+    const PoolLock lock(threads);
     try {
         current().start(threads);
     } catch (const std::system_error& error) {
@@ -289,7 +303,7 @@ void start_threads(int threads) {
 }
 
 void run_workers(int threads, void (*body)(void* context, int worker), void* context) {
-    const PoolLock lock;
+    const PoolLock lock(threads);
     current().run(threads, body, context);
 }
 

@@ -2,7 +2,8 @@
 // would clash with torch's.
 //
 // Work is handed out in small pieces that the caller and its helpers take in turn, so that a core that is slow, or busy
-// with something else, simply takes fewer of them. One job runs at a time: a second calling thread waits for the first.
+// with something else, simply takes fewer of them. One job of several threads runs at a time: a second caller waits for
+// the first. A job of one thread is its caller's own, and runs beside all others.
 // A job must not start another one. The pool survives fork: the child starts threads of its own.
 #pragma once
 
@@ -18,10 +19,10 @@ namespace astfast {
 // Physical cores that this process may keep busy: those in its affinity mask, at most its cgroup's CPU quota.
 int available_threads();
 
-// Holds the pool from reserve_scratch to the end of the job that uses the scratch.
+// Holds the pool of a job of at most `threads`, from reserve_scratch to the end of the job that uses the scratch.
 class PoolLock {
   public:
-    PoolLock();
+    explicit PoolLock(int threads);
     ~PoolLock();
     PoolLock(const PoolLock&) = delete;
     PoolLock& operator=(const PoolLock&) = delete;
@@ -108,8 +109,8 @@ void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, std::
             }
         }
     };
+    const PoolLock lock(threads);
     threads = workers_of(threads, blocks * tiles);
-    const PoolLock lock;
     reserve_scratch(threads, scratch_bytes);
     Job job{prepare, run, blocks, tiles, threads, std::make_unique<Slot[]>(static_cast<std::size_t>(threads))};
     for (int worker = 0; worker < threads; ++worker) job.slots[static_cast<std::size_t>(worker)].next.store(tiles);

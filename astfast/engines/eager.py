@@ -1,6 +1,6 @@
 """Runs a model op by op on a backend: one workspace, batches in micro-batches.
 
-One engine may be called from many threads (calls take turns: the backend itself uses every core) and survives fork.
+One engine may be called from many threads (calls take turns: buffers are its own) and survives fork.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,6 +16,7 @@ import pytest
 import astfast
 from astfast import backends
 from astfast.backends.cpu.tiers import native
+from tests.backends.cpu.test_threads import work
 from tests.cases import checkpoints
 
 LEAK = 2**20  # bytes
@@ -123,3 +125,22 @@ def test_large_buffers_go_back_to_the_system_at_once() -> None:
     for full, kept in alone(resident_with_buffers):
         assert full > 2 * sum(BUFFERS) - LEAK
         assert kept < small + 8 * LEAK
+
+
+def growth_over_callers() -> int:
+    """Bytes, over a hundred threads, one after the other, that have a job of one thread each."""
+    run = work(1, rows=700)
+
+    def callers(count: int) -> int:
+        for _ in range(count):
+            caller = threading.Thread(target=run)
+            caller.start()
+            caller.join()
+        return resident_bytes()
+
+    before = callers(5)
+    return callers(100) - before
+
+
+def test_what_a_caller_needed_goes_with_it() -> None:
+    assert alone(growth_over_callers) < 8 * LEAK

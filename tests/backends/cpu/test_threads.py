@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -51,6 +52,28 @@ def test_callers_on_many_threads_take_turns() -> None:
         thread.join(300)
     assert not any(thread.is_alive() for thread in callers)
     assert not wrong
+
+
+def test_jobs_of_one_thread_wait_for_no_others() -> None:
+    """Two of them, of an engine each, end while a job runs that takes hundreds of times as long."""
+    short, expected = [work(1), work(1)], work(1)()
+    for threads in (1, 2):
+        long = threading.Thread(target=work(threads, rows=12_000))
+        long.start()
+        time.sleep(0.05)  # it is in a kernel now
+        with ThreadPoolExecutor(2) as callers:
+            for result in callers.map(lambda run: run(), short):
+                np.testing.assert_array_equal(result, expected)
+        assert long.is_alive()
+        long.join()
+
+
+def test_jobs_of_one_thread_at_once_are_right() -> None:
+    rows = [64, 700, 1300]
+    expected = [work(1, n)() for n in rows]
+    with ThreadPoolExecutor(6) as callers:
+        for n, got in zip(rows * 10, callers.map(lambda n: work(1, n)(), rows * 10), strict=True):
+            np.testing.assert_array_equal(got, expected[rows.index(n)])
 
 
 def test_more_threads_than_work_and_than_cores() -> None:
