@@ -15,32 +15,43 @@ constexpr std::int64_t kMaxHeadDim = 256;
 
 template <class Gemm>
 struct HeadLayout {
+    using Scores = typename ScoresOf<Gemm>::Type;
+    using KeyGemm = typename Scores::KeyGemm;
+    static constexpr auto kScoresPerLine = static_cast<std::int64_t>(64 / sizeof(typename Scores::Score));
+
+    std::int64_t head_dim;
     std::int64_t key_units;     // of head_dim
     std::int64_t value_units;   // of keys
-    std::int64_t key_panels;    // of Gemm::kPanel keys
+    std::int64_t key_panels;    // of KeyGemm::kPanel keys
     std::int64_t value_width;   // columns of a panel of values
     std::int64_t value_panels;  // of head_dim
-    std::int64_t score_stride;  // floats from one row of scores to the next
+    std::int64_t score_stride;  // scores from one row of them to the next
     std::int64_t query_stride;  // bytes from one packed query to the next
     std::int64_t key_panel_bytes, value_panel_bytes;
 
-    HeadLayout(std::int64_t keys, std::int64_t head_dim)
-        : key_units(units_of<Gemm>(head_dim)),
+    HeadLayout(std::int64_t keys, std::int64_t dim)
+        : head_dim(dim),
+          key_units(units_of<Gemm>(head_dim)),
           value_units(units_of<Gemm>(keys)),
-          key_panels((keys + Gemm::kPanel - 1) / Gemm::kPanel),
+          key_panels((keys + KeyGemm::kPanel - 1) / KeyGemm::kPanel),
           value_width(Gemm::width_for(head_dim)),
           value_panels((head_dim + value_width - 1) / value_width),
-          score_stride(((std::max(key_panels * Gemm::kPanel, (keys + 63) / 64 * 64) + 15) / 16 | 1) * 16),
+          score_stride(odd_lines(std::max(key_panels * KeyGemm::kPanel, (keys + 63) / 64 * 64)) * kScoresPerLine),
           query_stride(row_bytes<Gemm>(head_dim)),
-          key_panel_bytes(panel_bytes<Gemm>(head_dim)),
+          key_panel_bytes(panel_bytes<KeyGemm>(head_dim)),
           value_panel_bytes(value_units * value_width * 4) {}
 
     // Where the scales of the columns of v lie, behind all panels, and their means.
     std::int64_t value_scales() const { return key_panels * key_panel_bytes + value_panels * value_panel_bytes; }
     std::int64_t value_means() const { return value_scales() + value_panels * value_width * 4; }
-    std::int64_t packed_bytes() const {
+    // What Scores keeps.
+    std::int64_t extra() const {
         return Gemm::kQuantised ? value_means() + value_panels * value_width * 4 : value_scales();
     }
+    std::int64_t packed_bytes() const { return extra() + Scores::extra_bytes(*this); }
+
+  private:
+    static std::int64_t odd_lines(std::int64_t scores) { return (scores + kScoresPerLine - 1) / kScoresPerLine | 1; }
 };
 
 template <class Simd, class Activation>
@@ -54,43 +65,6 @@ void sum_heads(const void* row, std::int64_t heads, std::int64_t head_dim, float
     }
 }
 
-// Columns of k or v folded over all keys: folded [width, up to a vector more], from zero on by
-// fold(folded, values, column) for a vector of each key. Those of four vectors stay in registers.
-template <class Gemm, class Fold>
-inline void fold_keys(const Head& head, const typename Gemm::Activation* x, std::int64_t width, float* folded,
-                      const Fold& fold) {
-    using Simd = typename Gemm::Simd;
-    const auto fold_vectors = [&](auto vectors, std::int64_t d, int lanes) ALWAYS_INLINE {
-        constexpr int kVectors = decltype(vectors)::value;
-        typename Simd::F sums[kVectors] = {};
-        const auto* row = x + d;
-        for (std::int64_t key = 0; key < head.keys; ++key, row += head.kv_stride) {
-            fetch(row + 16 * head.kv_stride, kVectors * Simd::kLanes);
-            unrolled<kVectors>([&](auto v) ALWAYS_INLINE {
-                const std::int64_t i = v * Simd::kLanes;
-                sums[v] = fold(sums[v], load_as_float<Simd>(row + i, lanes), d + i);
-            });
-        }
-        unrolled<kVectors>([&](auto v) ALWAYS_INLINE { Simd::store(folded + d + v * Simd::kLanes, sums[v]); });
-    };
-    constexpr int kTogether = 4;
-    std::int64_t d = 0;
-    for (; d + kTogether * Simd::kLanes <= width; d += kTogether * Simd::kLanes) {
-        fold_vectors(std::integral_constant<int, kTogether>{}, d, Simd::kLanes);
-    }
-    for_vectors<Simd>(width - d,
-                      [&](std::int64_t i, int lanes) { fold_vectors(std::integral_constant<int, 1>{}, d + i, lanes); });
-}
-
-// Mean over all keys of `width` columns of k or v: mean [width, up to a vector more].
-template <class Gemm>
-inline void mean_over_keys(const Head& head, const typename Gemm::Activation* x, std::int64_t width, float* mean) {
-    using Simd = typename Gemm::Simd;
-    const auto share = Simd::set(1.0f / static_cast<float>(head.keys));
-    fold_keys<Gemm>(head, x, width, mean,
-                    [&](auto sum, auto y, std::int64_t) ALWAYS_INLINE { return Simd::fma(y, share, sum); });
-}
-
 // fn(i, n, x[i .. i + n) - mean) over `width` columns of one row of k or v; lanes from n on are undefined.
 template <class Gemm, class Fn>
 inline void for_centred(const typename Gemm::Activation* x, std::int64_t width, const float* mean, const Fn& fn) {
@@ -99,26 +73,47 @@ inline void for_centred(const typename Gemm::Activation* x, std::int64_t width, 
                        [&](std::int64_t i, int n, typename Simd::F y) { fn(i, n, y - Simd::load(mean + i)); });
 }
 
+// Of two vectors each, the even elements before the odd ones, in place.
+template <class Simd>
+inline void separate_pairs(float* x, std::int64_t size) {
+    constexpr int kPairs = Simd::kLanes;
+    for (std::int64_t i = 0; i < size; i += 2 * kPairs) {
+        float odd[kPairs];
+        for (int j = 0; j < kPairs; ++j) {
+            x[i + j] = x[i + 2 * j];
+            odd[j] = x[i + 2 * j + 1];
+        }
+        std::copy(odd, odd + kPairs, x + i + kPairs);
+    }
+}
+
+// Zeros as a row of operands, as write_row has them.
+template <class Gemm, class Row>
+inline float write_zeros(const Row& row, std::int64_t k) {
+    using Simd = typename Gemm::Simd;
+    return write_row<Gemm>(
+        row, k, [&](const auto& fn) { for_vectors<Simd>(k, [&](std::int64_t i, int n) { fn(i, n, Simd::zero()); }); });
+}
+
 // Columns [d, d + width) of v -> one panel over all keys, and a scale and a mean for each column.
 template <class Gemm>
 inline void quantise_values(const Head& head, std::int64_t width, std::int64_t d, std::byte* panel, float* scales,
                             float* means) {
     using Simd = typename Gemm::Simd;
     using I = typename Simd::I;
-    using F = typename Simd::F;
     const auto* values = static_cast<const typename Gemm::Activation*>(head.v) + d;
     const std::int64_t columns = std::min(width, head.head_dim - d);
     std::fill(means, means + width, 0.0f);
-    mean_over_keys<Gemm>(head, values, columns, means);
-    alignas(64) float largest[Gemm::kMaxWidth] = {};  // bits of magnitudes
-    fold_keys<Gemm>(head, values, columns, largest, [&](F folded, F y, std::int64_t i) ALWAYS_INLINE {
-        return reinterpret_cast<F>(larger_magnitude<Simd>(reinterpret_cast<I>(folded), y - Simd::load(means + i)));
+    alignas(64) std::int32_t largest[Gemm::kMaxWidth] = {};  // bits of magnitudes
+    using Range = RangeOfKeys<Simd>;
+    fold_keys<Gemm>(head, values, columns, Range::of(head.keys), [&](std::int64_t i, const Range& range) {
+        Simd::store(means + i, range.mean.mean);
+        const I bits = range.magnitude();
+        std::memcpy(largest + i, &bits, sizeof bits);
     });
     alignas(64) float inverse[Gemm::kMaxWidth];
     for (std::int64_t i = 0; i < width; ++i) {
-        std::int32_t bits;
-        std::memcpy(&bits, largest + i, sizeof bits);
-        const Levels levels(bits, Gemm::ValueGemm::quant_levels(head.keys));
+        const Levels levels(largest[i], Gemm::ValueGemm::quant_levels(head.keys));
         inverse[i] = levels.inverse;
         scales[i] = levels.scale;
     }
@@ -142,29 +137,41 @@ inline void quantise_values(const Head& head, std::int64_t width, std::int64_t d
 
 template <class Gemm>
 void pack_head_panels(const Head& head, std::byte* packed) {
-    using Packing = typename Gemm::WeightPacking;
+    using Scores = typename ScoresOf<Gemm>::Type;
+    using KeyGemm = typename Scores::KeyGemm;
+    using Packing = typename KeyGemm::WeightPacking;
     const HeadLayout<Gemm> layout(head.keys, head.head_dim);
-    alignas(64) std::byte rows[Gemm::kPanel * operand_bytes<Packing>(kMaxHeadDim)];
+    std::byte* const start = packed;
+    alignas(64) std::byte rows[KeyGemm::kPanel * operand_bytes<Packing>(kMaxHeadDim)];
     auto* scales = reinterpret_cast<float*>(packed + layout.value_scales());
     auto* means = reinterpret_cast<float*>(packed + layout.value_means());
     const auto* keys = static_cast<const typename Gemm::Activation*>(head.k);
     const auto* values = static_cast<const typename Gemm::Activation*>(head.v);
-    alignas(64) float mean[kMaxHeadDim];
+    alignas(64) float mean[kMaxHeadDim] = {};
     if constexpr (Gemm::kQuantised) mean_over_keys<Gemm>(head, keys, head.head_dim, mean);
-    for (std::int64_t key = 0; key < head.keys; key += Gemm::kPanel, packed += layout.key_panel_bytes) {
-        pack_panel<Gemm>(std::min<std::int64_t>(Gemm::kPanel, head.keys - key), head.head_dim, rows, packed,
-                         [&](std::int64_t j, const LinearRow<Packing>& row) {
-                             const auto* x = keys + (key + j) * head.kv_stride;
-                             fetch(values + (key + j) * head.kv_stride, head.head_dim);
-                             if constexpr (Gemm::kQuantised) {
-                                 return write_row<Gemm>(row, head.head_dim, [&](const auto& fn) {
-                                     for_centred<Gemm>(x, head.head_dim, mean, fn);
-                                 });
-                             } else {
-                                 fetch(x + Gemm::kPanel * head.kv_stride, head.head_dim);
-                                 return copy_row<Packing>(row, x, head.head_dim);
-                             }
-                         });
+    if constexpr (shifts_rows<Gemm>) separate_pairs<typename Gemm::Simd>(mean, kMaxHeadDim);
+    const auto mean_of_pairs = [&](std::int64_t i) ALWAYS_INLINE {
+        using Simd = typename Gemm::Simd;
+        return Floats<Simd>{Simd::load(mean + i), Simd::load(mean + i + Simd::kLanes)};
+    };
+    for (std::int64_t first = 0; first < head.keys; first += KeyGemm::kPanel, packed += layout.key_panel_bytes) {
+        pack_panel<KeyGemm>(Scores::columns(head.keys - first), head.head_dim, rows, packed,
+                            [&](std::int64_t j, const LinearRow<Packing>& row) {
+                                const std::int64_t key = first + Scores::key_of(j);
+                                if (key >= head.keys) return write_zeros<Packing>(row, head.head_dim);
+                                const auto* x = keys + key * head.kv_stride;
+                                fetch(values + key * head.kv_stride, head.head_dim);
+                                if constexpr (shifts_rows<Gemm>) {
+                                    return write_centred_bf16_row<Packing>(row, head.head_dim, x, mean_of_pairs);
+                                } else if constexpr (Gemm::kQuantised) {
+                                    return write_row<Packing>(row, head.head_dim, [&](const auto& fn) {
+                                        for_centred<Gemm>(x, head.head_dim, mean, fn);
+                                    });
+                                } else {
+                                    fetch(x + KeyGemm::kPanel * head.kv_stride, head.head_dim);
+                                    return copy_row<Packing>(row, x, head.head_dim);
+                                }
+                            });
     }
     for (std::int64_t d = 0; d < head.head_dim; d += layout.value_width, packed += layout.value_panel_bytes) {
         if constexpr (Gemm::kQuantised) {
@@ -173,6 +180,7 @@ void pack_head_panels(const Head& head, std::byte* packed) {
             Gemm::pack_values(head, layout.value_width, d, packed);
         }
     }
+    Scores::finish_keys(head, layout, start, start + layout.extra());
 }
 
 // The largest of n scores.
@@ -190,15 +198,6 @@ inline float largest_score(const float* scores, std::int64_t n) {
     for (; i + Simd::kLanes <= n; i += Simd::kLanes) largest[0] = Simd::max(largest[0], Simd::load(scores + i));
     largest[1] = Simd::max(largest[1], Simd::load(scores + n - Simd::kLanes));
     return Simd::largest(Simd::max(Simd::max(largest[0], largest[1]), Simd::max(largest[2], largest[3])));
-}
-
-// Scores of one query times `scale` plus the bias of each key times `bias_scale`, in place.
-template <class Simd>
-inline void add_bias(float* scores, std::int64_t keys, float scale, const float* bias, float bias_scale) {
-    const auto factor = Simd::set(scale), bias_factor = Simd::set(bias_scale);
-    for (std::int64_t i = 0; i < keys; i += Simd::kLanes) {
-        Simd::store(scores + i, Simd::fma(Simd::load(bias + i), bias_factor, Simd::load(scores + i) * factor));
-    }
 }
 
 // Lanes of x below n, the others zero.
@@ -248,34 +247,30 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
                   std::byte* scratch) {
     using Simd = typename Gemm::Simd;
     using Activation = typename Gemm::Activation;
+    using Scores = typename ScoresOf<Gemm>::Type;
+    using KeyGemm = typename Scores::KeyGemm;
     // The softmax of queries beside the products of others by values.
     constexpr bool kBeside = has_softmax<Gemm>;
     const HeadLayout<Gemm> layout(head.keys, head.head_dim);
     std::byte* const q = scratch;
-    float query_scale[Gemm::kQueryTile];
-    auto* const scores = reinterpret_cast<float*>(scratch + Gemm::kQueryTile * layout.query_stride);
+    float query_scale[Scores::kQueries];
+    auto* const scores = reinterpret_cast<typename Scores::Score*>(scratch + Scores::kQueries * layout.query_stride);
     for (std::int64_t r = 0; r < queries; ++r) {
         const auto* x = static_cast<const Activation*>(head.q) + (query + r) * head.q_stride;
         query_scale[r] = copy_row<Gemm>(row_of<Gemm>(q, r, head.head_dim), x, head.head_dim);
     }
     for (std::int64_t panel = 0; panel < layout.key_panels; ++panel) {
         const std::byte* b = packed + panel * layout.key_panel_bytes;
-        const std::byte* end = b + layout.key_units * Gemm::kPanel * 4;
-        const StoredRows<Gemm, Gemm::kQuantised> stored{scores + panel * Gemm::kPanel, layout.score_stride,
-                                                        reinterpret_cast<const float*>(end)};
-        Gemm::template tile<Gemm::kPanel / Simd::kLanes>(q, layout.query_stride, queries, b, layout.key_units, end,
-                                                         stored);
+        const std::byte* end = b + layout.key_units * KeyGemm::kPanel * 4;
+        KeyGemm::template tile<KeyGemm::kPanel / Simd::kLanes>(
+            q, layout.query_stride, queries, b, layout.key_units, end,
+            Scores::stored(scores + panel * KeyGemm::kPanel, layout, end));
     }
 
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head.head_dim));
-    float factors[Gemm::kQueryTile], inverse_sum[Gemm::kQueryTile];
+    float factors[Scores::kQueries], inverse_sum[Scores::kQueries];
     for (std::int64_t r = 0; r < queries; ++r) {
-        float* const row = scores + r * layout.score_stride;  // of quantised keys, but for the scale of the query
-        factors[r] = scale * query_scale[r];
-        if (head.bias != nullptr) {
-            add_bias<Simd>(row, head.keys, query_scale[r], head.bias, 0x1.62e430p-1f / scale);  // ln 2
-            factors[r] = scale;
-        }
+        auto* const row = scores + r * layout.score_stride;  // of quantised keys, but for the scale of the query
+        factors[r] = Scores::factor(query_scale[r], layout, packed + layout.extra(), head, row);
         if constexpr (!kBeside) {
             inverse_sum[r] = 1.0f / softmax_row<Gemm>(row, head.keys, largest_score<Simd>(row, head.keys), factors[r]);
         }
@@ -283,7 +278,7 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
 
     const auto* scales = reinterpret_cast<const float*>(packed + layout.value_scales());
     const auto* means = reinterpret_cast<const float*>(packed + layout.value_means());
-    alignas(64) float c[Gemm::kQueryTile * Gemm::kMaxWidth];
+    alignas(64) float c[Scores::kQueries * Gemm::kMaxWidth];
     packed += layout.key_panels * layout.key_panel_bytes;
     for (std::int64_t d = 0; d < head.head_dim; d += layout.value_width, packed += layout.value_panel_bytes) {
         const std::int64_t width = std::min(layout.value_width, head.head_dim - d);
@@ -294,7 +289,8 @@ void attend_block(const Head& head, const std::byte* packed, std::int64_t query,
             const StoredRows<ValueGemm, false> stored{c + r * layout.value_width, layout.value_width, nullptr};
             ValueGemm::tile_of_width(layout.value_width,
                                      reinterpret_cast<const std::byte*>(scores + r * layout.score_stride),
-                                     layout.score_stride * 4, rows, packed, layout.value_units, packed, stored, beside);
+                                     layout.score_stride * static_cast<std::int64_t>(sizeof *scores), rows, packed,
+                                     layout.value_units, packed, stored, beside);
         };
         if constexpr (kBeside) {
             // Beside the first panel only: the next ones find probabilities.
@@ -326,7 +322,7 @@ template <class Gemm>
 struct DotAttention {
     static_assert(attends<Gemm>());
     static_assert(!Gemm::kQuantised || units_of<Gemm>(kMaxHeadDim) <= Gemm::kBlockUnits, "scores are scaled after one");
-    static constexpr std::int64_t kQueryTile = Gemm::kQueryTile;
+    static constexpr std::int64_t kQueryTile = ScoresOf<Gemm>::Type::kQueries;
     // Quantised, rows of 2,048 scores with a standard deviation of 3 are off by 5%, of 70,000 by 23% (255 levels).
     static constexpr std::int64_t kMaxKeys = Gemm::kQuantised ? 2048 : std::numeric_limits<std::int64_t>::max();
 
@@ -335,7 +331,8 @@ struct DotAttention {
     }
     static std::size_t scratch_bytes(std::int64_t keys, std::int64_t head_dim) {
         const HeadLayout<Gemm> layout(keys, head_dim);
-        return static_cast<std::size_t>(kQueryTile * (layout.query_stride + layout.score_stride * 4));
+        const std::int64_t lines = layout.score_stride / HeadLayout<Gemm>::kScoresPerLine;
+        return static_cast<std::size_t>(kQueryTile * (layout.query_stride + lines * 64));
     }
     static void pack(const Head& head, std::byte* packed) { pack_head_panels<Gemm>(head, packed); }
     static void attend(const Head& head, const std::byte* packed, std::int64_t query, std::int64_t queries,

@@ -318,15 +318,6 @@ inline void pack_panel(std::int64_t columns, std::int64_t k, std::byte* operands
         const float scale = write(j, row);
         if constexpr (Gemm::kQuantised) PanelScales::scales(end)[j] = scale;
     }
-    if constexpr (Gemm::kQuantised) {
-        for (std::int64_t j = 0; j < columns; ++j) {  // in a loop of its own: what was just stored is loaded late
-            const LinearRow<Packing> row(operands + j * stride);
-            PanelScales::initial_sums(end, Gemm::kPanel)[j] = Gemm::make_weights(row, k);
-        }
-        std::fill(PanelScales::scales(end) + columns, PanelScales::scales(end) + Gemm::kPanel, 0.0f);
-        std::fill(PanelScales::initial_sums(end, Gemm::kPanel) + columns,
-                  PanelScales::initial_sums(end, Gemm::kPanel) + Gemm::kPanel, 0);
-    }
     for (std::int64_t j = 0; j < Gemm::kPanel; j += Gemm::kColumnsTogether) {
         const auto row = [&](std::int64_t i) {
             return reinterpret_cast<const std::uint32_t*>(operands + (j + i) * stride);
@@ -334,6 +325,12 @@ inline void pack_panel(std::int64_t columns, std::int64_t k, std::byte* operands
         transpose_to_panel<Packing>(row, std::clamp<std::int64_t>(columns - j, 0, Gemm::kColumnsTogether), units,
                                     Gemm::kColumnsTogether, Gemm::kColumnsTogether,
                                     reinterpret_cast<std::uint32_t*>(panel) + j * units);
+    }
+    if constexpr (Gemm::kQuantised) {
+        std::fill(PanelScales::scales(end) + columns, PanelScales::scales(end) + Gemm::kPanel, 0.0f);
+        std::int32_t* const initial_sums = PanelScales::initial_sums(end, Gemm::kPanel);
+        std::fill_n(initial_sums, Gemm::kPanel, 0);
+        Gemm::make_weights(panel, k, initial_sums);
     }
 }
 

@@ -24,9 +24,9 @@
 //                         |                         | FloatGemm in bfloat16 Bf16WeightPacking
 // quant_levels(k)         | int64 -> float          | if kQuantised: what the largest of k magnitudes becomes: 127, of
 //                         |                         | MaddGemm 32,767, or what 32-bit sums have room for if less
-// make_weights(row, k)    | OperandRow, int64       | if kQuantised: turns a row quantised like one of A into one of B,
-//                         | -> int32                | returns the initial sum of its column: 0, VnniProduct -128 times
-//                         |                         | the column's
+// make_weights(panel, k,  | -> void                 | if kQuantised: turns columns quantised like rows of A into those
+//   initial_sums)         |                         | of B, and writes what their sums start from, if not 0: VnniProduct
+//                         |                         | -128 times a column's. Columns past the last one mean nothing
 //
 // Products of panels (gemm-inl.h, tile-inl.h). Numbers of tiers that dot vectors come from TileShape.
 // kPanel                  | int                     | columns of a panel of weights
@@ -59,7 +59,8 @@
 // Gelu                    | class                   | if kQuantised: GeluOnLines, on 512 bits
 //
 // Attention by DotAttention (attention-inl.h); AMX has AmxAttention instead
-// kQueryTile              | int                     | queries that attend together
+// Scores                  | class                   | how scores are kept: FloatScores (scores-inl.h) if it has none,
+//                         |                         | VnniProduct on 512 bits WordScores
 // width_for(n)            | int64 -> int64          | columns of a panel of values for n of them: DotTiles
 // tile(...)               | -> void                 | rows times one panel of keys or values: DotTiles
 // ValueGemm               | policy                  | multiplies probabilities by values, in Gemm's units and tiles:
@@ -158,7 +159,6 @@ constexpr bool attends() {
                       ValueGemm::kMaxVectors == Gemm::kMaxVectors,
                   "in the same units and tiles");
     static_assert(sizeof(typename ValueGemm::Operand) <= sizeof(float), "probabilities take the place of scores");
-    static_assert(Gemm::kQueryTile >= 1);
     if constexpr (Gemm::kQuantised) {
         if constexpr (!has_softmax<Gemm>) {
             static_assert(std::is_same_v<decltype(Gemm::probability_levels(std::int64_t{1})), float>);
@@ -180,10 +180,7 @@ inline float levels_with_room(std::int64_t k, float limit) {
 // Members of policies whose quantised operands have a sign.
 struct SignedBytes {
     static float quant_levels(std::int64_t k) { return levels_with_room(k, 127.0f); }
-    template <class Row>
-    static std::int32_t make_weights(const Row&, std::int64_t) {
-        return 0;
-    }
+    static void make_weights(std::byte*, std::int64_t, std::int32_t*) {}
 };
 
 // Beside of products that nothing runs beside.

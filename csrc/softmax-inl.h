@@ -1,4 +1,4 @@
-// The softmax of quantised and 16-bit attention on vectors of 512 bits, beside products: those use the multipliers,
+// The softmax of 16-bit and quantised attention on vectors of 512 bits, beside products: those use the multipliers,
 // exponentials the other units more.
 
 namespace astfast {
@@ -22,31 +22,59 @@ constexpr Lines exp2_lines(const At& at) {
     return lines;
 }
 
+// The largest of a row of scores in float32, and whether one is NaN.
+template <class Simd>
+class MaximumOfFloats {
+  public:
+    static constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+    ALWAYS_INLINE MaximumOfFloats() : largest_(Simd::set(kNone)) {}  // an implicit one has no instruction set
+
+    ALWAYS_INLINE void take(const float* scores) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 64; j += 2 * Simd::kLanes) {
+            const auto x = Simd::load(scores + j), y = Simd::load(scores + j + Simd::kLanes);
+            largest_ = Simd::max(Simd::max(largest_, x), y);
+            nan_ |= _mm512_cmp_ps_mask(x, y, _CMP_UNORD_Q);
+        }
+    }
+    ALWAYS_INLINE float largest() const { return Simd::largest(largest_); }
+    ALWAYS_INLINE bool nan() const { return nan_ != 0; }
+
+  private:
+    typename Simd::F largest_;
+    __mmask16 nan_ = 0;
+};
+
 // Scores of queries -> probabilities as operands, in place, zero up to a multiple of 64, and the inverse of their sum.
 // Each call takes the next kMaxRows queries, with multiply() after each 32 keys. The maximum of a row is found beside
 // the exponentials of the one before. Probabilities has
+//   Score                           type of a score
 //   kUnits                          of as many rows, as many units of products as 32 keys
-//   kSeesNan                        whether a NaN may be among the scores of other keys, and makes its row NaN
+//   Maximum                         of a row: take(scores) of 64 of them, largest(), nan() if one may make its row NaN
+//   pad(row, keys, end)             makes scores from `keys` to `end` none, if products didn't
 //   Probabilities(largest, factor)  of a row: exp(factor (score - largest))
-//   words(score)                    32 scores -> probabilities in 16 bits, in packing's order; adds to sum()
+//   words(scores)                   32 scores -> probabilities in 16 bits, in packing's order; adds to the sum
 //   store(at, key, low, high)       the words of 64 keys from `key` on, as operands of a row that begins at `at`
+//   sum(keys, pads, last)           of that many, of which `pads` are none, with the score `last`
 template <class Simd, class Probabilities>
 class BesideSoftmax {
   public:
     static constexpr int kMaxRows = 4, kUnits = Probabilities::kUnits;
     static constexpr bool kHasUnits = false;
 
-    BesideSoftmax(float* scores, std::int64_t stride, std::int64_t keys, std::int64_t queries, const float* factors,
+    using Score = typename Probabilities::Score;
+
+    BesideSoftmax(Score* scores, std::int64_t stride, std::int64_t keys, std::int64_t queries, const float* factors,
                   float* inverse_sums)
         : scores_(scores),
           stride_(stride),
           keys_((keys + 63) / 64 * 64),
+          pads_(keys_ - keys),
           queries_(queries),
           factors_(factors),
           inverse_sums_(inverse_sums) {
-        for (std::int64_t r = 0; r < queries; ++r) {
-            std::fill(scores + r * stride + keys, scores + r * stride + keys_, kNone);
-        }
+        for (std::int64_t r = 0; r < queries; ++r) Probabilities::pad(scores + r * stride, keys, keys_);
         Maximum maximum;
         for (std::int64_t i = 0; i < keys_; i += 64) maximum.take(scores + i);
         maximum_ = maximum;
@@ -55,35 +83,19 @@ class BesideSoftmax {
     template <class Multiply>
     ALWAYS_INLINE void operator()(const Multiply& multiply) const {
         for (const std::int64_t end = std::min(next_ + kMaxRows, queries_); next_ < end; ++next_) {
-            float* const row = scores_ + next_ * stride_;
+            Score* const row = scores_ + next_ * stride_;
             inverse_sums_[next_] = 1.0f / exponentials(row, next_ + 1 < queries_ ? row + stride_ : row, multiply);
         }
     }
 
   private:
-    static constexpr float kNone = -std::numeric_limits<float>::infinity();
-
-    struct Maximum {
-        typename Simd::F largest;
-        __mmask16 nan = 0;
-
-        ALWAYS_INLINE Maximum() : largest(Simd::set(kNone)) {}
-
-        // 64 scores.
-        ALWAYS_INLINE void take(const float* scores) {
-#pragma GCC unroll 2
-            for (int j = 0; j < 64; j += 2 * Simd::kLanes) {
-                const auto x = Simd::load(scores + j), y = Simd::load(scores + j + Simd::kLanes);
-                largest = Simd::max(Simd::max(largest, x), y);
-                if constexpr (Probabilities::kSeesNan) nan |= _mm512_cmp_ps_mask(x, y, _CMP_UNORD_Q);
-            }
-        }
-    };
+    using Maximum = typename Probabilities::Maximum;
 
     // Of one row; leaves the maximum of the row `following`.
     template <class Multiply>
-    ALWAYS_INLINE float exponentials(float* row, const float* following, const Multiply& multiply) const {
-        Probabilities probabilities(Simd::largest(maximum_.largest), factors_[next_]);
+    ALWAYS_INLINE float exponentials(Score* row, const Score* following, const Multiply& multiply) const {
+        Probabilities probabilities(maximum_.largest(), factors_[next_]);
+        const Score last = row[keys_ - 1];
         Maximum maximum;
         auto* const bytes = reinterpret_cast<std::byte*>(row);
         for (std::int64_t i = 0; i < keys_; i += 64) {
@@ -94,13 +106,13 @@ class BesideSoftmax {
             maximum.take(following + i);
             multiply();
         }
-        const bool nan = maximum_.nan != 0;
+        const bool nan = maximum_.nan();
         maximum_ = maximum;
-        return nan ? std::numeric_limits<float>::quiet_NaN() : probabilities.sum();
+        return nan ? std::numeric_limits<float>::quiet_NaN() : probabilities.sum(keys_, pads_, last);
     }
 
-    float* scores_;
-    std::int64_t stride_, keys_, queries_;
+    Score* scores_;
+    std::int64_t stride_, keys_, pads_, queries_;
     const float* factors_;
     float* inverse_sums_;
     mutable std::int64_t next_ = 0;

@@ -23,16 +23,21 @@
 #include "math-inl.h"
 #include "lines-inl.h"
 #include "gemm_policy-inl.h"
+#include "operands-inl.h"
+#include "quantise-inl.h"
 #include "pack-inl.h"
 #include "norm-inl.h"
 #include "tile-inl.h"
 #include "gemm-inl.h"
 #include "bf16_vector-inl.h"
+#include "scores-inl.h"
 #include "softmax-inl.h"
+#include "fold_keys-inl.h"
 #include "attention-inl.h"
 #include "image-inl.h"
 #include "scan-inl.h"
 #include "vnni_gemm-inl.h"
+#include "word_scores-inl.h"
 #include "vnni_avx512-inl.h"
 #include "tier-inl.h"
 // clang-format on
@@ -67,8 +72,13 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
     // fraction, rounded. 1 is exact, what is below 2^-127 zero.
     class Probabilities {
       public:
+        using Score = float;
+        using Maximum = MaximumOfFloats<Simd>;
         static constexpr int kUnits = 4;
-        static constexpr bool kSeesNan = true;
+
+        static void pad(float* row, std::int64_t keys, std::int64_t end) {
+            std::fill(row + keys, row + end, Maximum::kNone);
+        }
 
         ALWAYS_INLINE Probabilities(float largest, float factor)
             : top_(Simd::set(largest)),
@@ -90,7 +100,7 @@ struct Bf16Gemm : Bf16Operands, TileShape<Avx512, 4, 24, 3, WholePanels>, DotTil
             _mm512_storeu_si512(at + key * 2 + 64, _mm512_permutexvar_epi32(order, high));
         }
 
-        ALWAYS_INLINE float sum() const { return Simd::sum(sum_); }
+        ALWAYS_INLINE float sum(std::int64_t, std::int64_t, float) const { return Simd::sum(sum_); }
 
       private:
         ALWAYS_INLINE static __m512i all(int x) { return _mm512_set1_epi16(static_cast<short>(x)); }

@@ -20,10 +20,14 @@
 #include "unrolled-inl.h"
 #include "math-inl.h"
 #include "gemm_policy-inl.h"
+#include "operands-inl.h"
+#include "quantise-inl.h"
 #include "pack-inl.h"
 #include "norm-inl.h"
 #include "tile-inl.h"
 #include "gemm-inl.h"
+#include "scores-inl.h"
+#include "fold_keys-inl.h"
 #include "attention-inl.h"
 #include "image-inl.h"
 #include "scan-inl.h"
@@ -53,11 +57,6 @@ struct AvxVnni {
     static Bytes load(const std::byte* b) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)); }
     static void store(std::byte* b, Bytes x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(b), x); }
     static Bytes repeat(std::int32_t quad) { return _mm256_set1_epi32(quad); }
-    static Bytes first(std::int64_t n, int byte) {
-        alignas(32) std::int8_t bytes[32] = {};
-        std::fill_n(bytes, std::min<std::int64_t>(32, n), static_cast<std::int8_t>(byte));
-        return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes));
-    }
     static Sums dot(Sums sums, Bytes a, Bytes b) {
         return reinterpret_cast<Sums>(_mm256_dpbusd_avx_epi32(reinterpret_cast<__m256i>(sums), a, b));
     }

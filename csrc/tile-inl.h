@@ -10,6 +10,7 @@ template <class Gemm, bool kScaled>
 struct StoredRows {
     using Simd = typename Gemm::Simd;
     using Sum = typename Gemm::Sum;
+    static constexpr bool kResumes = true;  // sum(row, vector) is one that was stored
 
     float* c;
     std::int64_t stride;  // floats from one row to the next
@@ -52,9 +53,9 @@ template <class Gemm, int kRows, int kVectors, int kLast, class Stored, class Be
         unrolled<kRows>([&](auto r)
                             ALWAYS_INLINE { unrolled<kVectors>([&](auto v) ALWAYS_INLINE { fn(r, v, acc[r][v]); }); });
     };
-    if (panel_end != nullptr) {
+    if (!Stored::kResumes || panel_end != nullptr) {
         each_sum([&](int, int v, Sum& sum) ALWAYS_INLINE { sum = Gemm::initial_sum(panel_end, v); });
-    } else {
+    } else if constexpr (Stored::kResumes) {
         each_sum([&](int r, int v, Sum& sum) ALWAYS_INLINE { sum = stored.sum(r, v); });
     }
     const auto keep_in_register = [](Sum& sum) ALWAYS_INLINE {
@@ -182,7 +183,7 @@ struct TileShape : Order {
     // Rows of a tile that many vectors wide.
     static constexpr int rows_of(int vectors) { return vectors == 1 ? kRegisters / 2 : kRegisters / vectors; }
 
-    static constexpr int kRowTile = rows_of(kVectorsOfWeights), kRowsTogether = 1, kQueryTile = 24;
+    static constexpr int kRowTile = rows_of(kVectorsOfWeights), kRowsTogether = 1;
 };
 
 }  // namespace

@@ -10,10 +10,9 @@ namespace {
 //   Bytes, Sums               vectors of bytes, of sums
 //   load(p), store(p, x)
 //   repeat(quad)              int32 -> Bytes, four bytes in all lanes
-//   first(n, byte)            int64, int -> Bytes: `byte` in the first n, zero in the others
 //   dot(sums, a, b)           -> Sums, unsigned bytes of a times signed ones of b
 //   as_float(sums)            -> Simd::F
-//   Softmax, or probability_levels(n), as attention asks for
+//   Scores and Softmax, or probability_levels(n), as attention asks for
 template <bool kOffset, class Instructions>
 struct VnniProduct : Instructions, Instructions::Shape, DotTiles<VnniProduct<kOffset, Instructions>> {
     using Simd = typename Instructions::Simd;
@@ -40,20 +39,25 @@ struct VnniProduct : Instructions, Instructions::Shape, DotTiles<VnniProduct<kOf
         return Instructions::repeat(quad);
     }
 
-    // Turns a row of weights, quantised like a row of A, into signed bytes; returns the initial sum of its column.
-    template <class Row>
-    static std::int32_t make_weights(const Row& row, std::int64_t k) {
-        Sum sums{};
-        for (std::int64_t i = 0; i < k; i += kBytes) {
-            auto* const at = reinterpret_cast<std::byte*>(row.at(i));
-            const Vector w = Instructions::load(at) ^ Instructions::first(k - i, -128);
-            Instructions::store(at, w);
-            sums = Instructions::dot(sums, Instructions::first(k - i, 1), w);
+    // Turns a panel of weights, quantised like rows of A, into signed bytes.
+    static void make_weights(std::byte* panel, std::int64_t k, std::int32_t* initial_sums) {
+        const std::int64_t units = (k + 3) / 4;
+        const std::uint32_t last = ~std::uint32_t{0} >> (units * 4 - k) * 8;  // bytes of the last unit
+        for (std::int64_t v = 0; v < VnniProduct::kPanel; v += Simd::kLanes) {
+            Sum sums{};
+            for (std::int64_t unit = 0; unit < units; ++unit) {
+                const std::uint32_t mask = unit + 1 < units ? ~std::uint32_t{0} : last;
+                const auto bytes = [&](std::uint32_t quad) {
+                    return Instructions::repeat(static_cast<std::int32_t>(quad & mask));
+                };
+                std::byte* const at = panel + (unit * VnniProduct::kPanel + v) * 4;
+                const Vector w = Instructions::load(at) ^ bytes(0x80808080);
+                Instructions::store(at, w);
+                sums = Instructions::dot(sums, bytes(0x01010101), w);
+            }
+            const auto times_minus_128 = (~reinterpret_cast<typename Simd::I>(sums) + 1) << 7;
+            std::memcpy(initial_sums + v, &times_minus_128, sizeof times_minus_128);
         }
-        const auto lanes = reinterpret_cast<typename Simd::I>(sums);
-        std::uint32_t sum = 0;
-        for (int i = 0; i < Simd::kLanes; ++i) sum += static_cast<std::uint32_t>(lanes[i]);
-        return static_cast<std::int32_t>(-128u * sum);
     }
 };
 

@@ -16,14 +16,17 @@ namespace astfast {
     }
 
 OF_TWO(add_epi16)
+OF_TWO(avg_epu16)
 OF_TWO(maddubs_epi16)
+OF_TWO(max_epi16)
+OF_TWO(min_epu16)
 OF_TWO(mulhi_epu16)
 OF_TWO(mulhrs_epi16)
 OF_TWO(packs_epi32)
-OF_TWO(packus_epi16)
 OF_TWO(packus_epi32)
 OF_TWO(permutexvar_epi16)
 OF_TWO(permutexvar_epi32)
+OF_TWO(sllv_epi16)
 OF_TWO(srlv_epi16)
 OF_TWO(unpackhi_epi16)
 OF_TWO(unpackhi_epi32)
@@ -32,6 +35,14 @@ OF_TWO(unpacklo_epi16)
 OF_TWO(unpacklo_epi32)
 OF_TWO(unpacklo_epi64)
 
+extern "C" void mask_blend_epi8(const char* a, const char* b, char* out) {
+    const __m512i x = _mm512_loadu_si512(a), y = _mm512_loadu_si512(b);
+    _mm512_storeu_si512(out, _mm512_mask_blend_epi8(0xf00000000000a005, x, y));
+}
+extern "C" void mask_blend_epi16(const char* a, const char* b, char* out) {
+    const __m512i x = _mm512_loadu_si512(a), y = _mm512_loadu_si512(b);
+    _mm512_storeu_si512(out, _mm512_mask_blend_epi16(0xf000a005, x, y));
+}
 extern "C" void shuffle_i32x4(const char* a, const char* b, char* out) {
     _mm512_storeu_si512(out, _mm512_shuffle_i32x4(_mm512_loadu_si512(a), _mm512_loadu_si512(b), 0x9c));
 }

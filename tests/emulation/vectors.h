@@ -63,16 +63,17 @@ OF_TWO(__m512, unpackhi_ps)
 OF_TWO(__m512, unpacklo_ps)
 OF_TWO(__m512i, add_epi16)
 OF_TWO(__m512i, add_epi32)
+OF_TWO(__m512i, avg_epu16)
 OF_TWO(__m512i, madd_epi16)
 OF_TWO(__m512i, maddubs_epi16)
+OF_TWO(__m512i, max_epi16)
 OF_TWO(__m512i, max_epu16)
 OF_TWO(__m512i, max_epu32)
-OF_TWO(__m512i, min_epu32)
+OF_TWO(__m512i, min_epu16)
 OF_TWO(__m512i, mulhi_epu16)
 OF_TWO(__m512i, mulhrs_epi16)
 OF_TWO(__m512i, mullo_epi32)
 OF_TWO(__m512i, packs_epi32)
-OF_TWO(__m512i, packus_epi16)
 OF_TWO(__m512i, packus_epi32)
 OF_TWO(__m512i, sub_epi16)
 OF_TWO(__m512i, unpackhi_epi16)
@@ -111,6 +112,12 @@ EMULATED __m512i _mm512_srlv_epi16(__m512i a, __m512i n) {
     for (int i = 0; i < 32; ++i) shifted[i] = shifts[i] < 16 ? lanes[i] >> shifts[i] : 0;
     return reinterpret_cast<__m512i>(shifted);
 }
+EMULATED __m512i _mm512_sllv_epi16(__m512i a, __m512i n) {
+    const auto lanes = reinterpret_cast<__v32hu>(a), shifts = reinterpret_cast<__v32hu>(n);
+    __v32hu shifted{};
+    for (int i = 0; i < 32; ++i) shifted[i] = shifts[i] < 16 ? lanes[i] << shifts[i] : 0;
+    return reinterpret_cast<__m512i>(shifted);
+}
 EMULATED __m512i _mm512_slli_epi32(__m512i a, unsigned n) {
     return n < 32 ? reinterpret_cast<__m512i>(reinterpret_cast<__v16su>(a) << n) : __m512i{};
 }
@@ -136,9 +143,6 @@ EMULATED __m512i _mm512_setzero_si512() {
 }
 EMULATED __m512 _mm512_set1_ps(float x) {
     return halves::join<__m512>(_mm256_set1_ps(x), _mm256_set1_ps(x));
-}
-EMULATED __m512i _mm512_set1_epi8(char x) {
-    return halves::join<__m512i>(_mm256_set1_epi8(x), _mm256_set1_epi8(x));
 }
 EMULATED __m512i _mm512_set1_epi16(short x) {
     return halves::join<__m512i>(_mm256_set1_epi16(x), _mm256_set1_epi16(x));
@@ -187,7 +191,7 @@ EMULATED Vector load_lanes(std::uint64_t mask, const void* p) {
     return load_vector<Vector>(lanes);
 }
 template <class T, class Vector>
-EMULATED void store_lanes(void* p, std::uint32_t mask, const Vector& x) {
+EMULATED void store_lanes(void* p, std::uint64_t mask, const Vector& x) {
     T lanes[sizeof(Vector) / sizeof(T)];
     std::memcpy(lanes, &x, sizeof lanes);
     for (unsigned i = 0; i < sizeof(Vector) / sizeof(T); ++i) {
@@ -203,8 +207,13 @@ EMULATED __m512i _mm512_maskz_loadu_epi32(__mmask16 mask, const void* p) {
 EMULATED __m256i _mm256_maskz_loadu_epi16(__mmask16 mask, const void* p) {
     return load_lanes<__m256i, short>(mask, p);
 }
-EMULATED __m512i _mm512_maskz_mov_epi8(__mmask64 mask, __m512i x) {
-    return load_lanes<__m512i, char>(mask, &x);
+EMULATED __m512i _mm512_mask_blend_epi8(__mmask64 mask, __m512i otherwise, __m512i x) {
+    store_lanes<char>(&otherwise, mask, x);
+    return otherwise;
+}
+EMULATED __m512i _mm512_mask_blend_epi16(__mmask32 mask, __m512i otherwise, __m512i x) {
+    store_lanes<short>(&otherwise, mask, x);
+    return otherwise;
 }
 EMULATED __m512i _mm512_maskz_mov_epi16(__mmask32 mask, __m512i x) {
     return load_lanes<__m512i, short>(mask, &x);

@@ -94,16 +94,25 @@ def test_words_are_multiplied_and_shifted(instructions: ctypes.CDLL) -> None:
         "mulhi_epu16": (a.astype(np.int64) * b) >> 16,
         "mulhrs_epi16": (x * y + 2**14) >> 15,
         "permutexvar_epi16": b[a & 31],
-        "packus_epi16": np.clip(np.stack([x.reshape(4, 8), y.reshape(4, 8)], axis=1), 0, 255).ravel(),
+        "avg_epu16": (a.astype(np.int64) + b + 1) >> 1,
+        "max_epi16": np.maximum(x, y),
+        "min_epu16": np.minimum(a, b),
+        "mask_blend_epi16": np.where(0xF000A005 >> np.arange(32) & 1, b, a),
         "unpacklo_epi16": np.stack([a.reshape(4, 8)[:, :4], b.reshape(4, 8)[:, :4]], axis=2).ravel(),
         "unpackhi_epi16": np.stack([a.reshape(4, 8)[:, 4:], b.reshape(4, 8)[:, 4:]], axis=2).ravel(),
     }
     for name, words in expected.items():
-        dtype = np.uint8 if name.startswith("packus") else np.uint16
-        result = call(instructions, name, a, b, out=dtype)
-        np.testing.assert_array_equal(result, words.astype(dtype), err_msg=name)
-    shifted = np.where(shifts < 16, a >> np.minimum(shifts, 15), 0)
-    np.testing.assert_array_equal(call(instructions, "srlv_epi16", a, shifts, out=np.uint16), shifted)
+        result = call(instructions, name, a, b, out=np.uint16)
+        np.testing.assert_array_equal(result, words.astype(np.uint16), err_msg=name)
+    for name, shift in {"srlv_epi16": np.right_shift, "sllv_epi16": np.left_shift}.items():
+        shifted = np.where(shifts < 16, shift(a, np.minimum(shifts, 15)), 0).astype(np.uint16)
+        np.testing.assert_array_equal(call(instructions, name, a, shifts, out=np.uint16), shifted, err_msg=name)
+
+
+def test_bytes_are_blended(instructions: ctypes.CDLL) -> None:
+    a, b = integers(np.uint8, 64), integers(np.uint8, 64, 1)
+    blended = np.where(0xF00000000000A005 >> np.arange(64, dtype=np.uint64) & 1, b, a)
+    np.testing.assert_array_equal(call(instructions, "mask_blend_epi8", a, b, out=np.uint8), blended)
 
 
 def test_lanes_go_where_they_belong(instructions: ctypes.CDLL) -> None:
