@@ -96,3 +96,27 @@ def test_keys_beside_one_that_takes_most_of_the_attention_still_count(tier: str)
     exact = exactly.attention(*(torch.from_numpy(op_cases.from_bfloat16_bits(x)).double() for x in bits)).numpy()
     y = CpuOps(1, "int8", 2, tier=tier).attention(*bits, np.empty_like(bits[0]))
     assert np.abs(op_cases.from_bfloat16_bits(y) - exact).max() < 0.05
+
+
+def int8_attention(q: np.ndarray, kv: np.ndarray, tier: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of one head, and the float64 one of the same bfloat16 operands."""
+    bits = [op_cases.bfloat16_bits(x.astype(np.float32)) for x in (q, kv)]
+    exact = [torch.from_numpy(op_cases.from_bfloat16_bits(x)).double() for x in bits]
+    y = CpuOps(1, "int8", 2, tier=tier).attention(*bits, np.empty_like(bits[0]))
+    return op_cases.from_bfloat16_bits(y), op_cases.ReferenceOps(1, torch.float64).attention(*exact).numpy()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("head_dim", [16, 63, 64, 65, 96, 128, 129, 200, 256])
+@pytest.mark.parametrize("keys", [2, 48, 63, 64, 65, 90, 130])
+def test_scores_at_the_limit_of_their_sums(keys: int, head_dim: int, tier: str) -> None:
+    """Queries and keys of ones and minus ones: sums are as large as they get, of either sign. Places of a panel without a
+    key would count as one of the least score."""
+    rng = np.random.default_rng(head_dim)
+    signs = np.where(np.arange(keys) % 2 == 0, 1.0, -1.0)[:, None]
+    kv = signs * np.concatenate([np.ones((keys, head_dim)), rng.uniform(0.8, 1, (keys, head_dim))], axis=1)
+    for score in (0.5, 4.0, 30.0):
+        q = np.concatenate([np.ones((3, head_dim)), -np.ones((3, head_dim))]) * score / head_dim**0.5
+        y, exact = int8_attention(q[None], kv[None], tier)
+        # Half a step of a value, a step of a probability, and a rounding of the result.
+        np.testing.assert_allclose(y, exact, rtol=0, atol=1 / 254 + 2 / 255 + 2.0**-9)
