@@ -110,8 +110,8 @@ def int8_attention(q: np.ndarray, kv: np.ndarray, tier: str) -> tuple[np.ndarray
 @pytest.mark.parametrize("head_dim", [16, 63, 64, 65, 96, 128, 129, 200, 256])
 @pytest.mark.parametrize("keys", [2, 48, 63, 64, 65, 90, 130])
 def test_scores_at_the_limit_of_their_sums(keys: int, head_dim: int, tier: str) -> None:
-    """Queries and keys of ones and minus ones: sums are as large as they get, of either sign. Places of a panel without a
-    key would count as one of the least score."""
+    """Queries and keys of ones and minus ones: sums are as large as they get, of either sign. Places of a panel
+    without a key would count as one of the least score."""
     rng = np.random.default_rng(head_dim)
     signs = np.where(np.arange(keys) % 2 == 0, 1.0, -1.0)[:, None]
     kv = signs * np.concatenate([np.ones((keys, head_dim)), rng.uniform(0.8, 1, (keys, head_dim))], axis=1)
