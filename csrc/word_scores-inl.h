@@ -25,7 +25,8 @@ struct WordScores {
     static std::int64_t columns(std::int64_t) { return kPanel; }
     static std::int64_t key_of(std::int64_t column) { return column % 16 * 4 + column / 16; }
 
-    // What factor() needs: scales that scores are to be multiplied by, a line further biases by column.
+    // What factor() needs: scales that scores are to be multiplied by, the largest bias, a line further biases by
+    // column.
     template <class Layout>
     static std::int64_t extra_bytes(const Layout& layout) {
         return 64 + layout.key_panels * kPanel * 4;
@@ -69,6 +70,7 @@ struct WordScores {
             _mm512_storeu_si512(scales + 16, second);
         }
         if (head.bias == nullptr) return;
+        factor[1] = *std::max_element(head.bias, head.bias + head.keys);
         for (std::int64_t i = 0; i < layout.key_panels * kPanel; ++i) {
             factor[16 + i] = head.bias[i / kPanel * kPanel + key_of(i % kPanel)];
         }
@@ -108,19 +110,19 @@ struct WordScores {
         const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head.head_dim));
         const float factor = scale * query_scale * values[0];
         if (head.bias == nullptr) return factor;
-        // In units of which half of a word has room for the scores, and half for biases: ln 2048 at most.
-        constexpr float kLeast = 11.0f / 16384.0f * 0x1.62e430p-1f;
-        const float limited = std::min(factor, 0x1p100f);
+        // In units of which a word has room for the largest score and the largest bias together.
+        constexpr float kLn2 = 0x1.62e430p-1f, kLargest = 127.0f / 128.0f * 0x1p15f, kRoom = kLargest + 200.0f;
+        const float limited = std::clamp(factor, 0x1p-100f, 0x1p100f);
         if (!(limited == limited)) return factor;
-        const float unit = std::max(2.0f * limited, kLeast);
-        const auto share = static_cast<short>(0x1p15f * (limited / unit));
-        const auto bias_scale = Simd::set(0x1.62e430p-1f / unit);  // ln 2
+        const float unit = std::max(limited, (kLargest * limited + kLn2 * values[1]) * (1.0f / kRoom));
+        const auto share = static_cast<short>(std::min(32767.0f, 0x1p15f * (limited / unit)));
+        const auto bias_scale = Simd::set(kLn2 / unit), least = Simd::set(-0x1p15f);
         for (std::int64_t i = 0; i < layout.key_panels * kPanel; i += 32) {
             const float* const bias = values + 16 + i / kPanel * kPanel + i % kPanel / 2;
-            const auto of = [&](const float* x) { return nearest(Simd::load(x) * bias_scale); };
+            const auto of = [&](const float* x) { return nearest(Simd::max(least, Simd::load(x) * bias_scale)); };
             const __m512i added = words(of(bias), of(bias + 32) << 16);
             const __m512i scores = _mm512_mulhrs_epi16(_mm512_loadu_si512(row + i), _mm512_set1_epi16(share));
-            _mm512_storeu_si512(row + i, _mm512_add_epi16(scores, added));
+            _mm512_storeu_si512(row + i, _mm512_adds_epi16(scores, added));
         }
         return unit;
     }

@@ -16,6 +16,7 @@ namespace astfast {
     }
 
 OF_TWO(add_epi16)
+OF_TWO(adds_epi16)
 OF_TWO(avg_epu16)
 OF_TWO(maddubs_epi16)
 OF_TWO(max_epi16)

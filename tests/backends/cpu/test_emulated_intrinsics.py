@@ -94,6 +94,7 @@ def test_words_are_multiplied_and_shifted(instructions: ctypes.CDLL) -> None:
         "mulhi_epu16": (a.astype(np.int64) * b) >> 16,
         "mulhrs_epi16": (x * y + 2**14) >> 15,
         "permutexvar_epi16": b[a & 31],
+        "adds_epi16": np.clip(x + y, -(2**15), 2**15 - 1),
         "avg_epu16": (a.astype(np.int64) + b + 1) >> 1,
         "max_epi16": np.maximum(x, y),
         "min_epu16": np.minimum(a, b),

@@ -98,12 +98,17 @@ def test_keys_beside_one_that_takes_most_of_the_attention_still_count(tier: str)
     assert np.abs(op_cases.from_bfloat16_bits(y) - exact).max() < 0.05
 
 
-def int8_attention(q: np.ndarray, kv: np.ndarray, tier: str) -> tuple[np.ndarray, np.ndarray]:
+def int8_attention(
+    q: np.ndarray, kv: np.ndarray, tier: str, sizes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Of one head, and the float64 one of the same bfloat16 operands."""
     bits = [op_cases.bfloat16_bits(x.astype(np.float32)) for x in (q, kv)]
     exact = [torch.from_numpy(op_cases.from_bfloat16_bits(x)).double() for x in bits]
-    y = CpuOps(1, "int8", 2, tier=tier).attention(*bits, np.empty_like(bits[0]))
-    return op_cases.from_bfloat16_bits(y), op_cases.ReferenceOps(1, torch.float64).attention(*exact).numpy()
+    y = CpuOps(1, "int8", 2, tier=tier).attention(*bits, np.empty_like(bits[0]), sizes)
+    sizes_of_keys = None if sizes is None else torch.from_numpy(sizes).double()
+    return op_cases.from_bfloat16_bits(y), op_cases.ReferenceOps(1, torch.float64).attention(
+        *exact, sizes=sizes_of_keys
+    ).numpy()
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -120,3 +125,18 @@ def test_scores_at_the_limit_of_their_sums(keys: int, head_dim: int, tier: str) 
         y, exact = int8_attention(q[None], kv[None], tier)
         # Half a step of a value, a step of a probability, and a rounding of the result.
         np.testing.assert_allclose(y, exact, rtol=0, atol=1 / 254 + 2 / 255 + 2.0**-9)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("size", [1, 2, 40, 2048, 2436, 4096, 1e6, 1e30])
+@pytest.mark.parametrize("score", [1e-3, 0.5, 7.5, 40.0])
+def test_a_token_of_any_size_beside_scores_at_the_limit_of_their_sums(score: float, size: float, tier: str) -> None:
+    """Tokens that stand for thousands: there may be as many before merging as int8's attention never sees."""
+    signs = np.where(np.arange(8) % 2, -1.0, 1.0)[:, None]
+    kv = np.concatenate([signs * np.ones((8, 64)), np.zeros((8, 64))], axis=1)[None]
+    kv[0, 2, 64:] = 1
+    sizes = np.ones((1, 8), np.float32)
+    sizes[0, 2] = size
+    q = np.concatenate([np.ones((1, 1, 64)), -np.ones((1, 1, 64))], axis=1) * score / 8
+    y, exact = int8_attention(q, kv, tier, sizes)
+    np.testing.assert_allclose(y, exact, rtol=0, atol=1 / 254 + 2 / 255 + 2.0**-9)
