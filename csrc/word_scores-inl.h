@@ -110,7 +110,7 @@ struct WordScores {
         const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head.head_dim));
         const float factor = scale * query_scale * values[0];
         if (head.bias == nullptr) return factor;
-        // In units of which a word has room for the largest score and the largest bias together.
+        // In units of which a word has room for the largest score and the largest bias (values[1], log2) together.
         constexpr float kLn2 = 0x1.62e430p-1f, kLargest = 127.0f / 128.0f * 0x1p15f, kRoom = kLargest + 200.0f;
         const float limited = std::clamp(factor, 0x1p-100f, 0x1p100f);
         if (!(limited == limited)) return factor;
