@@ -75,22 +75,28 @@ inline void store_product(float* c, std::int64_t stride, bool second_rows) {
 }
 
 // Adds `steps` tiles along K: the second tiles of A and B lie a_second and b_second bytes after the first ones, the
-// next ones a_step and b_step bytes. beside() is called once a step.
-template <class Operands, bool kSecondRows, class Beside>
-[[gnu::always_inline]] inline void add_products(const std::byte* a, std::int64_t a_second, std::int64_t a_step,
-                                                const std::byte* b, std::int64_t b_second, std::int64_t b_step,
-                                                std::int64_t steps, const Beside& beside) {
-    for (std::int64_t step = 0; step < steps; ++step, a += a_step, b += b_step) {
+// next ones right behind them. beside() is called kBesides times a step, after_step() once.
+constexpr std::int64_t kBesides = 3;
+template <class Operands, bool kSecondRows, class Beside, class AfterStep>
+ALWAYS_INLINE inline void add_products(const std::byte* a, std::int64_t a_second, const std::byte* b,
+                                       std::int64_t b_second, std::int64_t steps, const Beside& beside,
+                                       const AfterStep& after_step) {
+    for (std::int64_t step = 0; step < steps; ++step, a += kTileBytes, b += kTileBytes) {
         _tile_stream_loadd(4, a, 64);
         _tile_loadd(6, b, 64);
         Operands::dot_00();
+        beside();
         _tile_loadd(7, b + b_second, 64);
         Operands::dot_01();
         beside();
+        after_step();
         if constexpr (kSecondRows) {
             _tile_stream_loadd(5, a + a_second, 64);
             Operands::dot_10();
+            beside();
             Operands::dot_11();
+        } else {
+            beside();
         }
     }
 }
@@ -104,57 +110,74 @@ struct AmxGemm : Operands {
 
     static constexpr std::int64_t kChunkBytes = std::int64_t{1} << 40;
     static constexpr int kPanelsTogether = 1;
+    // Of the next panel, a step. More of them would take up what tiles are loaded through: the hardware's prefetcher,
+    // which does not, is faster then.
+    static constexpr std::int64_t kMostLinesAhead = 4;
 
     template <class EpilogueAt>
     static void multiply(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b, std::int64_t panels,
                          const EpilogueAt& epilogue_at) {
         for (std::int64_t p = 0; p < panels; ++p) {
             auto epilogue = epilogue_at(0, p);
-            multiply_panel(a, rows, k, b + p * panel_bytes<AmxGemm>(k), epilogue);
+            const std::byte* panel = b + p * panel_bytes<AmxGemm>(k);
+            epilogue.is_whole() ? multiply_panel<true>(a, rows, k, panel, epilogue)
+                                : multiply_panel<false>(a, rows, k, panel, epilogue);
         }
     }
 
   private:
-    template <class Epilogue>
-    static void multiply_panel(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b,
-                               Epilogue& epilogue) {
+    template <bool kWhole, class Epilogue>
+    [[gnu::noinline]] static void multiply_panel(const std::byte* a, std::int64_t rows, std::int64_t k,
+                                                 const std::byte* b, Epilogue& epilogue) {
         const TileSession session;
         const std::int64_t steps = units_of<AmxGemm>(k) / kPadUnits, panel = panel_bytes<AmxGemm>(k);
         const std::int64_t group = kRowsTogether * row_bytes<AmxGemm>(k), tiles = (rows + kRowTile - 1) / kRowTile;
-
-        const std::byte *ahead = b + panel, *const ahead_end = ahead + panel;
+        const std::int64_t besides = steps * kBesides;
         const std::int64_t lines_a_step = panel / 64 / (tiles * steps) + 1;
+
+        const auto scale = row_scales<AmxGemm>(a, k);
         alignas(64) float products[2][kRowTile * kPanel];
-        const float* done = nullptr;  // the last product, whose rows [next_row, end_row) wait for their epilogue
-        std::int64_t next_row = 0, end_row = 0;
-        const auto finish_rows = [&](std::int64_t count) {
-            for (; count > 0 && next_row < end_row; --count, ++next_row, done += kPanel) {
-                epilogue.next_row(done, row_scale<AmxGemm>(a, next_row, k));
+        std::int64_t next_row = 0, waiting = 0;  // rows of the last product whose epilogue is yet to come
+        const float* next = nullptr;
+        const auto finish_row = [&]() ALWAYS_INLINE {
+            if constexpr (kWhole) {
+                epilogue.next_whole_row(next, scale(next_row));
+            } else {
+                epilogue.next_row(next, scale(next_row));
+            }
+            ++next_row;
+            next += kPanel;
+            --waiting;
+        };
+        std::int64_t due = 0;  // rows, times besides
+        const auto beside = [&]() ALWAYS_INLINE {
+            for (due += kRowTile; due >= besides; due -= besides) {
+                if (waiting > 0) finish_row();
             }
         };
-        const std::int64_t rows_a_step = (kRowTile + steps - 1) / steps;
-        const auto beside = [&] {
-            finish_rows(rows_a_step);
-            for (std::int64_t line = 0; line < lines_a_step && ahead < ahead_end; ++line, ahead += 64) {
+        const std::byte* ahead = b + panel;
+        const std::byte* const ahead_end = lines_a_step <= kMostLinesAhead ? ahead + panel : ahead;
+        const auto fetch_ahead = [&]() ALWAYS_INLINE {
+            for (const std::byte* end = std::min(ahead + lines_a_step * 64, ahead_end); ahead < end; ahead += 64) {
                 _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
             }
         };
-        for (std::int64_t r = 0, tile = 0; r < rows; r += kRowTile, ++tile) {
+        for (std::int64_t r = 0; r < rows; r += kRowTile) {
+            float* const c = products[r / kRowTile % 2];
+            const std::int64_t count = std::min<std::int64_t>(kRowTile, rows - r);
             const std::byte* from = a + r / kRowsTogether * group;
-            float* const c = products[tile % 2];
-            const bool second_rows = rows - r > 16;
+            const bool second_rows = count > kRowsTogether;
             zero_product(second_rows);
-            const auto add = [&](auto both) {
-                add_products<Operands, decltype(both)::value>(from, group, kTileBytes, b, steps * kTileBytes,
-                                                              kTileBytes, steps, beside);
-            };
-            second_rows ? add(std::true_type{}) : add(std::false_type{});
+            if (second_rows) {
+                add_products<Operands, true>(from, group, b, steps * kTileBytes, steps, beside, fetch_ahead);
+            } else {
+                add_products<Operands, false>(from, group, b, steps * kTileBytes, steps, beside, fetch_ahead);
+            }
             store_product(c, kPanel, second_rows);
-            done = c;
-            next_row = r;
-            end_row = std::min<std::int64_t>(r + kRowTile, rows);
+            next = c;
+            waiting = count;
         }
-        finish_rows(kRowTile);
+        while (waiting > 0) finish_row();
     }
 };
 

@@ -150,24 +150,31 @@ struct DotTiles {
     }
 };
 
-// Walks the rows of an output without a division for each.
-template <class T>
+// Walks the rows of an output without a division or a product for each.
 class RowCursor {
   public:
-    RowCursor(const Rows<void>& rows, std::int64_t row)
-        : rows_(rows), clip_(row / rows.per_clip), index_(row % rows.per_clip) {}
-    T* get() const { return static_cast<T*>(rows_.data) + clip_ * rows_.clip_stride + index_ * rows_.row_stride; }
-    std::int64_t index() const { return index_; }  // within the clip
+    // From `row` on; elements have so many bytes.
+    RowCursor(const Rows<void>& rows, std::int64_t row, std::int64_t bytes)
+        : row_(static_cast<std::byte*>(rows.data) +
+               (row / rows.per_clip * rows.clip_stride + row % rows.per_clip * rows.row_stride) * bytes),
+          stride_(rows.row_stride * bytes),
+          to_next_clip_((rows.clip_stride - rows.per_clip * rows.row_stride) * bytes),
+          per_clip_(rows.per_clip),
+          left_(per_clip_ - row % per_clip_) {}
+    std::byte* get() const { return row_; }
+    std::int64_t stride() const { return stride_; }           // bytes
+    std::int64_t index() const { return per_clip_ - left_; }  // within the clip
     void next() {
-        if (++index_ == rows_.per_clip) {
-            index_ = 0;
-            ++clip_;
+        row_ += stride_;
+        if (--left_ == 0) {
+            row_ += to_next_clip_;
+            left_ = per_clip_;
         }
     }
 
   private:
-    const Rows<void>& rows_;
-    std::int64_t clip_, index_;
+    std::byte* row_;
+    std::int64_t stride_, to_next_clip_, per_clip_, left_;
 };
 
 // The epilogue of a panel of C: bias, activation, residual or position, row by row.
@@ -180,8 +187,7 @@ class PanelEpilogue {
         : out_(out),
           column_(panel_index * Gemm::kPanel),
           n_(static_cast<int>(std::min<std::int64_t>(Gemm::kPanel, out.n - column_))),
-          rows_{out.out.data, out.out.per_clip, out.out.clip_stride * kBytes, out.out.row_stride * kBytes},
-          cursor_(rows_, row) {
+          cursor_(out.out, row, kBytes) {
         const auto* scales = reinterpret_cast<const float*>(panel_end);
         for_vectors<Simd>(n_, [&](std::int64_t i, int lanes) {
             Column& column = columns_[i / Simd::kLanes];
@@ -234,7 +240,7 @@ class PanelEpilogue {
     template <class Each>
     [[gnu::always_inline]] void write_row(RowScale row_scale, const Each& each_part) {
         T* row = reinterpret_cast<T*>(cursor_.get()) + column_;
-        prefetch(reinterpret_cast<const char*>(row) + Gemm::kRowTile * rows_.row_stride);
+        prefetch(reinterpret_cast<const char*>(row) + Gemm::kRowTile * cursor_.stride());
         const float* position = nullptr;
         if constexpr (kKind == Epilogue::kPosition) position = out_.position + cursor_.index() * out_.n + column_;
         each_part([&](auto vectors, std::int64_t i, int lanes, const auto& sum_of) ALWAYS_INLINE {
@@ -274,8 +280,7 @@ class PanelEpilogue {
     const PanelOutput& out_;
     const std::int64_t column_;
     const int n_;
-    const Rows<void> rows_;  // strides in bytes
-    RowCursor<std::byte> cursor_;
+    RowCursor cursor_;
     struct Column {  // a vector of them
         typename Simd::F bias, scale, initial_sum;
     };

@@ -67,25 +67,21 @@ struct RowScale {
 template <class Gemm>
 constexpr bool shifts_rows = std::is_same_v<typename Gemm::Operand, std::uint8_t>;
 
+// Scales of row r of A and the rows after it that alternate with it, one after the other behind their operands.
 template <class Gemm>
 inline RowScale* scale_of(std::byte* a, std::int64_t r, std::int64_t k) {
-    constexpr auto kPerLine = static_cast<std::int64_t>(64 / sizeof(typename Gemm::Operand));
-    return reinterpret_cast<RowScale*>(row_of<Gemm>(a, r, k).at(operand_bytes<Gemm>(k) / 64 * kPerLine));
+    constexpr std::uint64_t kTogether = Gemm::kRowsTogether;
+    const auto row = static_cast<std::uint64_t>(r);
+    const std::uint64_t group = row / kTogether * (kTogether * static_cast<std::uint64_t>(row_bytes<Gemm>(k)));
+    std::byte* const scales = a + operand_bytes<Gemm>(k) * Gemm::kRowsTogether;
+    return reinterpret_cast<RowScale*>(scales + group) + row % kTogether;
 }
 
-template <class Gemm>
-inline RowScale row_scale(const std::byte* a, std::int64_t r, std::int64_t k) {
-    if constexpr (Gemm::kQuantised) return *scale_of<Gemm>(const_cast<std::byte*>(a), r, k);
-    return {1.0f, 0.0f};
-}
-
-// row_scale of any row, where rows lie one after the other: without the address of the first one for each.
+// The scale of any row, without the address of the first one for each.
 template <class Gemm>
 inline auto row_scales(const std::byte* a, std::int64_t k) {
-    static_assert(Gemm::kRowsTogether == 1);
-    const auto* const first = reinterpret_cast<const std::byte*>(scale_of<Gemm>(const_cast<std::byte*>(a), 0, k));
-    return [first, stride = row_bytes<Gemm>(k)](std::int64_t r) ALWAYS_INLINE {
-        return Gemm::kQuantised ? *reinterpret_cast<const RowScale*>(first + r * stride) : RowScale{1.0f, 0.0f};
+    return [a, k](std::int64_t r) ALWAYS_INLINE {
+        return Gemm::kQuantised ? *scale_of<Gemm>(const_cast<std::byte*>(a), r, k) : RowScale{1.0f, 0.0f};
     };
 }
 
