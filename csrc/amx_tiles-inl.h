@@ -4,8 +4,9 @@
 //
 // Both operands come from the second-level cache, at half the bytes a cycle that the unit could use, so everything else
 // stays out of its way: tiles of A, which are read once a panel, are loaded past the first-level cache's replacement,
-// the next panel is fetched into the second-level cache meanwhile, and the epilogue of the last product runs row by row
-// between the steps of this one.
+// the next panel is fetched into the second-level cache meanwhile, and rows of the last product go through its epilogue
+// one by one between the tile products of this one. Measured: three rows after every four tile products take a sixth
+// longer, and so do fifteen more instructions a row for addresses.
 
 namespace astfast {
 namespace {

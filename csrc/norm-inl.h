@@ -62,6 +62,7 @@ template <class Gemm>
 void norm_rows(const Rows<const float>& x, std::int64_t row, std::int64_t rows, const Norm& norm, std::byte* a) {
     for (std::int64_t r = 0; r < rows; ++r) {
         const float* source = x.at(row + r);
+        if (r + 1 < rows) fetch(x.at(row + r + 1), norm.width);
         const auto statistics = moments<typename Gemm::Simd>(source, norm.width, norm.eps);
         write_row_of_a<Gemm>(a, r, norm.width,
                              [&](const auto& fn) { normalise<typename Gemm::Simd>(source, norm, statistics, fn); });

@@ -40,9 +40,7 @@ inline float copy_row(const Row& row, const typename Gemm::Activation* x, std::i
         zero_tail<Gemm>(row, k);
         return 1.0f;
     }
-    if constexpr (shifts_rows<Gemm>) {
-        return write_centred_bf16_row<Gemm>(row, k, x, [](std::int64_t) { return Floats<typename Gemm::Simd>{}; });
-    }
+    if constexpr (sizeof(Operand) == 1) return write_bf16_row<Gemm>(row, k, x);
     return write_row<Gemm>(row, k, [&](const auto& fn) { for_elements<typename Gemm::Simd>(x, k, fn); });
 }
 
@@ -54,15 +52,17 @@ inline void copy_row_of_a(std::byte* a, std::int64_t r, const typename Gemm::Act
         copy_row<Gemm>(row_of<Gemm>(a, r, k), x, k);
         return;
     }
-    if constexpr (shifts_rows<Gemm>) {
-        if (factors == nullptr) {
+    if (factors == nullptr) {
+        if constexpr (shifts_rows<Gemm>) {
             *scale_of<Gemm>(a, r, k) = write_shifted_bf16_row<Gemm>(row_of<Gemm>(a, r, k), k, x);
-            return;
+        } else {
+            *scale_of<Gemm>(a, r, k) = {copy_row<Gemm>(row_of<Gemm>(a, r, k), x, k), 0.0f};
         }
+        return;
     }
     write_row_of_a<Gemm>(a, r, k, [&](const auto& fn) {
         for_elements<Simd>(x, k, [&](std::int64_t i, int n, typename Simd::F y) {
-            fn(i, n, factors == nullptr ? y : y * load_as_float<Simd>(factors + i, n));
+            fn(i, n, y * load_as_float<Simd>(factors + i, n));
         });
     });
 }

@@ -111,12 +111,13 @@ ALWAYS_INLINE inline void for_pairs(const std::uint16_t* x, std::int64_t k, cons
     fn(i, pairs);
 }
 
-// A sum with it has the operand that a number is nearest to in its lowest bits, offset by 128.
-constexpr float kWhole = 0x1.8p23f + 128.0f;
+// A sum with it has the operand that a number is nearest to in its lowest byte: as it is, or offset by 128.
+template <class Gemm>
+constexpr float kWhole = 0x1.8p23f + (shifts_rows<Gemm> ? 128.0f : 0.0f);
 
 // Such sums, of even elements and odd ones -> operands.
 template <class Simd>
-ALWAYS_INLINE inline void store_bytes(std::uint8_t* p, typename Simd::F even, typename Simd::F odd) {
+ALWAYS_INLINE inline void store_bytes(void* p, typename Simd::F even, typename Simd::F odd) {
     using I = typename Simd::I;
     typedef std::uint16_t Pairs __attribute__((vector_size(sizeof(I) / 2)));
     const I bytes = (reinterpret_cast<I>(even) & 0xff) | reinterpret_cast<I>(odd) << 8;
@@ -139,8 +140,38 @@ inline float write_centred_bf16_row(const Row& row, std::int64_t k, const std::u
     each([&](std::int64_t, auto even, auto odd)
              ALWAYS_INLINE { largest = larger_magnitude<Simd>(larger_magnitude<Simd>(largest, even), odd); });
     const Levels levels(Simd::largest(largest), Gemm::quant_levels(k));
-    const auto inverse = Simd::set(levels.inverse), whole = Simd::set(kWhole);
+    const auto inverse = Simd::set(levels.inverse), whole = Simd::set(kWhole<Gemm>);
     each([&](std::int64_t i, auto even, auto odd) ALWAYS_INLINE {
+        store_bytes<Simd>(row.at(i), Simd::fma(even, inverse, whole), Simd::fma(odd, inverse, whole));
+    });
+    zero_tail<Gemm>(row, k);
+    return levels.scale;
+}
+
+// Words of bfloat16, the largest magnitude of them in the upper half.
+template <class Simd, class Words>
+ALWAYS_INLINE inline std::int32_t largest_word(Words x) {
+    using I = typename Simd::I;
+    const I first = reinterpret_cast<I>(x) << 16, second = reinterpret_cast<I>(x) & ~0xffff;
+    return Simd::largest(first > second ? first : second);
+}
+
+// A row as write_row has it, where an operand is a byte. Fetches what follows the row, for the next.
+template <class Gemm, class Row>
+inline float write_bf16_row(const Row& row, std::int64_t k, const std::uint16_t* x) {
+    using Simd = typename Gemm::Simd;
+    using I = typename Simd::I;
+    typedef std::int16_t Halves __attribute__((vector_size(sizeof(I))));
+    Halves largest{};
+    for_pairs<I>(x, k, [&](std::int64_t, I pairs) ALWAYS_INLINE {
+        const Halves magnitude = reinterpret_cast<Halves>(pairs & 0x7fff7fff);
+        largest = magnitude > largest ? magnitude : largest;
+    });
+    const Levels levels(largest_word<Simd>(largest), Gemm::quant_levels(k));
+    const auto inverse = Simd::set(levels.inverse), whole = Simd::set(kWhole<Gemm>);
+    for_pairs<I>(x, k, [&](std::int64_t i, I pairs) ALWAYS_INLINE {
+        __builtin_prefetch(x + k + i);
+        const auto [even, odd] = floats_of<Simd>(pairs);
         store_bytes<Simd>(row.at(i), Simd::fma(even, inverse, whole), Simd::fma(odd, inverse, whole));
     });
     zero_tail<Gemm>(row, k);
@@ -162,12 +193,8 @@ inline RowScale write_shifted_bf16_row(const Row& row, std::int64_t k, const std
         above = bits > above ? bits : above;
         below = negated > below ? negated : below;
     });
-    const auto largest = [](Halves x) ALWAYS_INLINE {  // in the upper half
-        const I first = reinterpret_cast<I>(x) << 16, second = reinterpret_cast<I>(x) & ~0xffff;
-        return Simd::largest(first > second ? first : second);
-    };
-    const RangeLevels levels(largest(above), largest(below), Gemm::quant_levels(k));
-    const F factor = Simd::set(levels.inverse), offset = Simd::set(levels.shift), whole = Simd::set(kWhole);
+    const RangeLevels levels(largest_word<Simd>(above), largest_word<Simd>(below), Gemm::quant_levels(k));
+    const F factor = Simd::set(levels.inverse), offset = Simd::set(levels.shift), whole = Simd::set(kWhole<Gemm>);
     for_pairs<I>(x, k, [&](std::int64_t i, I pairs) ALWAYS_INLINE {
         __builtin_prefetch(x + k + i);
         const auto [even, odd] = floats_of<Simd>(pairs);
