@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from benchmarks import rows
@@ -49,16 +50,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not machines:
         sys.exit(f"no results in {options.results}: run `make bench` first")
     options.docs.mkdir(exist_ok=True)
-    page, readme = ["# Benchmarks", INTRODUCTION], []
+    page = ["# Benchmarks", INTRODUCTION]
+    readme: dict[str, list[str]] = {}  # of each class of machines the one measured last, by its instruction sets
     for machine, results in machines.items():
         note = disturbance(results, options.draft)
         plots = [plot for make in (plot_models, plot_ops) for plot in make(results, options.docs, machine)]
         page += [f"## {title(results)}", note, summary(results), *sections(results)]
         page += ["### Plots", *(f"![{path.stem.replace('_', ' ')}]({path.name})" for path in plots)] if plots else []
         table = readme_table(results.get("model", []))
-        readme += [f"**{title(results)}**", note, table, measured(results["model"])] if table else []
+        if table:
+            part = [f"**{title(results)}**", note, table, measured(results["model"])]
+            readme.setdefault(results["model"][0]["cpu"].rpartition("(")[2], part)
     (options.docs / "benchmarks.md").write_text("\n\n".join(filter(None, page)) + "\n")
-    write_section(options.readme, "benchmarks", "\n\n".join(filter(None, [*readme, README_NOTE])))
+    write_section(options.readme, "benchmarks", "\n\n".join(filter(None, [*chain(*readme.values()), README_NOTE])))
 
 
 def disturbance(results: Results, draft: bool) -> str:

@@ -15,7 +15,7 @@ def fake_results(folder: Path, background: float) -> None:
         "commit": "abc",
         "date": "2026-01-01T00:00:00+00:00",
         "machine": "2 cores",
-        "cpu": "Some CPU",
+        "cpu": "Some CPU (amx)",
         "versions": {"python": "3.11"},
         "threads": 2,
         "background": background,
@@ -42,8 +42,10 @@ def fake_results(folder: Path, background: float) -> None:
 def test_report(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the plots need matplotlib")
     fake_results(tmp_path / "results", background=report.BUSY)
-    other = (tmp_path / "results" / "model_some-cpu.jsonl").read_text().replace("Some CPU", "Older CPU")
-    (tmp_path / "results" / "model_older-cpu.jsonl").write_text(other.replace("2026-", "2025-"))
+    newest = (tmp_path / "results" / "model_some-cpu.jsonl").read_text()
+    for cpu in ("Older CPU (avx2)", "Same class (amx)"):
+        older = newest.replace("Some CPU (amx)", cpu).replace("2026-", "2025-")
+        (tmp_path / "results" / f"model_{cpu[:5].lower()}.jsonl").write_text(older)
     readme = tmp_path / "README.md"
     begin, end = pages.markers("benchmarks")
     readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
@@ -53,9 +55,11 @@ def test_report(tmp_path: Path) -> None:
     assert text.startswith(f"before\n{begin}\n")
     assert text.endswith(f"{end}\nafter\n")
     assert "old\n" not in text
-    assert text.index("**Some CPU, ") < text.index("**Older CPU, ")
+    assert text.index("**Some CPU (amx), ") < text.index("**Older CPU (avx2), ")
+    assert "Same class" not in text
     assert "Measured 2026-01-01 at abc, up to 25% CPU steal." in text
     page = (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert "## Same class (amx), " in page
     assert "| OpenVINO | bfloat16 | 3 (2 to 3.5) | 3 (2 to 3.5) | 1.25x (1.10 to 1.30) | 1.25x (1.10 to 1.30) |" in page
     assert "speed-up over this engine, batch 1" in page
     assert "kernel / ISA" in page
