@@ -21,6 +21,7 @@ from astfast.models.maest.front_end import front_end as maest
 from astfast.models.passt.front_end import front_end as passt
 from tests.backends.test_log_mel import SIGNALS
 from tests.cases import centred_float64
+from tests.cases.log_mel_error import allowed_error
 
 TIERS = [tier for tier, missing in native().tiers() if not missing]
 FRONT_ENDS: dict[str, CentredLogMel] = {
@@ -66,16 +67,16 @@ def exact_log_mel(name: str, wave: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("name", FRONT_ENDS)
 def test_error_against_float64(name: str, signal: str) -> None:
-    """The project's bar: 1e-4 of a natural logarithm, or twice what float32 costs torch's own ops."""
+    """The project's bar, see allowed_error."""
     front_end = FRONT_ENDS[name]
     for length in [*LENGTHS, *([LONG[signal]] if signal in LONG else [])]:
         wave = clip(signal, length)
         exact = exact_log_mel(name, wave)
         in_float64 = torch_log_mel(wave, front_end, torch.float64)
         assert np.abs(in_float64 - exact).max() <= 1e-7 * LOG_UNIT[name] + 1e-9 * np.abs(exact).max()
-        theirs = np.abs(torch_log_mel(wave, front_end) - exact).max()
-        ours = np.abs(native_log_mel(wave, front_end) - exact).max()
-        assert ours <= max(1e-4 * LOG_UNIT[name], 2 * theirs), (length, ours / LOG_UNIT[name], theirs)
+        errors = np.abs(native_log_mel(wave, front_end) - exact)
+        allowed = allowed_error(exact, torch_log_mel(wave, front_end), LOG_UNIT[name])
+        assert (errors <= allowed).all(), (length, (errors / allowed).max())
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)

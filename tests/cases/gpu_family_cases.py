@@ -24,6 +24,7 @@ from astfast.pcm import INT16_FULL_SCALE
 from tests.cases import op_cases
 from tests.cases.gpu_cases import EPSILON
 from tests.cases.image_cases import ImageGeometry
+from tests.cases.log_mel_error import allowed_error
 from tests.cases.plain_torch import PlainTorch
 
 FRONT_ENDS = {"CED": ced(), "PaSST": passt(), "MAEST": maest(1875, hub=False), "MAEST, hub": maest(1876, hub=True)}
@@ -77,7 +78,7 @@ def result_on(ops: CudaOps, case: op_cases.OpCase, dtype: torch.dtype) -> np.nda
 def check_front_end(front_end: CentredLogMel, ops: CudaOps) -> None:
     """A clip that fills the model's input, one sample, and no whole hops in one batch, as float32 and as int16.
 
-    Raises AssertionError for an error above 1e-4 of a natural logarithm and twice what float32 costs torch's own ops.
+    Raises AssertionError for an error above that of allowed_error.
     """
     rng, full = np.random.default_rng(0), front_end.input_samples
     lengths = [full, 1, full // 2 + 7]
@@ -94,9 +95,9 @@ def check_front_end(front_end: CentredLogMel, ops: CudaOps) -> None:
             exact, theirs = (
                 ReferenceOps(1, dtype).log_mel([clip], front_end)[0].numpy() for dtype in (torch.float64, torch.float32)
             )
-            error = np.abs(row[: len(exact)] - exact).max()
-            allowed = max(1e-4 * unit, 2 * np.abs(theirs - exact).max())
-            assert error <= allowed, f"{length} samples, {kind.dtype}: {error:.2e} of {allowed:.2e}"
+            errors, allowed = np.abs(row[: len(exact)] - exact), allowed_error(exact, theirs, unit)
+            worst = float((errors / allowed).max())
+            assert worst <= 1, f"{length} samples, {kind.dtype}: {worst:.2f} times what is allowed"
 
 
 def short(front_end: CentredLogMel, frames: int) -> CentredLogMel:
