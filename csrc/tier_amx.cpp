@@ -37,6 +37,8 @@
 #include "scan-inl.h"
 #include "bf16_vector-inl.h"
 #include "amx_tiles-inl.h"
+#include "amx_heads-inl.h"
+#include "fixed_point-inl.h"
 #include "amx_attention-inl.h"
 #include "tier-inl.h"
 // clang-format on
