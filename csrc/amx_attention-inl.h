@@ -29,8 +29,7 @@ class AmxAttentionOf {
     static constexpr std::int64_t kQueryTile = 32, kMaxKeys = std::numeric_limits<std::int64_t>::max();
 
     static std::size_t packed_bytes(std::int64_t keys, std::int64_t head_dim) {
-        const Layout layout(keys, head_dim);
-        return static_cast<std::size_t>(layout.key_bytes() + layout.value_bytes() + 64);
+        return static_cast<std::size_t>(Layout(keys, head_dim).packed_bytes());
     }
 
     static std::size_t scratch_bytes(std::int64_t, std::int64_t head_dim) {

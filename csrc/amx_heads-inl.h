@@ -17,6 +17,7 @@ struct AmxLayout {
     std::int64_t columns() const { return (head_dim() + 31) / 32 * 32; }            // of the values, in whole products
     std::int64_t key_bytes() const { return steps * 2 * key_steps() * kTileBytes; }
     std::int64_t value_bytes() const { return steps * (columns() / 16) * kTileBytes; }
+    std::int64_t packed_bytes() const { return key_bytes() + value_bytes() + 64; }
 
   private:
     std::int64_t head_dim() const { return kHeadDim > 0 ? kHeadDim : head_dim_; }

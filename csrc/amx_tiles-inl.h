@@ -75,9 +75,10 @@ inline void store_product(float* c, std::int64_t stride, bool second_rows) {
     }
 }
 
+constexpr std::int64_t kBesides = 3;  // calls of beside() a step
+
 // Adds `steps` tiles along K: the second tiles of A and B lie a_second and b_second bytes after the first ones, the
-// next ones right behind them. beside() is called kBesides times a step, after_step() once.
-constexpr std::int64_t kBesides = 3;
+// next ones right behind them. beside() is called between the tile products of a step, after_step() once.
 template <class Operands, bool kSecondRows, class Beside, class AfterStep>
 ALWAYS_INLINE inline void add_products(const std::byte* a, std::int64_t a_second, const std::byte* b,
                                        std::int64_t b_second, std::int64_t steps, const Beside& beside,

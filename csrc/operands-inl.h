@@ -67,22 +67,28 @@ struct RowScale {
 template <class Gemm>
 constexpr bool shifts_rows = std::is_same_v<typename Gemm::Operand, std::uint8_t>;
 
-// Scales of row r of A and the rows after it that alternate with it, one after the other behind their operands.
+// Where the scale of a row of A is, by row: those of rows that alternate lie one after the other behind their operands.
 template <class Gemm>
-inline RowScale* scale_of(std::byte* a, std::int64_t r, std::int64_t k) {
-    constexpr std::uint64_t kTogether = Gemm::kRowsTogether;
-    const auto row = static_cast<std::uint64_t>(r);
-    const std::uint64_t group = row / kTogether * (kTogether * static_cast<std::uint64_t>(row_bytes<Gemm>(k)));
-    std::byte* const scales = a + operand_bytes<Gemm>(k) * Gemm::kRowsTogether;
-    return reinterpret_cast<RowScale*>(scales + group) + row % kTogether;
+inline auto scales_of(std::byte* a, std::int64_t k) {
+    std::byte* const first = a + operand_bytes<Gemm>(k) * Gemm::kRowsTogether;
+    return [first, stride = row_bytes<Gemm>(k)](std::int64_t r) ALWAYS_INLINE {
+        constexpr std::uint64_t kTogether = Gemm::kRowsTogether;
+        const auto row = static_cast<std::uint64_t>(r);
+        const auto group = static_cast<std::int64_t>(row / kTogether * kTogether);
+        return reinterpret_cast<RowScale*>(first + group * stride) + row % kTogether;
+    };
 }
 
-// The scale of any row, without the address of the first one for each.
+template <class Gemm>
+inline RowScale* scale_of(std::byte* a, std::int64_t r, std::int64_t k) {
+    return scales_of<Gemm>(a, k)(r);
+}
+
+// The scales themselves, by row.
 template <class Gemm>
 inline auto row_scales(const std::byte* a, std::int64_t k) {
-    return [a, k](std::int64_t r) ALWAYS_INLINE {
-        return Gemm::kQuantised ? *scale_of<Gemm>(const_cast<std::byte*>(a), r, k) : RowScale{1.0f, 0.0f};
-    };
+    return [at = scales_of<Gemm>(const_cast<std::byte*>(a), k)](std::int64_t r)
+               ALWAYS_INLINE { return Gemm::kQuantised ? *at(r) : RowScale{1.0f, 0.0f}; };
 }
 
 template <class Simd>
