@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from astfast.backends.cuda.fallback_ops import sensitivity_of_logs
 from astfast.backends.cuda.op_call import OpCall
 from astfast.centred_log_mel import CentredLogMel, analysis_window, mel_filters
 from astfast.kernels import centred_log_mel as kernels
@@ -69,6 +71,7 @@ def calls(
         result="out",
         written=("out",),
         tuning={"precision": "ieee", "tile": tile},
+        sensitivity=partial(sensitivity_of_logs, unit=front_end.log_factor * scale, offset=offset),
     )
     if front_end.top_db is not None:
         yield OpCall(

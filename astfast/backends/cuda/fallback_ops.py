@@ -16,6 +16,7 @@ from astfast.kernels.quantise import float8_room
 from astfast.kernels.statistics import STATISTICS_TILE, are_centred, statistics_parts
 
 SCALED_MM_MULTIPLE = 16  # of both sides of a weight in torch._scaled_mm
+QUIETEST = 4096.0  # times as quiet as its frame's loudest band: what is quieter counts as no quieter
 
 
 def log_mel(
@@ -48,6 +49,22 @@ def log_mel(
     covered = torch.arange(frames, device=waves.device) < full[:, None]  # [B, frames]
     y = torch.where(covered[..., None], energy.clamp(min=floor).log(), 0)
     return torch.mul(y - shift, scale, out=out)
+
+
+def sensitivity_of_logs(
+    exact: torch.Tensor,  # [B, frames, mels]
+    unit: float | torch.Tensor,  # of one natural logarithm, > 0, or [mels]
+    offset: float | torch.Tensor = 0.0,
+) -> torch.Tensor:
+    """The sensitivity (see ``OpCall``) of unit * log(power) + offset, elementwise.
+
+    Each amplitude of a frame is a sum of samples as large as the loudest one, whose roundings are as large: they change
+    the power of a band by twice their share in its amplitude. Measured, the error of float32 is 0.8 to 1.0 of this
+    times 2^-24 in root mean square, whoever sums.
+    """
+    logs = (exact - offset) / unit
+    amplitudes = ((logs.amax(-1, keepdim=True) - logs) / 2).exp()  # of the loudest band, in those of each
+    return 2 * amplitudes.clamp(max=QUIETEST) * unit
 
 
 def patch_embed(

@@ -14,6 +14,11 @@ from astfast.kernels.tuning import Tile
 Tensors = Mapping[str, torch.Tensor]
 
 
+def largest(exact: torch.Tensor) -> torch.Tensor:
+    """The sensitivity (see ``OpCall``) of a result that is a sum itself: its largest element, for all of them."""
+    return exact.abs().max()
+
+
 @dataclass(frozen=True)
 class OpCall:
     """One op on one set of tensors."""
@@ -31,6 +36,8 @@ class OpCall:
     rounded: Tensors = field(default_factory=dict)  # rounded copies of weights that PyTorch's ops take instead
     variant: str = ""  # name of a further kernel of the op
     others: tuple[OpCall, ...] = ()  # the same on further kernels
+    # Of the exact result: how far each element moves per relative change of the largest sum that it comes from.
+    sensitivity: Callable[[torch.Tensor], torch.Tensor] = largest
 
     @property
     def key(self) -> str:

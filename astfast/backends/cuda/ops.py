@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -186,6 +187,7 @@ class CudaOps:
             result="out",
             written=("out",),
             tuning={"precision": "ieee", "tile": self._tiles.log_mel},
+            sensitivity=partial(fallback_ops.sensitivity_of_logs, unit=front_end.scale),
         )
         return self._run(self._with_tensor_cores(call))
 

@@ -1,12 +1,19 @@
 """PyTorch's ops in the place of kernels: any number of prefix tokens and of pooled rows, judged as kernels are."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from astfast.backends.cuda import fallback_ops
+from astfast.backends.cuda import autotune, fallback_ops
 from astfast.backends.cuda.op_call import OpCall
+from astfast.backends.cuda.ops import CudaOps
+from astfast.backends.cuda.target import Target
+from astfast.front_end import KaldiFbank
 from astfast.kernels import head, patch_embed
 from astfast.kernels.tuning import Tile
+from tests.backends.test_centred_log_mel import FRONT_ENDS
 from tests.cases import gpu_cases
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -46,3 +53,37 @@ def test_the_number_of_prefix_tokens_and_of_rows_is_part_of_the_key() -> None:
 
     assert len({embed(0).key, embed(1).key, pool(1).key, pool(2).key}) == 4
     assert pool(1025).key == pool(1214).key == pool(1280).key != pool(1281).key
+
+
+@pytest.fixture(params=["Kaldi", *FRONT_ENDS])
+def log_mel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> OpCall:
+    """The call that a front end makes of a tone and noise a thousandth as loud."""
+    front_end = replace({"Kaldi": KaldiFbank(), **FRONT_ENDS}[request.param], max_length=40)
+    taken: list[OpCall] = []
+    ops = CudaOps(12, "float32", "cpu", target=Target("sm_80", 4, "nothing"))
+    monkeypatch.setattr(ops, "_run", taken.append)
+    noise = np.random.default_rng(0).standard_normal((2, 16000))
+    waves = 0.4 * np.sin(0.1 * np.array([[1.0], [1.3]]) * np.arange(16000)) + 0.0003 * noise
+    lengths = torch.tensor([16000, 9000], dtype=torch.int32)
+    out = torch.empty(2, 40, front_end.num_mel_bins)
+    ops.log_mel_on_device(torch.from_numpy(waves.astype(np.float32)), lengths, front_end, out)
+    return taken[0]
+
+
+def test_float32_is_as_far_off_as_the_sensitivity_of_logs_says(log_mel: OpCall) -> None:
+    exact = log_mel.in_float64().run_torch()
+    error = (log_mel.with_own_outputs().run_torch() - exact) / (log_mel.sensitivity(exact) * 2.0**-24)
+    assert 0.25 <= float(error.square().mean().sqrt()) <= 2
+
+
+@pytest.mark.parametrize(("share", "accepted"), [(0.95, True), (1.05, False)])
+def test_what_roundings_do_to_quiet_bands_refuses_no_kernel(
+    log_mel: OpCall, monkeypatch: pytest.MonkeyPatch, share: float, accepted: bool
+) -> None:
+    """Of a frame's quiet bands torch's own error says little: it may have summed in a luckier order."""
+    exact = log_mel.in_float64().run_torch()
+    of_torch = (log_mel.with_own_outputs().run_torch() - exact).abs().max()
+    allowed = 2 * of_torch + autotune.ROUNDINGS * 2.0**-24 * log_mel.sensitivity(exact)
+    monkeypatch.setattr(OpCall, "launch", lambda call: call)
+    found = autotune.check(log_mel, lambda call: call.clips["out"].copy_(exact + share * allowed))
+    assert (found is None) == accepted, found
