@@ -9,6 +9,8 @@ GPU_SCRIPT := run_gpu
 SOURCES := pyproject.toml setup.py astfast/_native.pyi $(wildcard csrc/*)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export ASTFAST_REQUIRE_NATIVE ?= 1
+# Tests by two processes side by side: most are single-threaded, and so is PyTorch then.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .PHONY: help setup demo lint typecheck test test-slow gpu gpu-tune gpu-profile bench wheel clean
 
@@ -41,11 +43,11 @@ typecheck: setup ## mypy --strict on the package
 	$(BIN)/mypy
 
 test: lint typecheck ## the tests of every day, under 15 minutes with the installation
-	$(BIN)/python -m pytest -q --durations=15
+	$(PYTEST) --durations=15
 
 test-slow: setup $(TRITON_36)/.installed ## the rest: every kernel and configuration, real sizes, soak
-	$(BIN)/python -m pytest -q -m 'slow and not gpu and not network' --durations=15
-	PYTHONPATH=$(TRITON_36) $(BIN)/python -m pytest -q -m 'not gpu' -k 'not slow or planted or beforehand or 90 and not clip' \
+	$(PYTEST) -m 'slow and not gpu and not network' --durations=15
+	PYTHONPATH=$(TRITON_36) $(PYTEST) -m 'not gpu' -k 'not slow or planted or beforehand or 90 and not clip' \
 		tests/kernels tests/benchmarks/test_run_gpu.py
 
 # The Triton of PyTorch 2.10 and 2.11. Its interpreter can't convert an array of one element since NumPy 2.4.

@@ -245,7 +245,6 @@ def test_a_fine_tune_has_its_own_labels_and_length(tmp_path: Path) -> None:
         ("new_pos_embed", lambda x: x[:, :1], r"MAEST.*new_pos_embed is \[1, 1, 64\], not \[1, 2, 64\]"),
         ("surplus.weight", lambda _: torch.zeros(3), r"has, beside those of MAEST, 1 tensor: surplus\.weight"),
     ],
-    ids=str,
 )
 def test_damage_of_a_file_is_named(
     name: str, change: Callable[[torch.Tensor], torch.Tensor] | None, message: str, tmp_path: Path
