@@ -113,6 +113,7 @@ def _told(process: Process, start: dict[str, Any]) -> str:
 def _process(arguments: Sequence[str], variables: dict[str, str]) -> dict[str, Any]:
     """The line of JSON that a Python process prints, and the seconds until then."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", **variables}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # modules of an installation are compiled
     start = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
