@@ -105,20 +105,22 @@ def serving_tier(ops: Any) -> str:
 
 class QuantisedOps(ReferenceOps):
     """What int8 means on a tier of the CPU engine, in float64: weights by output channel and activations by token as so
-    many levels up to their largest magnitude (on VNNI tiers activations as twice as many between their least and their
-    greatest), products exact; LayerNorms, softmax and the residual stream as they are, embeddings and what ops exchange
-    in bfloat16. Of a head, where the tier quantises attention, queries and keys by token and values by channel up to
-    their largest magnitude, keys and values about their mean, probabilities as levels up to a row's largest."""
+    many levels up to their largest magnitude (on AMX and VNNI tiers activations as twice as many between their least
+    and their greatest), products exact; LayerNorms, softmax and the residual stream as they are, embeddings and what
+    ops exchange in bfloat16. Of a head, where the tier quantises attention, queries and keys by token and values by
+    channel up to their largest magnitude, keys and values about their mean, probabilities as levels up to a row's
+    largest."""
 
     def __init__(self, heads: int, tier: str) -> None:
         super().__init__(heads, torch.float64)
         self._by_pairs_of_16_bits = tier == "avx2"
+        self._shifts_rows = tier in ("avx_vnni", "avx512_vnni", "avx512_bf16", "amx")
         self._quantises_attention = tier in ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16")
 
     @property
     def kind(self) -> tuple[bool, bool]:
         """Equal for tiers that quantise alike."""
-        return self._by_pairs_of_16_bits, self._quantises_attention  # and the latter alone: VNNI
+        return self._shifts_rows, self._quantises_attention
 
     def patch_embed(self, spectrogram: Any, w: Embed, out: Any = None) -> torch.Tensor:
         projection = replace(w.projection, weight=_as_bfloat16(w.projection.weight))
@@ -174,13 +176,12 @@ class QuantisedOps(ReferenceOps):
 
     def _linear(self, x: torch.Tensor, w: Linear) -> torch.Tensor:
         levels = self._levels(x.shape[-1])
-        shifts = self._quantises_attention and not self._by_pairs_of_16_bits
-        rows = _quantised_in_range(x, levels) if shifts else _quantised(x, -1, levels)
+        rows = _quantised_in_range(x, levels) if self._shifts_rows else _quantised(x, -1, levels)
         return torch.nn.functional.linear(rows, _quantised(w.weight, -1, levels), w.bias)
 
     def _levels(self, k: int) -> int:
         """Of operands whose products are summed over k: as many as fit their type, and their sums 32 bits."""
-        if self._quantises_attention and not self._by_pairs_of_16_bits:
+        if self._shifts_rows:
             return min(127, 2**31 // (128 * k))  # VNNI, where they may be 128 off centre
         return min(2**15 - 1 if self._by_pairs_of_16_bits else 127, math.isqrt(2**31 // k))
 
