@@ -182,7 +182,7 @@ class QuantisedOps(ReferenceOps):
     def _levels(self, k: int) -> int:
         """Of operands whose products are summed over k: as many as fit their type, and their sums 32 bits."""
         if self._shifts_rows:
-            return min(127, 2**31 // (128 * k))  # VNNI, where they may be 128 off centre
+            return min(127, 2**31 // (128 * k))  # AMX and VNNI, where they may be 128 off centre
         return min(2**15 - 1 if self._by_pairs_of_16_bits else 127, math.isqrt(2**31 // k))
 
 

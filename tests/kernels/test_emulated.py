@@ -190,7 +190,7 @@ def test_planted_bugs_are_caught(arch: int, rows: int, edit: Callable[[str], str
 @pytest.mark.parametrize(("precision", "layers"), [("bfloat16", 4), ("float16", 2)])
 @pytest.mark.parametrize("arch", [80, 90])
 def test_a_clip_of_ast_base_waveform_to_logits(arch: int, precision: str, layers: int) -> None:
-    """With the race detectors, and all twelve layers: ``python -m tests.emulation.emulate_clip``, in 6 minutes."""
+    """With the race detectors, and all twelve layers: ``python -m tests.emulation.emulate_clip``."""
     ptxemu()
     outcome = emulate_clip.run(arch, precision, layers, races=False)
     assert outcome.error <= 2 * outcome.peer_error

@@ -59,7 +59,7 @@ def sensitivity_of_logs(
     """The sensitivity (see ``OpCall``) of unit * log(power) + offset, elementwise.
 
     Each amplitude of a frame is a sum of samples as large as the loudest one, whose roundings are as large: they change
-    the power of a band by twice their share in its amplitude. Measured, the error of float32 is 0.8 to 1.0 of this
+    the power of a band by twice their share in its amplitude. Measured, the error of float32 is 0.5 to 1.0 of this
     times 2^-24 in root mean square, whoever sums.
     """
     logs = (exact - offset) / unit
