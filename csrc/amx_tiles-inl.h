@@ -30,6 +30,9 @@ struct TileSession {
     TileSession& operator=(const TileSession&) = delete;
 };
 
+template <class Operands>
+struct AmxGemm;
+
 // Tiles 0 to 3 are C [2, 2], 4 and 5 the rows of A, 6 and 7 the columns of B. dot_RC is one product.
 struct AmxBf16 : Bf16Operands {
     static void dot_00() { _tile_dpbf16ps(0, 4, 6); }
@@ -39,36 +42,15 @@ struct AmxBf16 : Bf16Operands {
     static Simd::F load_sum(const float* c) { return Simd::load(c); }
 };
 
-// Rows are unsigned bytes between their least and their largest element, as VnniProduct has them: after a GELU that is
-// nearly a bit more than about zero. Sums start from a column's initial one, an epilogue adds the row's shift of it.
-struct AmxInt8 {
+// Rows are bytes between their least and their largest element, as VnniProduct has them: after a GELU that is nearly a
+// bit more than about zero. Sums start from a column's initial one, an epilogue adds the row's shift of it.
+struct AmxInt8 : OffsetBytes<AmxGemm<AmxInt8>, Avx512Bytes<Avx512Bf16>> {
     using Simd = Avx512Bf16;
     using Gelu = GeluOnLines<Simd>;
     using Activation = std::uint16_t;
     using Operand = std::uint8_t;
     static constexpr bool kRoundsToBf16 = false, kQuantised = true;
     static constexpr int kElementsPerUnit = 4;
-
-    static float quant_levels(std::int64_t k) { return std::min(127.0f, static_cast<float>(0x7fff0000 / (128 * k))); }
-
-    // Turns a panel of weights, quantised like rows of A, into signed bytes.
-    static void make_weights(std::byte* panel, std::int64_t k, std::int32_t* initial_sums) {
-        const std::int64_t units = (k + 3) / 4, padded = (units + 15) / 16 * 16;
-        const std::uint32_t last = ~std::uint32_t{0} >> (units * 4 - k) * 8;  // bytes of the last unit
-        for (std::int64_t v = 0; v < 32; v += 16) {                           // columns of a tile
-            __m512i sums = _mm512_setzero_si512();
-            for (std::int64_t unit = 0; unit < units; ++unit) {
-                const std::uint32_t mask = unit + 1 < units ? ~std::uint32_t{0} : last;
-                std::byte* const at = panel + (v * padded + unit * 16) * 4;
-                const __m512i w =
-                    _mm512_xor_si512(_mm512_loadu_si512(at), _mm512_set1_epi32(static_cast<int>(0x80808080 & mask)));
-                _mm512_storeu_si512(at, w);
-                sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi32(static_cast<int>(0x01010101 & mask)), w);
-            }
-            const auto times_minus_128 = (~reinterpret_cast<Simd::I>(sums) + 1) << 7;
-            std::memcpy(initial_sums + v, &times_minus_128, sizeof times_minus_128);
-        }
-    }
 
     static void dot_00() { _tile_dpbusd(0, 4, 6); }
     static void dot_01() { _tile_dpbusd(1, 4, 7); }

@@ -11,7 +11,7 @@
 // Simd                    | struct                  | the tier's vectors of float32; contract in vector_portable-inl.h
 // Activation              | float, uint16_t         | elements that ops exchange; uint16_t is bfloat16
 // Operand                 | float, uint16_t,        | elements of a row of A; uint16_t is bfloat16, uint8_t is int8
-//                         | int16_t, int8_t,        | offset by 128 (VnniProduct)
+//                         | int16_t, int8_t,        | offset by 128 (OffsetBytes)
 //                         | uint8_t                 |
 // kElementsPerUnit        | int                     | operands along K in a unit. A unit has four bytes in B and in A,
 //                         |                         | more in A only where Operand is longer than B's: FloatGemm in
@@ -25,7 +25,7 @@
 // quant_levels(k)         | int64 -> float          | if kQuantised: what the largest of k magnitudes becomes: 127, of
 //                         |                         | MaddGemm 32,767, or what 32-bit sums have room for if less
 // make_weights(panel, k,  | -> void                 | if kQuantised: turns columns quantised like rows of A into those
-//   initial_sums)         |                         | of B, and writes what their sums start from, if not 0: VnniProduct
+//   initial_sums)         |                         | of B, and writes what their sums start from, if not 0: OffsetBytes
 //                         |                         | -128 times a column's. Columns past the last one mean nothing
 //
 // Products of panels (gemm-inl.h, tile-inl.h). Numbers of tiers that dot vectors come from TileShape.
@@ -181,6 +181,37 @@ inline float levels_with_room(std::int64_t k, float limit) {
 struct SignedBytes {
     static float quant_levels(std::int64_t k) { return levels_with_room(k, 127.0f); }
     static void make_weights(std::byte*, std::int64_t, std::int32_t*) {}
+};
+
+// Members of policies whose rows are bytes without a sign, offset by 128. Instructions as VnniProduct takes them.
+template <class Gemm, class Instructions>
+struct OffsetBytes {
+    // As many as initial sums of k weights have room for.
+    static float quant_levels(std::int64_t k) { return std::min(127.0f, static_cast<float>(0x7fff0000 / (128 * k))); }
+
+    // Turns a panel of weights, quantised like rows of A, into signed bytes.
+    static void make_weights(std::byte* panel, std::int64_t k, std::int32_t* initial_sums) {
+        using Simd = typename Instructions::Simd;
+        constexpr std::int64_t kTogether = Gemm::kColumnsTogether;
+        const std::int64_t units = (k + 3) / 4,
+                           padded = (units + Gemm::kPadUnits - 1) / Gemm::kPadUnits * Gemm::kPadUnits;
+        const std::uint32_t last = ~std::uint32_t{0} >> (units * 4 - k) * 8;  // bytes of the last unit
+        for (std::int64_t v = 0; v < Gemm::kPanel; v += Simd::kLanes) {
+            std::byte* at = panel + (v / kTogether * kTogether * padded + v % kTogether) * 4;
+            typename Instructions::Sums sums{};
+            for (std::int64_t unit = 0; unit < units; ++unit, at += kTogether * 4) {
+                const std::uint32_t mask = unit + 1 < units ? ~std::uint32_t{0} : last;
+                const auto bytes = [&](std::uint32_t quad) {
+                    return Instructions::repeat(static_cast<std::int32_t>(quad & mask));
+                };
+                const typename Instructions::Bytes w = Instructions::load(at) ^ bytes(0x80808080);
+                Instructions::store(at, w);
+                sums = Instructions::dot(sums, bytes(0x01010101), w);
+            }
+            const auto times_minus_128 = (~reinterpret_cast<typename Simd::I>(sums) + 1) << 7;
+            std::memcpy(initial_sums + v, &times_minus_128, sizeof times_minus_128);
+        }
+    }
 };
 
 // Beside of products that nothing runs beside.

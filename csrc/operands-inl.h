@@ -57,7 +57,7 @@ template <class Gemm>
 using LinearRow = OperandRow<typename Gemm::Operand, 1>;
 
 // Of a quantised row of A: what its products are multiplied by, after `shift` times the initial sums of the columns has
-// been added to them. Where bytes of rows have no sign (VnniProduct), a row's levels are those between its smallest and
+// been added to them. Where bytes of rows have no sign (OffsetBytes), a row's levels are those between its smallest and
 // its largest element, of which one side may be short, as after a GELU: x = scale (byte - 128 - 128 shift), and a
 // column's initial sum is -128 times the sum of its weights.
 struct RowScale {

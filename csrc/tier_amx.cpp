@@ -36,6 +36,7 @@
 #include "image-inl.h"
 #include "scan-inl.h"
 #include "bf16_vector-inl.h"
+#include "bytes_avx512-inl.h"
 #include "amx_tiles-inl.h"
 #include "amx_heads-inl.h"
 #include "fixed_point-inl.h"

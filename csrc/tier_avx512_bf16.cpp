@@ -36,6 +36,7 @@
 #include "attention-inl.h"
 #include "image-inl.h"
 #include "scan-inl.h"
+#include "bytes_avx512-inl.h"
 #include "vnni_gemm-inl.h"
 #include "word_scores-inl.h"
 #include "vnni_avx512-inl.h"

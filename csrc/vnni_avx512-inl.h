@@ -10,18 +10,12 @@ struct KeysOf : Instructions {
 };
 
 template <class VectorType>
-struct Avx512Vnni {
+struct Avx512Vnni : Avx512Bytes<VectorType> {
     using Simd = VectorType;
     using Shape = TileShape<Simd, 4, 24, 3, WholePanels>;
     using Gelu = GeluOnLines<Simd>;
-    using Bytes = __m512i;
-    using Sums = __m512i;
 
-    static Bytes load(const std::byte* b) { return _mm512_loadu_si512(b); }
-    static void store(std::byte* b, Bytes x) { _mm512_storeu_si512(b, x); }
-    static Bytes repeat(std::int32_t quad) { return _mm512_set1_epi32(quad); }
-    static Sums dot(Sums sums, Bytes a, Bytes b) { return _mm512_dpbusd_epi32(sums, a, b); }
-    static typename Simd::F as_float(Sums sums) { return _mm512_cvtepi32_ps(sums); }
+    static typename Simd::F as_float(__m512i sums) { return _mm512_cvtepi32_ps(sums); }
 
     using Scores = WordScores<KeysOf<Avx512Vnni>>;
     using Softmax = BesideSoftmax<Simd, ProbabilitiesOfWords<Simd>>;
