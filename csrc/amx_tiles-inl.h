@@ -4,9 +4,9 @@
 //
 // Both operands come from the second-level cache, at half the bytes a cycle that the unit could use, so everything else
 // stays out of its way: tiles of A, which are read once a panel, are loaded past the first-level cache's replacement,
-// the next panel is fetched into the second-level cache meanwhile, and rows of the last product go through its epilogue
-// one by one between the tile products of this one. Measured: three rows after every four tile products take a sixth
-// longer, and so do fifteen more instructions a row for addresses.
+// the next panel is fetched into the second-level cache meanwhile, and rows of the last product, of this panel or the
+// one before, go through its epilogue one by one between the tile products of this one. Measured: three rows after
+// every four tile products take a sixth longer, and so do fifteen more instructions a row for addresses.
 
 namespace astfast {
 namespace {
@@ -127,40 +127,39 @@ struct AmxGemm : Operands {
 
     static constexpr std::int64_t kChunkBytes = std::int64_t{1} << 40;
     static constexpr int kPanelsTogether = 1;
-    // Of the next panel, a step. More of them would take up what tiles are loaded through: the hardware's prefetcher,
-    // which does not, is faster then.
-    static constexpr std::int64_t kMostLinesAhead = 4;
-
     template <class EpilogueAt>
     static void multiply(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b, std::int64_t panels,
                          const EpilogueAt& epilogue_at) {
-        for (std::int64_t p = 0; p < panels; ++p) {
-            auto epilogue = epilogue_at(0, p);
-            const std::byte* panel = b + p * panel_bytes<AmxGemm>(k);
-            epilogue.is_whole() ? multiply_panel<true>(a, rows, k, panel, epilogue)
-                                : multiply_panel<false>(a, rows, k, panel, epilogue);
-        }
+        const std::int64_t whole = epilogue_at(0, panels - 1).is_whole() ? panels : panels - 1;
+        multiply_panels<true>(a, rows, k, b, 0, whole, epilogue_at);
+        multiply_panels<false>(a, rows, k, b, whole, panels, epilogue_at);
     }
 
   private:
-    template <bool kWhole, class Epilogue>
-    [[gnu::noinline]] static void multiply_panel(const std::byte* a, std::int64_t rows, std::int64_t k,
-                                                 const std::byte* b, Epilogue& epilogue) {
+    // Panels [first, end) of B; of all but the last one of all, columns are whole.
+    template <bool kWhole, class EpilogueAt>
+    [[gnu::noinline]] static void multiply_panels(const std::byte* a, std::int64_t rows, std::int64_t k,
+                                                  const std::byte* b, std::int64_t first, std::int64_t end,
+                                                  const EpilogueAt& epilogue_at) {
+        using Epilogue = decltype(epilogue_at(0, 0));
+        if (first == end) return;
         const TileSession session;
         const std::int64_t steps = units_of<AmxGemm>(k) / kPadUnits, panel = panel_bytes<AmxGemm>(k);
         const std::int64_t group = kRowsTogether * row_bytes<AmxGemm>(k), tiles = (rows + kRowTile - 1) / kRowTile;
         const std::int64_t besides = steps * kBesides;
-        const std::int64_t lines_a_step = panel / 64 / (tiles * steps) + 1;
+        const std::int64_t bytes_a_step = (panel / 64 / (tiles * steps) + 1) * 64;
 
         const auto scale = row_scales<AmxGemm>(a, k);
         alignas(64) float products[2][kRowTile * kPanel];
+        alignas(Epilogue) std::byte epilogues[2][sizeof(Epilogue)];  // of the panel of the last product, and the next
+        Epilogue* epilogue = nullptr;
         std::int64_t next_row = 0, waiting = 0;  // rows of the last product whose epilogue is yet to come
         const float* next = nullptr;
         const auto finish_row = [&]() ALWAYS_INLINE {
             if constexpr (kWhole) {
-                epilogue.next_whole_row(next, scale(next_row));
+                epilogue->next_whole_row(next, scale(next_row));
             } else {
-                epilogue.next_row(next, scale(next_row));
+                epilogue->next_row(next, scale(next_row));
             }
             ++next_row;
             next += kPanel;
@@ -172,32 +171,38 @@ struct AmxGemm : Operands {
                 if (waiting > 0) finish_row();
             }
         };
-        const std::byte* ahead = b + panel;
-        const std::byte* const ahead_end = lines_a_step <= kMostLinesAhead ? ahead + panel : ahead;
-        const auto fetch_ahead = [&]() ALWAYS_INLINE {
-            for (const std::byte* end = std::min(ahead + lines_a_step * 64, ahead_end); ahead < end; ahead += 64) {
-                _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+        std::int64_t tile = 0;
+        for (std::int64_t p = first; p < end; ++p) {
+            const std::byte *const from_b = b + p * panel, *ahead = from_b + panel;
+            const auto fetch_ahead = [&]() ALWAYS_INLINE {
+                for (const std::byte* stop = std::min(ahead + bytes_a_step, from_b + 2 * panel); ahead < stop;
+                     ahead += 64) {
+                    _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+                }
+            };
+            auto* const made = new (epilogues[p % 2]) Epilogue(epilogue_at(0, p));
+            for (std::int64_t r = 0; r < rows; r += kRowTile, ++tile) {
+                float* const c = products[tile % 2];
+                const std::int64_t count = std::min<std::int64_t>(kRowTile, rows - r);
+                const std::byte* from = a + r / kRowsTogether * group;
+                const bool second_rows = count > kRowsTogether;
+                if constexpr (shifts_rows<AmxGemm>) {
+                    auto* const panel_end = const_cast<std::byte*>(from_b) + steps * 2 * kTileBytes;
+                    start_product(PanelScales::initial_sums(panel_end, kPanel), second_rows);
+                } else {
+                    zero_product(second_rows);
+                }
+                if (second_rows) {
+                    add_products<Operands, true>(from, group, from_b, steps * kTileBytes, steps, beside, fetch_ahead);
+                } else {
+                    add_products<Operands, false>(from, group, from_b, steps * kTileBytes, steps, beside, fetch_ahead);
+                }
+                store_product(c, kPanel, second_rows);
+                next = c;
+                next_row = r;
+                waiting = count;
+                epilogue = made;
             }
-        };
-        for (std::int64_t r = 0; r < rows; r += kRowTile) {
-            float* const c = products[r / kRowTile % 2];
-            const std::int64_t count = std::min<std::int64_t>(kRowTile, rows - r);
-            const std::byte* from = a + r / kRowsTogether * group;
-            const bool second_rows = count > kRowsTogether;
-            if constexpr (shifts_rows<AmxGemm>) {
-                start_product(PanelScales::initial_sums(const_cast<std::byte*>(b) + steps * 2 * kTileBytes, kPanel),
-                              second_rows);
-            } else {
-                zero_product(second_rows);
-            }
-            if (second_rows) {
-                add_products<Operands, true>(from, group, b, steps * kTileBytes, steps, beside, fetch_ahead);
-            } else {
-                add_products<Operands, false>(from, group, b, steps * kTileBytes, steps, beside, fetch_ahead);
-            }
-            store_product(c, kPanel, second_rows);
-            next = c;
-            waiting = count;
         }
         while (waiting > 0) finish_row();
     }

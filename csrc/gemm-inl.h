@@ -8,6 +8,12 @@ constexpr std::int64_t panel_bytes(std::int64_t k) {
     return units_of<Gemm>(k) * Gemm::kPanel * 4 + (Gemm::kQuantised ? PanelScales::bytes(Gemm::kPanel) : 0);
 }
 
+// Panels that chunks of rows are multiplied by before the next ones are read.
+template <class Gemm>
+constexpr std::int64_t panels_together(std::int64_t k) {
+    return units_of<Gemm>(k) * unit_bytes<Gemm> > Gemm::kChunkBytes ? Gemm::kPanelsTogether : 1;
+}
+
 // Beside of a tile: the rows of the one before it go through the epilogue of a panel of whole vectors, where it uses
 // other units of the processor than products do, and the panel that is needed next comes into the second-level cache.
 template <class Gemm, int kRows, class Epilogue, class ScaleOfRow>
@@ -95,6 +101,18 @@ struct DotTiles {
     template <class EpilogueAt>
     static void multiply(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b, std::int64_t panels,
                          const EpilogueAt& epilogue_at) {
+        const std::int64_t together = panels_together<Gemm>(k);
+        for (std::int64_t first = 0; first < panels; first += together) {
+            multiply_together(a, rows, k, b + first * panel_bytes<Gemm>(k), std::min(together, panels - first),
+                              [&](std::int64_t r, std::int64_t p) { return epilogue_at(r, first + p); });
+        }
+    }
+
+  private:
+    // As many as panels_together(k), at most.
+    template <class EpilogueAt>
+    static void multiply_together(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b,
+                                  std::int64_t panels, const EpilogueAt& epilogue_at) {
         static_assert(dots_vectors<Gemm>());
         constexpr int kVectors = Gemm::kPanel / Gemm::Simd::kLanes;
         constexpr int kRows = Gemm::kRowTile * Gemm::kTiles;
@@ -121,7 +139,6 @@ struct DotTiles {
         }
     }
 
-  private:
     // The same of one panel, and of those rows only that make whole tiles, each finished beside the products of the
     // next. Returns how many rows that were.
     template <class EpilogueAt, class ScaleOfRow>

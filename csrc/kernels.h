@@ -138,8 +138,8 @@ struct Kernels {
     void (*patch_rows)(const Patches& patches, std::int64_t row, std::int64_t rows, std::byte* a);
     void (*conv_rows)(const Convolution& conv, std::int64_t row, std::int64_t rows, std::byte* a);
 
-    // `rows` rows of A times `panels` panels of B, panels_together(k) at most -> columns [panel_index * panel, ...) of
-    // out, whose first row is `row`. chunk_bytes(k) of a row are read at a time.
+    // `rows` rows of A times `panels` panels of B -> columns [panel_index * panel, ...) of out, whose first row is
+    // `row`. Fast with a multiple of panels_together(k) panels; chunk_bytes(k) of a row are read at a time.
     std::int64_t (*panels_together)(std::int64_t k);
     std::size_t (*chunk_bytes)(std::int64_t k);
     void (*gemm_panels)(const std::byte* a, std::int64_t row, std::int64_t rows, std::int64_t k, const std::byte* b,

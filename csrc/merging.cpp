@@ -64,7 +64,7 @@ Matches match(const ComputeContext& context, const Directions& x, std::int64_t c
     const Kernels& kernels = *context.exact;
     constexpr std::int64_t kRows = 32;  // of a tile
     const std::int64_t sources = x.sources(), targets = x.targets(), stride = 2 * x.head_dim;
-    const std::int64_t panels = divide_up(targets, kernels.panel), together = kernels.panels_together(x.head_dim);
+    const std::int64_t panels = divide_up(targets, kernels.panel);
     const std::size_t panel_bytes = kernels.panel_bytes(x.head_dim);
     const std::size_t packed_bytes = whole_lines(static_cast<std::size_t>(panels) * panel_bytes);
     const std::size_t row_bytes = whole_lines(kernels.row_bytes(x.head_dim) * kRows);
@@ -87,11 +87,7 @@ Matches match(const ComputeContext& context, const Directions& x, std::int64_t c
             auto* const cosines = reinterpret_cast<float*>(a + row_bytes);
             kernels.copy_rows({x.of(clip, 2 * first), rows, 0, stride}, 0, rows, x.head_dim, nullptr, a);
             const PanelOutput out{Epilogue::kFloat32, {cosines, rows, 0, targets}, no_bias.data(), nullptr, targets};
-            for (std::int64_t panel = 0; panel < panels; panel += together) {
-                kernels.gemm_panels(a, 0, rows, x.head_dim,
-                                    scratch(owner) + static_cast<std::size_t>(panel) * panel_bytes, panel,
-                                    std::min(together, panels - panel), out);
-            }
+            kernels.gemm_panels(a, 0, rows, x.head_dim, scratch(owner), 0, panels, out);
             for (std::int64_t r = 0; r < rows; ++r) {
                 const float* const row = cosines + r * targets;
                 float best = -std::numeric_limits<float>::infinity();

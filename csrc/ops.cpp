@@ -15,10 +15,15 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) {
     return (a + b - 1) / b;
 }
 
+std::int64_t half_of_cache() {
+    static const auto bytes = static_cast<std::int64_t>(l2_cache_bytes() / 2);
+    return bytes;
+}
+
 // Rows of A that a worker packs at a time: as many as have their chunks fit half of its second-level cache, in equal
 // shares, each a multiple of the tile. Rows of absurd length are few.
 std::int64_t rows_of_block(const ComputeContext& context, const Kernels& kernels, std::int64_t rows, std::int64_t k) {
-    static const auto cache = static_cast<std::int64_t>(l2_cache_bytes() / 2);
+    const std::int64_t cache = half_of_cache();
     const std::int64_t tiles = divide_up(rows, kernels.row_tile);
     const auto tiles_in = [&](std::int64_t bytes, std::size_t of_row) {
         return std::max<std::int64_t>(1, bytes / (static_cast<std::int64_t>(of_row) * kernels.row_tile));
@@ -30,26 +35,53 @@ std::int64_t rows_of_block(const ComputeContext& context, const Kernels& kernels
     return divide_up(tiles, blocks) * kernels.row_tile;
 }
 
+// A few rows are packed by all threads for all: a panel of W then comes into one core's cache, not into every core's,
+// which is most of what so few rows have to wait for. Not where the rows that other cores packed are half as much.
+bool shares_rows(const ComputeContext& context, const Kernels& kernels, std::int64_t rows, const PackedLinear& w) {
+    const std::int64_t of_rows = static_cast<std::int64_t>(kernels.row_bytes(w.k)) * rows;
+    const auto of_weight = static_cast<std::int64_t>(panels_bytes(kernels, w.n, w.k));
+    return context.threads > 1 && of_rows <= std::min(half_of_cache(), of_weight / 2);
+}
+
 // out = A W^T with its epilogue; pack(row, rows, a) makes rows of A.
 template <class Pack>
 void multiply(const ComputeContext& context, std::int64_t rows, const PackedLinear& w, const PanelOutput& out,
               const Pack& pack) {
     const Kernels& kernels = *w.kernels;
+    const std::size_t row_bytes = kernels.row_bytes(w.k), panel_bytes = kernels.panel_bytes(w.k);
+    const std::int64_t panels = divide_up(w.n, kernels.panel);
+    // Panels [first, end) of `count` rows from `row` on, packed at `a`.
+    const auto multiply_panels = [&](const std::byte* a, std::int64_t row, std::int64_t count, std::int64_t first,
+                                     std::int64_t end) {
+        const std::byte* b = w.panels.get() + static_cast<std::size_t>(first) * panel_bytes;
+        kernels.gemm_panels(a, row, count, w.k, b, first, end - first, out);
+    };
+    if (shares_rows(context, kernels, rows, w)) {
+        const PoolLock lock(context.threads);
+        const std::int64_t tiles = divide_up(rows, kernels.row_tile);
+        reserve_scratch(1, row_bytes * static_cast<std::size_t>(tiles * kernels.row_tile));
+        std::byte* const a = scratch(0);
+        parallel_for(context.threads, tiles, [&](std::int64_t tile, int) {
+            const std::int64_t row = tile * kernels.row_tile;
+            pack(row, std::min(kernels.row_tile, rows - row), a + static_cast<std::size_t>(row) * row_bytes);
+        });
+        parallel_ranges(context.threads, panels,
+                        [&](std::int64_t first, std::int64_t end, int) { multiply_panels(a, 0, rows, first, end); });
+        return;
+    }
     const std::int64_t block_rows = rows_of_block(context, kernels, rows, w.k);
-    const std::size_t panel_bytes = kernels.panel_bytes(w.k);
-    const std::int64_t panels = divide_up(w.n, kernels.panel), together = kernels.panels_together(w.k);
-    const std::size_t scratch_bytes = kernels.row_bytes(w.k) * static_cast<std::size_t>(block_rows);
+    const std::int64_t together = context.threads > 1 ? kernels.panels_together(w.k) : panels;
     parallel_blocks(
-        context.threads, divide_up(rows, block_rows), divide_up(panels, together), scratch_bytes,
+        context.threads, divide_up(rows, block_rows), divide_up(panels, together),
+        row_bytes * static_cast<std::size_t>(block_rows),
         [&](std::int64_t block, int worker) {
             const std::int64_t row = block * block_rows;
             pack(row, std::min(block_rows, rows - row), scratch(worker));
         },
         [&](std::int64_t block, int owner, std::int64_t group, int) {
-            const std::int64_t row = block * block_rows, panel = group * together;
-            const std::byte* b = w.panels.get() + static_cast<std::size_t>(panel) * panel_bytes;
-            kernels.gemm_panels(scratch(owner), row, std::min(block_rows, rows - row), w.k, b, panel,
-                                std::min(together, panels - panel), out);
+            const std::int64_t row = block * block_rows, first = group * together;
+            multiply_panels(scratch(owner), row, std::min(block_rows, rows - row), first,
+                            std::min(panels, first + together));
         });
 }
 

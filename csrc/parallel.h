@@ -68,6 +68,28 @@ void parallel_for(int threads, std::int64_t tasks, const Fn& fn) {
     run_workers(workers_of(threads, tasks), body, &job);
 }
 
+// fn(first, end, worker) for ranges of tasks that make [0, tasks) together, on at most `threads` workers: long ranges
+// first, in which what neighbouring tasks share meets in one worker, then shorter ones, so that workers end within a
+// task of each other.
+template <class Fn>
+void parallel_ranges(int threads, std::int64_t tasks, const Fn& fn) {
+    struct Job {
+        const Fn& fn;
+        std::int64_t tasks, workers;
+        std::atomic<std::int64_t> next{0};
+    } job{fn, tasks, workers_of(threads, tasks)};
+    const auto body = [](void* context, int worker) {
+        Job& j = *static_cast<Job*>(context);
+        for (std::int64_t first = j.next.load(std::memory_order_relaxed); first < j.tasks;) {
+            const std::int64_t end = first + std::max<std::int64_t>(1, (j.tasks - first) / (2 * j.workers));
+            if (!j.next.compare_exchange_weak(first, end, std::memory_order_relaxed)) continue;
+            j.fn(first, end, worker);
+            first = j.next.load(std::memory_order_relaxed);
+        }
+    };
+    run_workers(static_cast<int>(job.workers), body, &job);
+}
+
 // Waits for another thread: first without giving up the core, then giving way to whatever else wants it.
 class SpinWait {
   public:

@@ -22,9 +22,7 @@ constexpr Kernels kernels_of(const char* tier, Precision precision) {
     k.copy_rows = copy_rows<Gemm>;
     k.patch_rows = patch_rows<Gemm>;
     k.conv_rows = conv_rows<Gemm>;
-    k.panels_together = [](std::int64_t width) -> std::int64_t {
-        return units_of<Gemm>(width) * unit_bytes<Gemm> > Gemm::kChunkBytes ? Gemm::kPanelsTogether : 1;
-    };
+    k.panels_together = panels_together<Gemm>;
     k.chunk_bytes = [](std::int64_t width) {
         return static_cast<std::size_t>(std::min<std::int64_t>(row_bytes<Gemm>(width), Gemm::kChunkBytes));
     };
