@@ -61,12 +61,17 @@ void multiply(const ComputeContext& context, std::int64_t rows, const PackedLine
         const std::int64_t tiles = divide_up(rows, kernels.row_tile);
         reserve_scratch(1, row_bytes * static_cast<std::size_t>(tiles * kernels.row_tile));
         std::byte* const a = scratch(0);
-        parallel_for(context.threads, tiles, [&](std::int64_t tile, int) {
-            const std::int64_t row = tile * kernels.row_tile;
-            pack(row, std::min(kernels.row_tile, rows - row), a + static_cast<std::size_t>(row) * row_bytes);
-        });
-        parallel_ranges(context.threads, panels,
-                        [&](std::int64_t first, std::int64_t end, int) { multiply_panels(a, 0, rows, first, end); });
+        parallel_shares(
+            context.threads, tiles, panels,
+            [&](std::int64_t panel, int) {
+                const std::byte* b = w.panels.get() + static_cast<std::size_t>(panel) * panel_bytes;
+                for (std::size_t i = 0; i < panel_bytes; i += 64) __builtin_prefetch(b + i, 0, 2);
+            },
+            [&](std::int64_t tile, int) {
+                const std::int64_t row = tile * kernels.row_tile;
+                pack(row, std::min(kernels.row_tile, rows - row), a + static_cast<std::size_t>(row) * row_bytes);
+            },
+            [&](std::int64_t first, std::int64_t end, int) { multiply_panels(a, 0, rows, first, end); });
         return;
     }
     const std::int64_t block_rows = rows_of_block(context, kernels, rows, w.k);

@@ -68,28 +68,6 @@ void parallel_for(int threads, std::int64_t tasks, const Fn& fn) {
     run_workers(workers_of(threads, tasks), body, &job);
 }
 
-// fn(first, end, worker) for ranges of tasks that make [0, tasks) together, on at most `threads` workers: long ranges
-// first, in which what neighbouring tasks share meets in one worker, then shorter ones, so that workers end within a
-// task of each other.
-template <class Fn>
-void parallel_ranges(int threads, std::int64_t tasks, const Fn& fn) {
-    struct Job {
-        const Fn& fn;
-        std::int64_t tasks, workers;
-        std::atomic<std::int64_t> next{0};
-    } job{fn, tasks, workers_of(threads, tasks)};
-    const auto body = [](void* context, int worker) {
-        Job& j = *static_cast<Job*>(context);
-        for (std::int64_t first = j.next.load(std::memory_order_relaxed); first < j.tasks;) {
-            const std::int64_t end = first + std::max<std::int64_t>(1, (j.tasks - first) / (2 * j.workers));
-            if (!j.next.compare_exchange_weak(first, end, std::memory_order_relaxed)) continue;
-            j.fn(first, end, worker);
-            first = j.next.load(std::memory_order_relaxed);
-        }
-    };
-    run_workers(static_cast<int>(job.workers), body, &job);
-}
-
 // Waits for another thread: first without giving up the core, then giving way to whatever else wants it.
 class SpinWait {
   public:
@@ -98,6 +76,66 @@ class SpinWait {
   private:
     int spins_ = 0;
 };
+
+// For tasks of which all need all of a preparation, and neighbours share something too.
+//
+// begin(first, worker), `first` being the task that this worker is to start with; prepare(part, worker) for each part
+// in [0, parts); when all parts are prepared, run(first, end, worker) for ranges that together are [0, tasks). A worker
+// runs the tasks of its own share one after the other and then half of what another has left, and so on: all cores end
+// within one task of each other. None of the three may throw.
+template <class Begin, class Prepare, class Run>
+void parallel_shares(int threads, std::int64_t parts, std::int64_t tasks, const Begin& begin, const Prepare& prepare,
+                     const Run& run) {
+    struct Range {
+        std::int32_t first, end;
+    };
+    struct alignas(64) Share {
+        std::atomic<Range> left;
+    };
+    struct Job {
+        const Begin& begin;
+        const Prepare& prepare;
+        const Run& run;
+        std::int64_t parts;
+        int workers;
+        std::unique_ptr<Share[]> shares;
+        std::atomic<std::int64_t> next{0}, prepared{0};  // parts
+
+        // Half of what is left of a share: of its end, but for the worker whose it is.
+        Range take(int owner, bool own) {
+            std::atomic<Range>& left = shares[static_cast<std::size_t>(owner)].left;
+            for (Range all = left.load();;) {
+                const std::int32_t half = (all.end - all.first + 1) / 2;
+                const Range head{all.first, all.first + half}, tail{all.end - half, all.end};
+                if (left.compare_exchange_weak(all, own ? Range{head.end, all.end} : Range{all.first, tail.first})) {
+                    return own ? head : tail;
+                }
+            }
+        }
+    };
+    const int workers = workers_of(threads, std::max(parts, tasks));
+    Job job{begin, prepare, run, parts, workers, std::make_unique<Share[]>(static_cast<std::size_t>(workers))};
+    for (int worker = 0; worker < workers; ++worker) {
+        job.shares[static_cast<std::size_t>(worker)].left = {static_cast<std::int32_t>(tasks * worker / workers),
+                                                             static_cast<std::int32_t>(tasks * (worker + 1) / workers)};
+    }
+    const auto body = [](void* context, int worker) {
+        Job& j = *static_cast<Job*>(context);
+        const Range own = j.shares[static_cast<std::size_t>(worker)].left.load();
+        if (own.first < own.end) j.begin(own.first, worker);
+        for (std::int64_t part; (part = j.next.fetch_add(1, std::memory_order_relaxed)) < j.parts;) {
+            j.prepare(part, worker);
+            j.prepared.fetch_add(1, std::memory_order_release);
+        }
+        for (SpinWait wait; j.prepared.load(std::memory_order_acquire) < j.parts;) wait.pause();
+        for (int i = 0; i < j.workers; ++i) {
+            for (Range range; (range = j.take((worker + i) % j.workers, i == 0)).first < range.end;) {
+                j.run(range.first, range.end, worker);
+            }
+        }
+    };
+    run_workers(workers, body, &job);
+}
 
 // For blocks of work that share a costly preparation (a packed row block, a head's packed keys and values).
 //
