@@ -54,6 +54,24 @@ def test_callers_on_many_threads_take_turns() -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize(
+    ("rows", "n", "k"), [(5, 3000, 16), (400, 200, 200)], ids=["few rows, packed for all", "a block of rows each"]
+)
+def test_residuals_are_added_once_whoever_takes_a_panel(rows: int, n: int, k: int) -> None:
+    """More threads than cores, so that some come late and others take what was theirs."""
+    rng = np.random.default_rng(1)
+    w = Linear(rng.standard_normal((n, k)).astype(np.float32), np.zeros(n, np.float32))
+    x = rng.standard_normal((1, rows, k)).astype(np.float32)
+    stream = rng.standard_normal((1, rows, n)).astype(np.float32)
+
+    def summed(threads: int) -> np.ndarray:
+        ops = CpuOps(1, "float32", threads)
+        packed, residual = ops.pack_linear(w), stream.copy()
+        return np.stack([ops.linear_residual(x, packed, residual).copy() for _ in range(100)])
+
+    np.testing.assert_array_equal(summed(7), summed(1))
+
+
 def test_jobs_of_one_thread_wait_for_no_others() -> None:
     """Two of them, of an engine each, end while a job runs that takes hundreds of times as long."""
     short, expected = [work(1), work(1)], work(1)()
