@@ -127,6 +127,7 @@ struct AmxGemm : Operands {
 
     static constexpr std::int64_t kChunkBytes = std::int64_t{1} << 40;
     static constexpr int kPanelsTogether = 1;
+
     template <class EpilogueAt>
     static void multiply(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b, std::int64_t panels,
                          const EpilogueAt& epilogue_at) {

@@ -81,8 +81,8 @@ class SpinWait {
 //
 // begin(first, worker), `first` being the task that this worker is to start with; prepare(part, worker) for each part
 // in [0, parts); when all parts are prepared, run(first, end, worker) for ranges that together are [0, tasks). A worker
-// runs the tasks of its own share one after the other and then half of what another has left, and so on: all cores end
-// within one task of each other. None of the three may throw.
+// runs its own share in ranges of half of what is left of it, of eight tasks at most, and then takes as much from the
+// ends of others' shares. None of the three may throw.
 template <class Begin, class Prepare, class Run>
 void parallel_shares(int threads, std::int64_t parts, std::int64_t tasks, const Begin& begin, const Prepare& prepare,
                      const Run& run) {
@@ -101,12 +101,12 @@ void parallel_shares(int threads, std::int64_t parts, std::int64_t tasks, const 
         std::unique_ptr<Share[]> shares;
         std::atomic<std::int64_t> next{0}, prepared{0};  // parts
 
-        // Half of what is left of a share: of its end, but for the worker whose it is.
+        // The next range of a share: its end, but for the worker whose it is.
         Range take(int owner, bool own) {
             std::atomic<Range>& left = shares[static_cast<std::size_t>(owner)].left;
             for (Range all = left.load();;) {
-                const std::int32_t half = (all.end - all.first + 1) / 2;
-                const Range head{all.first, all.first + half}, tail{all.end - half, all.end};
+                const std::int32_t count = std::min((all.end - all.first + 1) / 2, 8);
+                const Range head{all.first, all.first + count}, tail{all.end - count, all.end};
                 if (left.compare_exchange_weak(all, own ? Range{head.end, all.end} : Range{all.first, tail.first})) {
                     return own ? head : tail;
                 }
