@@ -37,7 +37,7 @@ lint: setup ## ruff and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --style=file:csrc/.clang-format --dry-run --Werror \
-		$(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cu tests/emulation/*.cpp tests/emulation/*.h)
+		$(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*.cu tests/backends/cpu/*.cpp tests/emulation/*.cpp tests/emulation/*.h)
 
 typecheck: setup ## mypy --strict on the package
 	$(BIN)/mypy
