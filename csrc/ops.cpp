@@ -63,15 +63,15 @@ void multiply(const ComputeContext& context, std::int64_t rows, const PackedLine
         std::byte* const a = scratch(0);
         parallel_shares(
             context.threads, tiles, panels,
-            [&](std::int64_t panel, int) {
+            [&](std::int64_t panel) {
                 const std::byte* b = w.panels.get() + static_cast<std::size_t>(panel) * panel_bytes;
                 for (std::size_t i = 0; i < panel_bytes; i += 64) __builtin_prefetch(b + i, 0, 2);
             },
-            [&](std::int64_t tile, int) {
+            [&](std::int64_t tile) {
                 const std::int64_t row = tile * kernels.row_tile;
                 pack(row, std::min(kernels.row_tile, rows - row), a + static_cast<std::size_t>(row) * row_bytes);
             },
-            [&](std::int64_t first, std::int64_t end, int) { multiply_panels(a, 0, rows, first, end); });
+            [&](std::int64_t first, std::int64_t end) { multiply_panels(a, 0, rows, first, end); });
         return;
     }
     const std::int64_t block_rows = rows_of_block(context, kernels, rows, w.k);

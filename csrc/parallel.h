@@ -79,8 +79,8 @@ class SpinWait {
 
 // For tasks of which all need all of a preparation, and neighbours share something too.
 //
-// begin(first, worker), `first` being the task that this worker is to start with; prepare(part, worker) for each part
-// in [0, parts); when all parts are prepared, run(first, end, worker) for ranges that together are [0, tasks). A worker
+// begin(first) on each worker that has a share, `first` being the task that it is to start with; prepare(part) for each
+// part in [0, parts); when all parts are prepared, run(first, end) for ranges that together are [0, tasks). A worker
 // runs its own share in ranges of half of what is left of it, of eight tasks at most, and then takes as much from the
 // ends of others' shares. None of the three may throw.
 template <class Begin, class Prepare, class Run>
@@ -122,15 +122,15 @@ void parallel_shares(int threads, std::int64_t parts, std::int64_t tasks, const 
     const auto body = [](void* context, int worker) {
         Job& j = *static_cast<Job*>(context);
         const Range own = j.shares[static_cast<std::size_t>(worker)].left.load();
-        if (own.first < own.end) j.begin(own.first, worker);
+        if (own.first < own.end) j.begin(own.first);
         for (std::int64_t part; (part = j.next.fetch_add(1, std::memory_order_relaxed)) < j.parts;) {
-            j.prepare(part, worker);
+            j.prepare(part);
             j.prepared.fetch_add(1, std::memory_order_release);
         }
         for (SpinWait wait; j.prepared.load(std::memory_order_acquire) < j.parts;) wait.pause();
         for (int i = 0; i < j.workers; ++i) {
             for (Range range; (range = j.take((worker + i) % j.workers, i == 0)).first < range.end;) {
-                j.run(range.first, range.end, worker);
+                j.run(range.first, range.end);
             }
         }
     };

@@ -20,9 +20,9 @@ std::int64_t wrong_shares(int threads, std::int64_t parts, std::int64_t tasks) {
     std::vector<int> prepared(static_cast<std::size_t>(parts)), run(static_cast<std::size_t>(tasks));
     std::int64_t wrong = 0;
     astfast::parallel_shares(
-        threads, parts, tasks, [](std::int64_t, int) {},
-        [&](std::int64_t part, int) { ++prepared[static_cast<std::size_t>(part)]; },
-        [&](std::int64_t first, std::int64_t end, int) {
+        threads, parts, tasks, [](std::int64_t) {},
+        [&](std::int64_t part) { ++prepared[static_cast<std::size_t>(part)]; },
+        [&](std::int64_t first, std::int64_t end) {
             for (std::int64_t task = first; task < end; ++task) {
                 ++run[static_cast<std::size_t>(task)];
                 for (const int times : prepared) run[static_cast<std::size_t>(task)] += times != 1;
