@@ -2,8 +2,8 @@
 // tiles of sixteen columns, one after the other along K, so that a tile is 1 KB that lies together. A product is 32 x
 // 32: four accumulators, fed by two tiles of A and two of B a step, a load for every tile product.
 //
-// Both operands come from the second-level cache, at half the bytes a cycle that the unit could use, so everything else
-// stays out of its way: tiles of A, which are read once a panel, are loaded past the first-level cache's replacement,
+// Operands come from the second-level cache, at half the bytes a cycle that the unit could use, so everything else stays
+// out of its way: K of a long panel goes in chunks that fit the first-level cache beside the sums of a few tiles, tiles of A, which are read once a panel, are loaded past the first-level cache's replacement,
 // the next panel is fetched into the second-level cache meanwhile, and rows of the last product, of this panel or the
 // one before, go through its epilogue one by one between the tile products of this one. Measured: three rows after
 // every four tile products take a sixth longer, and so do fifteen more instructions a row for addresses.
@@ -80,6 +80,16 @@ inline void start_product(const std::int32_t* sums, bool second_rows) {
     }
 }
 
+// All rows of a product from sums c [16 or 32, 32], rows `stride` floats apart.
+inline void load_product(const float* c, std::int64_t stride, bool second_rows) {
+    _tile_loadd(0, c, stride * 4);
+    _tile_loadd(1, c + 16, stride * 4);
+    if (second_rows) {
+        _tile_loadd(2, c + 16 * stride, stride * 4);
+        _tile_loadd(3, c + 16 * stride + 16, stride * 4);
+    }
+}
+
 // c [16 or 32, 32], rows `stride` floats apart.
 inline void store_product(float* c, std::int64_t stride, bool second_rows) {
     _tile_stored(0, c, stride * 4);
@@ -137,21 +147,41 @@ struct AmxGemm : Operands {
     }
 
   private:
+    // Where a panel is longer, tiles along K that some tiles of rows are multiplied by before the next ones are read,
+    // at most: 24 KB of B, which stay in the first-level cache with 24 KB of sums.
+    static constexpr std::int64_t kChunkSteps = 12;
+    static constexpr std::int64_t kTilesTogether = 6;
+
     // Panels [first, end) of B; of all but the last one of all, columns are whole.
     template <bool kWhole, class EpilogueAt>
+    static void multiply_panels(const std::byte* a, std::int64_t rows, std::int64_t k, const std::byte* b,
+                                std::int64_t first, std::int64_t end, const EpilogueAt& epilogue_at) {
+        if (first == end) return;
+        if constexpr (!decltype(epilogue_at(0, 0))::kHasGelu) {  // which takes longer than a chunk
+            if (units_of<AmxGemm>(k) / kPadUnits > kChunkSteps) {
+                return multiply_panels<kWhole, true>(a, rows, k, b, first, end, epilogue_at);
+            }
+        }
+        multiply_panels<kWhole, false>(a, rows, k, b, first, end, epilogue_at);
+    }
+
+    // kInChunks: K in chunks.
+    template <bool kWhole, bool kInChunks, class EpilogueAt>
     [[gnu::noinline]] static void multiply_panels(const std::byte* a, std::int64_t rows, std::int64_t k,
                                                   const std::byte* b, std::int64_t first, std::int64_t end,
                                                   const EpilogueAt& epilogue_at) {
         using Epilogue = decltype(epilogue_at(0, 0));
-        if (first == end) return;
         const TileSession session;
         const std::int64_t steps = units_of<AmxGemm>(k) / kPadUnits, panel = panel_bytes<AmxGemm>(k);
         const std::int64_t group = kRowsTogether * row_bytes<AmxGemm>(k), tiles = (rows + kRowTile - 1) / kRowTile;
-        const std::int64_t besides = steps * kBesides;
+        const std::int64_t chunks = kInChunks ? (steps + kChunkSteps - 1) / kChunkSteps : 1,
+                           chunk = (steps + chunks - 1) / chunks;
+        const std::int64_t groups = (tiles + kTilesTogether - 1) / kTilesTogether;
+        const std::int64_t together = kInChunks ? (tiles + groups - 1) / groups : 1;
         const std::int64_t bytes_a_step = (panel / 64 / (tiles * steps) + 1) * 64;
 
         const auto scale = row_scales<AmxGemm>(a, k);
-        alignas(64) float products[2][kRowTile * kPanel];
+        alignas(64) float products[kInChunks ? kTilesTogether : 2][kRowTile * kPanel];
         alignas(Epilogue) std::byte epilogues[2][sizeof(Epilogue)];  // of the panel of the last product, and the next
         Epilogue* epilogue = nullptr;
         std::int64_t next_row = 0, waiting = 0;  // rows of the last product whose epilogue is yet to come
@@ -166,7 +196,7 @@ struct AmxGemm : Operands {
             next += kPanel;
             --waiting;
         };
-        std::int64_t due = 0;  // rows, times besides
+        std::int64_t besides = steps * kBesides, due = 0;  // rows, times besides
         const auto beside = [&]() ALWAYS_INLINE {
             for (due += kRowTile; due >= besides; due -= besides) {
                 if (waiting > 0) finish_row();
@@ -182,27 +212,44 @@ struct AmxGemm : Operands {
                 }
             };
             auto* const made = new (epilogues[p % 2]) Epilogue(epilogue_at(0, p));
-            for (std::int64_t r = 0; r < rows; r += kRowTile, ++tile) {
-                float* const c = products[tile % 2];
-                const std::int64_t count = std::min<std::int64_t>(kRowTile, rows - r);
-                const std::byte* from = a + r / kRowsTogether * group;
-                const bool second_rows = count > kRowsTogether;
-                if constexpr (shifts_rows<AmxGemm>) {
-                    auto* const panel_end = const_cast<std::byte*>(from_b) + steps * 2 * kTileBytes;
-                    start_product(PanelScales::initial_sums(panel_end, kPanel), second_rows);
-                } else {
-                    zero_product(second_rows);
+            for (std::int64_t first_row = 0, step = 0; first_row < rows;) {
+                const std::int64_t end_row = std::min(rows, first_row + together * kRowTile);
+                const std::int64_t count_steps = std::min(chunk, steps - step);
+                if constexpr (kInChunks) besides = count_steps * kBesides;
+                for (std::int64_t r = first_row; r < end_row; r += kRowTile, ++tile) {
+                    float* const c = products[kInChunks ? (r - first_row) / kRowTile : tile % 2];
+                    const std::int64_t count = std::min<std::int64_t>(kRowTile, rows - r);
+                    const std::byte* from = a + r / kRowsTogether * group + step * kTileBytes;
+                    const std::byte* from_panel = from_b + step * kTileBytes;
+                    const bool second_rows = count > kRowsTogether;
+                    if (kInChunks && step > 0) {
+                        load_product(c, kPanel, second_rows);
+                    } else if constexpr (shifts_rows<AmxGemm>) {
+                        auto* const panel_end = const_cast<std::byte*>(from_b) + steps * 2 * kTileBytes;
+                        start_product(PanelScales::initial_sums(panel_end, kPanel), second_rows);
+                    } else {
+                        zero_product(second_rows);
+                    }
+                    if (second_rows) {
+                        add_products<Operands, true>(from, group, from_panel, steps * kTileBytes, count_steps, beside,
+                                                     fetch_ahead);
+                    } else {
+                        add_products<Operands, false>(from, group, from_panel, steps * kTileBytes, count_steps, beside,
+                                                      fetch_ahead);
+                    }
+                    store_product(c, kPanel, second_rows);
+                    if (step + count_steps == steps) {
+                        next = c;
+                        next_row = r;
+                        waiting = count;
+                        epilogue = made;
+                    }
                 }
-                if (second_rows) {
-                    add_products<Operands, true>(from, group, from_b, steps * kTileBytes, steps, beside, fetch_ahead);
-                } else {
-                    add_products<Operands, false>(from, group, from_b, steps * kTileBytes, steps, beside, fetch_ahead);
+                step += count_steps;
+                if (step == steps) {
+                    step = 0;
+                    first_row = end_row;
                 }
-                store_product(c, kPanel, second_rows);
-                next = c;
-                next_row = r;
-                waiting = count;
-                epilogue = made;
             }
         }
         while (waiting > 0) finish_row();

@@ -200,6 +200,8 @@ class PanelEpilogue {
     using Simd = typename Gemm::Simd;
 
   public:
+    static constexpr bool kHasGelu = kKind == Epilogue::kGelu;
+
     PanelEpilogue(const PanelOutput& out, std::int64_t row, std::int64_t panel_index, const std::byte* panel_end)
         : out_(out),
           column_(panel_index * Gemm::kPanel),
