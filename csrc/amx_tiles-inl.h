@@ -2,11 +2,12 @@
 // tiles of sixteen columns, one after the other along K, so that a tile is 1 KB that lies together. A product is 32 x
 // 32: four accumulators, fed by two tiles of A and two of B a step, a load for every tile product.
 //
-// Operands come from the second-level cache, at half the bytes a cycle that the unit could use, so everything else stays
-// out of its way: K of a long panel goes in chunks that fit the first-level cache beside the sums of a few tiles, tiles of A, which are read once a panel, are loaded past the first-level cache's replacement,
-// the next panel is fetched into the second-level cache meanwhile, and rows of the last product, of this panel or the
-// one before, go through its epilogue one by one between the tile products of this one. Measured: three rows after
-// every four tile products take a sixth longer, and so do fifteen more instructions a row for addresses.
+// Operands come from the second-level cache, at half the bytes a cycle that the unit could use, so everything else
+// stays out of its way: K of a long panel goes in chunks that fit the first-level cache beside the sums of a few tiles,
+// tiles of A, which are read once a panel, are loaded past the first-level cache's replacement, the next panel is
+// fetched into the second-level cache meanwhile, and rows of the last product, of this panel or the one before, go
+// through its epilogue one by one between the tile products of this one. Measured: three rows after every four tile
+// products take a sixth longer, and so do fifteen more instructions a row for addresses.
 
 namespace astfast {
 namespace {
