@@ -71,18 +71,9 @@ inline void zero_product(bool second_rows) {
     }
 }
 
-// All rows of a product from the same sums [32].
-inline void start_product(const std::int32_t* sums, bool second_rows) {
-    _tile_loadd(0, sums, 0);
-    _tile_loadd(1, sums + 16, 0);
-    if (second_rows) {
-        _tile_loadd(2, sums, 0);
-        _tile_loadd(3, sums + 16, 0);
-    }
-}
-
-// All rows of a product from sums c [16 or 32, 32], rows `stride` floats apart.
-inline void load_product(const float* c, std::int64_t stride, bool second_rows) {
+// A product from sums c [16 or 32, 32], of four bytes each, rows `stride` of them apart: 0 repeats the first row.
+template <class Sum>
+void load_product(const Sum* c, std::int64_t stride, bool second_rows) {
     _tile_loadd(0, c, stride * 4);
     _tile_loadd(1, c + 16, stride * 4);
     if (second_rows) {
@@ -166,7 +157,8 @@ struct AmxGemm : Operands {
         multiply_panels<kWhole, false>(a, rows, k, b, first, end, epilogue_at);
     }
 
-    // kInChunks: K in chunks.
+    // kInChunks: K in chunks, for several tiles of rows at a time. Beside a product go all rows of the one that was
+    // finished before it, so that its sums may take their place.
     template <bool kWhole, bool kInChunks, class EpilogueAt>
     [[gnu::noinline]] static void multiply_panels(const std::byte* a, std::int64_t rows, std::int64_t k,
                                                   const std::byte* b, std::int64_t first, std::int64_t end,
@@ -227,7 +219,7 @@ struct AmxGemm : Operands {
                         load_product(c, kPanel, second_rows);
                     } else if constexpr (shifts_rows<AmxGemm>) {
                         auto* const panel_end = const_cast<std::byte*>(from_b) + steps * 2 * kTileBytes;
-                        start_product(PanelScales::initial_sums(panel_end, kPanel), second_rows);
+                        load_product(PanelScales::initial_sums(panel_end, kPanel), 0, second_rows);
                     } else {
                         zero_product(second_rows);
                     }
