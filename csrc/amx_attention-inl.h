@@ -1,14 +1,11 @@
 // Attention on AMX tiles: 32 queries against blocks of 128 keys. While the vector units turn the scores of one block
 // into probabilities, the tiles multiply the probabilities of the one before by the values and the queries by the keys
 // of the next: one product before every row and one in the middle of it, so that both kinds of instructions are always
-// within the reach of out-of-order execution. Measured limits of its speed (docs/performance.md):
+// within the reach of out-of-order execution. Blocks follow one another through all tiles of queries: the last of one
+// tile and the first of the next are neighbours too. Measured limits of its speed (docs/performance.md):
 //   - a block's scores, probabilities (in the scores' place), sums and queries stay in the first-level cache;
 //   - while tiles multiply, the vector units multiply at half their rate, so exponentials take few multiplications;
 //   - storing a tile costs as much of the front end as 80 other instructions.
-//
-// Exponentials are taken against a reference score of the row, the largest of its first block, whose probability of 1
-// is exact: rounding the largest of all costs the most. The reference is raised, and what was summed so far scaled
-// down, only where a block has a score 2^16 above it: rare, and nothing but roundings depends on the reference.
 
 namespace astfast {
 namespace {
@@ -22,11 +19,11 @@ class AmxAttentionOf {
     using F = Simd::F;
     static constexpr std::int64_t kBlock = kBlockKeys, kStep = kTileKeys;
     static constexpr std::int64_t kPanels = kBlock / 16;
-    static constexpr std::int64_t kScoreStride = kBlock + 16;  // floats; an odd number of cache lines
-    static constexpr float kHeadroom = 0x1p16f;
+    static constexpr std::int64_t kScoreStride = FixedPointSoftmax::kStride;
 
   public:
-    static constexpr std::int64_t kQueryTile = 32, kMaxKeys = std::numeric_limits<std::int64_t>::max();
+    static constexpr std::int64_t kQueryTile = FixedPointSoftmax::kRows,
+                                  kMaxKeys = std::numeric_limits<std::int64_t>::max();
 
     static std::size_t packed_bytes(std::int64_t keys, std::int64_t head_dim) {
         return static_cast<std::size_t>(Layout(keys, head_dim).packed_bytes());
@@ -40,33 +37,37 @@ class AmxAttentionOf {
     static void attend(const Head& head, const std::byte* packed, std::int64_t query, std::int64_t queries,
                        std::byte* scratch) {
         const TileSession session;
-        AmxAttentionOf(head, packed, queries, scratch).run(query);
+        AmxAttentionOf(head, packed, query, queries, scratch).run();
     }
 
   private:
     struct alignas(64) Work {
         // Of this block, and of the one before or the next. Probabilities, bfloat16, take the place of a row's scores.
         float scores[2][kQueryTile * kScoreStride];
-        float sums[kQueryTile][Simd::kLanes];  // of the probabilities so far, by lane
-        float reference[kQueryTile];           // a score
-        float offset[kQueryTile];              // by which it enters the fixed point
-        float factor[kQueryTile];              // scales the sums of earlier blocks
+        FixedPointSoftmax::State softmax;
+        std::byte largest[64];  // magnitudes of the queries loaded last
     };
 
-    AmxAttentionOf(const Head& head, const std::byte* packed, std::int64_t queries, std::byte* scratch)
+    AmxAttentionOf(const Head& head, const std::byte* packed, std::int64_t query, std::int64_t queries,
+                   std::byte* scratch)
         : head_(head),
           layout_(head.keys, head.head_dim),
           keys_(packed),
           values_(packed + layout_.key_bytes()),
+          query_(query),
           queries_(queries),
+          tiles_((queries + kQueryTile - 1) / kQueryTile),
           blocks_((layout_.steps + kBlockSteps - 1) / kBlockSteps),
           scale_(0x1.715476p+0f / __builtin_sqrtf(static_cast<float>(head.head_dim))),  // log2(e)
           work_(*reinterpret_cast<Work*>(scratch)),
+          softmax_(work_.softmax, scale_),
           q_(scratch + sizeof(Work)),
-          out_(reinterpret_cast<float*>(q_ + kQueryTile * layout_.key_steps() * 64)) {}
+          out_(reinterpret_cast<float*>(q_ + kQueryTile * layout_.key_steps() * 64)),
+          now_(work_.scores[0]),
+          other_(work_.scores[1]) {}
 
-    void run(std::int64_t query) {
-        load_queries(query);
+    void run() {
+        load_queries(0, 0, kQueryTile);
         for (std::int64_t panel = 0; panel < kPanels; ++panel) {
             score<0>(0, panel);
             finish_scoring<0>(0, panel);
@@ -74,83 +75,100 @@ class AmxAttentionOf {
             finish_scoring<1>(0, panel);
         }
         store_scores(0, kPanels - 1);
-        std::fill_n(work_.sums[0], kQueryTile * Simd::kLanes, 0.0f);
-        const std::int64_t n = whole_steps(std::min(head_.keys, kBlock));
-        for (std::int64_t r = 0; r < queries_; ++r) {
-            set_reference(r, largest_score<Simd>(work_.scores[0] + r * kScoreStride, n));
-        }
-        for (std::int64_t block = 0; block < blocks_; ++block) {
-            const std::int64_t valid = head_.keys - block * kBlock;
-            rescaled_ = false;
-            if (head_.bias != nullptr) {
-                valid >= kBlock ? step_through<true, true>(block, kBlock) : step_through<false, true>(block, valid);
-            } else {
-                valid >= kBlock ? step_through<true, false>(block, kBlock) : step_through<false, false>(block, valid);
+        for (std::int64_t tile = 0; tile < tiles_; ++tile) {
+            softmax_.begin(has_huge_scores());
+            for (std::int64_t block = 0; block < blocks_; ++block) {
+                const std::int64_t valid = head_.keys - block * kBlock;
+                std::swap(now_, other_);
+                softmax_.begin_block();
+                if (head_.bias != nullptr) {
+                    valid >= kBlock ? step<true, true>(tile, block, kBlock) : step<false, true>(tile, block, valid);
+                } else {
+                    valid >= kBlock ? step<true, false>(tile, block, kBlock) : step<false, false>(tile, block, valid);
+                }
+                if (softmax_.rescaled() && block > 0) rescale(queries_of(tile));
             }
-            if (rescaled_ && block > 0) rescale();
+            softmax_.invert_sums();
         }
-        const std::int64_t last = blocks_ - 1;
-        for (std::int64_t pair = 0; pair < pairs(); ++pair) {
-            weigh_both(last, pair, layout_.steps - last * kBlockSteps);
-        }
+        std::swap(now_, other_);
+        for (std::int64_t pair = 0; pair < pairs(); ++pair) weigh_both(blocks_ - 1, pair);
         store_weighted(layout_.columns() / 32 - 1);
-        finish(query);
+        finish(tiles_ - 1, 0, kQueryTile);
     }
+
+    std::int64_t queries_of(std::int64_t tile) const { return std::min(kQueryTile, queries_ - tile * kQueryTile); }
 
     // Of the steps of a block and the panels of 32 columns that weigh() has.
     std::int64_t pairs() const { return layout_.columns() / 32 * kBlockSteps; }
 
     // Row by row, a block's scores become probabilities. Beside the first sixteen rows the tiles weigh the values of
     // the block before, whose place the scores of the next one then take beside the others. There are two products a
-    // row, one before it and one in the middle of it.
+    // row, one before it and one in the middle of it. Beside a tile's last block the queries of the next tile are
+    // loaded; beside its first one the tile before it is finished.
     template <bool kWhole, bool kBiased>
-    void step_through(std::int64_t block, std::int64_t valid) {
-        constexpr std::int64_t kParts = kQueryTile / 4;  // of two rows
+    void step(std::int64_t tile, std::int64_t block, std::int64_t valid) {
+        constexpr std::int64_t kParts = kQueryTile / 4;      // of two rows
+        constexpr std::int64_t kRows = kQueryTile / kParts;  // of another tile, beside a part
+        const bool first = block == 0, last = block == blocks_ - 1;
+        const bool weighs = !first || tile > 0, scores = !last || tile + 1 < tiles_;
+        const std::int64_t before = first ? blocks_ - 1 : block - 1, next = last ? 0 : block + 1;
+        const std::int64_t queries = queries_of(tile);
+        const float* const bias = kBiased ? head_.bias + block * kBlock : nullptr;
         const auto row = [&](std::int64_t r, const auto& beside) ALWAYS_INLINE {
-            if (r >= queries_) return beside();
-            exponentiate<kWhole, kBiased>(block, r, valid, beside);
+            if (r >= queries) return beside();
+            softmax_.exponentiate<kWhole, kBiased>(now_ + r * kScoreStride, r, bias, valid, beside);
         };
         for (std::int64_t part = 0; part < kParts; ++part) {
             std::int64_t pair = part * pairs() / kParts;
-            const std::int64_t end = block > 0 ? (part + 1) * pairs() / kParts : pair;
+            const std::int64_t end = weighs ? (part + 1) * pairs() / kParts : pair;
             const bool any = pair < end;
-            if (any) weigh<0>(block - 1, pair, kBlockSteps);
+            if (first && part % (kParts / 2) == 0) softmax_.set_references(now_, part * 4, valid);
+            if (any) weigh<0>(before, pair);
             row(2 * part, [&]() ALWAYS_INLINE {
-                if (any) finish_weighing<0>(block - 1, pair, kBlockSteps);
+                if (any) finish_weighing<0>(before, pair);
             });
-            if (any) weigh<1>(block - 1, pair, kBlockSteps);
+            if (any) weigh<1>(before, pair);
             row(2 * part + 1, [&]() ALWAYS_INLINE {
-                if (any) finish_weighing<1>(block - 1, pair, kBlockSteps);
+                if (any) finish_weighing<1>(before, pair);
             });
-            while (++pair < end) weigh_both(block - 1, pair, kBlockSteps);
+            while (++pair < end) weigh_both(before, pair);
+            if (last && scores) load_queries(tile + 1, part * kRows, kRows);
         }
-        if (block > 0) store_weighted(layout_.columns() / 32 - 1);
+        if (weighs) store_weighted(layout_.columns() / 32 - 1);
         static_assert(kParts == kPanels);
-        const bool more = block + 1 < blocks_;
         for (std::int64_t part = 0; part < kParts; ++part) {
-            if (more) score<0>(block + 1, part);
+            if (scores) score<0>(next, part);
             row(kQueryTile / 2 + 2 * part, [&]() ALWAYS_INLINE {
-                if (more) finish_scoring<0>(block + 1, part);
+                if (scores) finish_scoring<0>(next, part);
             });
-            if (more) score<1>(block + 1, part);
+            if (scores) score<1>(next, part);
             row(kQueryTile / 2 + 2 * part + 1, [&]() ALWAYS_INLINE {
-                if (more) finish_scoring<1>(block + 1, part);
+                if (scores) finish_scoring<1>(next, part);
             });
+            if (first && weighs) finish(tile - 1, part * kRows, kRows);
         }
-        if (more) store_scores(block + 1, kPanels - 1);
+        if (scores) store_scores(next, kPanels - 1);
     }
 
-    void load_queries(std::int64_t query) {
-        __m512i largest = _mm512_setzero_si512();
-        for (std::int64_t r = 0; r < queries_; ++r) {
+    // Rows [first, first + rows) of a tile, as far as it has them.
+    [[gnu::noinline]] void load_queries(std::int64_t tile, std::int64_t first, std::int64_t rows) {
+        __m512i largest = first == 0 ? _mm512_setzero_si512() : _mm512_load_si512(work_.largest);
+        const std::int64_t end = std::min(first + rows, queries_of(tile));
+        for (std::int64_t r = first; r < end; ++r) {
             std::byte* start = q_ + r / 16 * layout_.key_steps() * kTileBytes + r % 16 * 64;
-            copy_row<Gemm>(OperandRow<std::uint16_t, 16>(start),
-                           static_cast<const std::uint16_t*>(head_.q) + (query + r) * head_.q_stride, head_.head_dim);
+            const std::int64_t from = (query_ + tile * kQueryTile + r) * head_.q_stride;
+            copy_row<Gemm>(OperandRow<std::uint16_t, 16>(start), static_cast<const std::uint16_t*>(head_.q) + from,
+                           layout_.head_dim());
             largest = largest_magnitude(start, layout_.key_steps(), kTileBytes, largest);
         }
+        _mm512_store_si512(work_.largest, largest);
+    }
+
+    // Of the queries loaded last: whether scores may leave the range of the fixed point.
+    bool has_huge_scores() const {
         const float key = *reinterpret_cast<const float*>(values_ + layout_.value_bytes());
-        const float bound = largest_of(largest) * key * static_cast<float>(head_.head_dim) * scale_;
-        huge_ = !(bound < 0x1p20f);
+        const float query = largest_of(_mm512_load_si512(work_.largest));
+        return !(query * key * static_cast<float>(head_.head_dim) * scale_ < 0x1p20f);
     }
 
     bool has_panel(std::int64_t block, std::int64_t panel) const { return block * kPanels + panel < layout_.steps * 2; }
@@ -198,18 +216,22 @@ class AmxAttentionOf {
 
     ALWAYS_INLINE void store_scores(std::int64_t block, std::int64_t panel) {
         if (!has_panel(block, panel)) return;
-        float* c = work_.scores[block % 2] + panel * 16;
+        float* c = other_ + panel * 16;
         _tile_stored(0, c, kScoreStride * 4);
         _tile_stored(1, c + 16 * kScoreStride, kScoreStride * 4);
     }
 
-    // Adds the probabilities of one step of a block, of its `steps`, times 32 columns of its values, but for the last
-    // product: of the first sixteen queries, or of the others.
+    std::int64_t steps_of(std::int64_t block) const {
+        return std::min(kBlockSteps, layout_.steps - block * kBlockSteps);
+    }
+
+    // Adds the probabilities of one step of a block times 32 columns of its values, but for the last product: of the
+    // first sixteen queries, or of the others.
     template <int kHalf>
-    ALWAYS_INLINE void weigh(std::int64_t block, std::int64_t pair, std::int64_t steps) {
+    ALWAYS_INLINE void weigh(std::int64_t block, std::int64_t pair) {
         const std::int64_t panel = pair / kBlockSteps, step = pair % kBlockSteps, stride = layout_.columns() * 4;
-        if (step >= steps) return;
-        const float* a = work_.scores[block % 2] + step * 16;
+        if (step >= steps_of(block)) return;
+        const float* a = other_ + step * 16;
         float *first = out_ + panel * 32, *second = first + 16 * layout_.columns();
         if constexpr (kHalf == 0) {
             if (step == 0) {
@@ -240,15 +262,15 @@ class AmxAttentionOf {
 
     // The last product of it. A sum is stored some work after its last product.
     template <int kHalf>
-    ALWAYS_INLINE void finish_weighing(std::int64_t block, std::int64_t pair, std::int64_t steps) {
+    ALWAYS_INLINE void finish_weighing(std::int64_t block, std::int64_t pair) {
         const std::int64_t panel = pair / kBlockSteps, step = pair % kBlockSteps;
-        if (step >= steps) return;
+        if (step >= steps_of(block)) return;
         if constexpr (kHalf == 0) {
             _tile_stream_loadd(7, values_of(block, panel, step) + layout_.steps * kTileBytes, 64);
             AmxBf16::dot_01();
         } else {
             AmxBf16::dot_11();
-            if (step == steps - 1) {
+            if (step == steps_of(block) - 1) {
                 float* first = out_ + panel * 32;
                 _tile_stored(0, first, layout_.columns() * 4);
                 _tile_stored(1, first + 16, layout_.columns() * 4);
@@ -256,11 +278,11 @@ class AmxAttentionOf {
         }
     }
 
-    void weigh_both(std::int64_t block, std::int64_t pair, std::int64_t steps) {
-        weigh<0>(block, pair, steps);
-        finish_weighing<0>(block, pair, steps);
-        weigh<1>(block, pair, steps);
-        finish_weighing<1>(block, pair, steps);
+    void weigh_both(std::int64_t block, std::int64_t pair) {
+        weigh<0>(block, pair);
+        finish_weighing<0>(block, pair);
+        weigh<1>(block, pair);
+        finish_weighing<1>(block, pair);
     }
 
     // The first sixteen columns of 32 of the values, for 32 keys; the others are one panel further.
@@ -275,65 +297,23 @@ class AmxAttentionOf {
         _tile_stored(3, second + 16, layout_.columns() * 4);
     }
 
-    // Scores of row r and one block -> probabilities 2^(scale score + bias - reference), and their sum.
-    template <bool kWhole, bool kBiased, class Between>
-    [[gnu::always_inline]] void exponentiate(std::int64_t block, std::int64_t r, std::int64_t valid,
-                                             const Between& between) {
-        float* row = work_.scores[block % 2] + r * kScoreStride;
-        __m512i p[kBlockSteps];
-        const float* const bias = kBiased ? head_.bias + block * kBlock : nullptr;
-        F sum = exponentials<kWhole, kBiased, false>(row, bias, row_of(r), valid, p, between);
-        if (__builtin_expect(huge_ || _mm512_cmp_ps_mask(sum, Simd::set(kHeadroom), _CMP_NLT_UQ) != 0, false)) {
-            raise_reference(row, r, valid);
-            sum = exponentials<kWhole, kBiased, true>(row, bias, row_of(r), valid, p, [] {});
-        }
-        for (int i = 0; i < kBlockSteps; ++i) _mm512_store_si512(row + i * 16, p[i]);
-        asm volatile("" ::: "memory");  // GCC doesn't know that a tile load reads memory
-        Simd::store(work_.sums[r], Simd::load(work_.sums[r]) + sum);
-    }
-
-    // Floats of a row among which the scores of `valid` keys are, in an order of their own; the others are the last
-    // key's.
-    static std::int64_t whole_steps(std::int64_t valid) { return (valid + kStep - 1) / kStep * kStep; }
-
-    ALWAYS_INLINE RowOfScores row_of(std::int64_t r) const {
-        return {256.0f * scale_, work_.reference[r], work_.offset[r]};
-    }
-
-    void set_reference(std::int64_t r, float score) {
-        work_.reference[r] = score;
-        work_.offset[r] = kFixedOne - 256.0f * scale_ * score;
-    }
-
-    // To the largest score of row r and one block, if that is above it; to NaN if a score is.
-    void raise_reference(const float* scores, std::int64_t r, std::int64_t valid) {
-        const float before = work_.reference[r];
-        const std::int64_t n = whole_steps(valid);
-        float top = scores[0];
-        for (std::int64_t i = 1; i < n; ++i) top = scores[i] > top || scores[i] != scores[i] ? scores[i] : top;
-        if (top <= before) return;
-        set_reference(r, top);
-        if (!rescaled_) std::fill(work_.factor, work_.factor + kQueryTile, 1.0f);
-        rescaled_ = true;
-        work_.factor[r] = exp_of<Simd, false>(Simd::set((before - top) * scale_ * 0x1.62e430p-1f))[0];  // ln 2
-        Simd::store(work_.sums[r], Simd::load(work_.sums[r]) * Simd::set(work_.factor[r]));
-    }
-
-    void rescale() {
-        for (std::int64_t r = 0; r < queries_; ++r) {
-            if (work_.factor[r] == 1.0f) continue;
-            const F factor = Simd::set(work_.factor[r]);
+    void rescale(std::int64_t queries) {
+        for (std::int64_t r = 0; r < queries; ++r) {
+            if (softmax_.factor(r) == 1.0f) continue;
+            const F factor = Simd::set(softmax_.factor(r));
             float* row = out_ + r * layout_.columns();
             for (std::int64_t i = 0; i < layout_.columns(); i += Simd::kLanes)
                 Simd::store(row + i, Simd::load(row + i) * factor);
         }
     }
 
-    void finish(std::int64_t query) {
-        for (std::int64_t r = 0; r < queries_; ++r) {
-            auto* out = static_cast<std::uint16_t*>(head_.out) + (query + r) * head_.out_stride;
-            const F inverse = Simd::set(1.0f / Simd::sum(Simd::load(work_.sums[r])));
-            for_elements<Simd>(out_ + r * layout_.columns(), head_.head_dim,
+    // Rows [first, first + rows) of a tile's output, as far as it has them.
+    [[gnu::noinline]] void finish(std::int64_t tile, std::int64_t first, std::int64_t rows) {
+        const std::int64_t end = std::min(first + rows, queries_of(tile));
+        for (std::int64_t r = first; r < end; ++r) {
+            auto* out = static_cast<std::uint16_t*>(head_.out) + (query_ + tile * kQueryTile + r) * head_.out_stride;
+            const F inverse = Simd::set(softmax_.inverse(r));
+            for_elements<Simd>(out_ + r * layout_.columns(), layout_.head_dim(),
                                [&](std::int64_t i, int n, F x) { store_from_float<Simd>(out + i, x * inverse, n); });
         }
     }
@@ -341,13 +321,13 @@ class AmxAttentionOf {
     const Head& head_;
     const Layout layout_;
     const std::byte *keys_, *values_;
-    const std::int64_t queries_, blocks_;
+    const std::int64_t query_, queries_, tiles_, blocks_;
     const float scale_;
     Work& work_;
+    FixedPointSoftmax softmax_;
     std::byte* q_;
-    float* out_;             // [32, columns], weighted values so far
-    bool huge_ = false;      // scores may leave the range of the fixed point: the reference follows each block
-    bool rescaled_ = false;  // a reference was raised in this block
+    float* out_;           // [32, columns], weighted values so far
+    float *now_, *other_;  // scores of this block; of the one before, then of the next
 };
 
 // Heads of 64 elements, which all published models have, and of others.

@@ -18,9 +18,9 @@ struct AmxLayout {
     std::int64_t key_bytes() const { return steps * 2 * key_steps() * kTileBytes; }
     std::int64_t value_bytes() const { return steps * (columns() / 16) * kTileBytes; }
     std::int64_t packed_bytes() const { return key_bytes() + value_bytes() + 64; }
+    std::int64_t head_dim() const { return kHeadDim > 0 ? kHeadDim : head_dim_; }
 
   private:
-    std::int64_t head_dim() const { return kHeadDim > 0 ? kHeadDim : head_dim_; }
     std::int64_t head_dim_;
 };
 

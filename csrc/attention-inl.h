@@ -337,7 +337,9 @@ struct DotAttention {
     static void pack(const Head& head, std::byte* packed) { pack_head_panels<Gemm>(head, packed); }
     static void attend(const Head& head, const std::byte* packed, std::int64_t query, std::int64_t queries,
                        std::byte* scratch) {
-        attend_block<Gemm>(head, packed, query, queries, scratch);
+        for (std::int64_t first = 0; first < queries; first += kQueryTile) {
+            attend_block<Gemm>(head, packed, query + first, std::min(kQueryTile, queries - first), scratch);
+        }
     }
 };
 

@@ -16,6 +16,27 @@ ALWAYS_INLINE inline __m512 add_pairs_of_bf16(__m512 sum, __m512i x) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(ones));
 }
 
+// op over the lanes of each of sixteen vectors, in the order of Avx512::sum; lane i of the result is of row(i).
+template <class Row, class Op>
+ALWAYS_INLINE inline Avx512::F across_lanes(const Row& row, const Op& op) {
+    using F = Avx512::F;
+    F x[16];
+    unrolled<16>([&](auto i) ALWAYS_INLINE { x[i] = row((i & 5) << 1 | (i & 10) >> 1); });  // ends in order
+    unrolled<8>([&](auto i) ALWAYS_INLINE {
+        const F a = x[i], b = x[i + 8];
+        x[i] = op(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    });
+    unrolled<4>([&](auto i) ALWAYS_INLINE {
+        const F a = x[i], b = x[i + 4];
+        x[i] = op(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    });
+    unrolled<2>([&](auto i) ALWAYS_INLINE {
+        const F a = x[i], b = x[i + 2];
+        x[i] = op(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+    });
+    return op(_mm512_shuffle_ps(x[0], x[1], 0x88), _mm512_shuffle_ps(x[0], x[1], 0xdd));
+}
+
 struct Bf16Operands {
     using Simd = Avx512Bf16;
     using Activation = std::uint16_t;

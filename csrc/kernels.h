@@ -145,8 +145,9 @@ struct Kernels {
     void (*gemm_panels)(const std::byte* a, std::int64_t row, std::int64_t rows, std::int64_t k, const std::byte* b,
                         std::int64_t panel_index, std::int64_t panels, const PanelOutput& out);
 
-    // softmax(q k^T / sqrt(head_dim)) v for up to query_tile queries; keys and values packed once a head. Meant for
-    // max_keys keys at most: of more, steps of a quantised probability lose too many of the small ones.
+    // softmax(q k^T / sqrt(head_dim)) v for some queries, best in whole tiles of query_tile; keys and values packed
+    // once a head. Meant for max_keys keys at most: of more, steps of a quantised probability lose too many of the
+    // small ones.
     std::int64_t query_tile, max_keys;
     std::size_t (*packed_head_bytes)(std::int64_t keys, std::int64_t head_dim);
     std::size_t (*attend_bytes)(std::int64_t keys, std::int64_t head_dim);  // of scratch

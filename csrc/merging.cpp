@@ -81,23 +81,26 @@ Matches match(const ComputeContext& context, const Directions& x, std::int64_t c
                                     x.head_dim, scratch(worker) + static_cast<std::size_t>(panel) * panel_bytes);
             }
         },
-        [&](std::int64_t clip, int owner, std::int64_t tile, int worker) {
-            const std::int64_t first = tile * kRows, rows = std::min(kRows, sources - first);
+        [&](std::int64_t clip, int owner, std::int64_t first_tile, std::int64_t end_tile, int worker) {
             std::byte* const a = scratch(worker) + packed_bytes;
             auto* const cosines = reinterpret_cast<float*>(a + row_bytes);
-            kernels.copy_rows({x.of(clip, 2 * first), rows, 0, stride}, 0, rows, x.head_dim, nullptr, a);
-            const PanelOutput out{Epilogue::kFloat32, {cosines, rows, 0, targets}, no_bias.data(), nullptr, targets};
-            kernels.gemm_panels(a, 0, rows, x.head_dim, scratch(owner), 0, panels, out);
-            for (std::int64_t r = 0; r < rows; ++r) {
-                const float* const row = cosines + r * targets;
-                float best = -std::numeric_limits<float>::infinity();
-                std::int64_t target = 0;
-                for (std::int64_t i = 0; i < targets; ++i) {
-                    if (row[i] > best) best = row[i], target = i;
+            for (std::int64_t tile = first_tile; tile < end_tile; ++tile) {
+                const std::int64_t first = tile * kRows, rows = std::min(kRows, sources - first);
+                kernels.copy_rows({x.of(clip, 2 * first), rows, 0, stride}, 0, rows, x.head_dim, nullptr, a);
+                const PanelOutput out{
+                    Epilogue::kFloat32, {cosines, rows, 0, targets}, no_bias.data(), nullptr, targets};
+                kernels.gemm_panels(a, 0, rows, x.head_dim, scratch(owner), 0, panels, out);
+                for (std::int64_t r = 0; r < rows; ++r) {
+                    const float* const row = cosines + r * targets;
+                    float best = -std::numeric_limits<float>::infinity();
+                    std::int64_t target = 0;
+                    for (std::int64_t i = 0; i < targets; ++i) {
+                        if (row[i] > best) best = row[i], target = i;
+                    }
+                    const auto at = static_cast<std::size_t>(clip * sources + first + r);
+                    result.cosine[at] = best;
+                    result.target[at] = target;
                 }
-                const auto at = static_cast<std::size_t>(clip * sources + first + r);
-                result.cosine[at] = best;
-                result.target[at] = target;
             }
         });
     return result;

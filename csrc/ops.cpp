@@ -83,10 +83,10 @@ void multiply(const ComputeContext& context, std::int64_t rows, const PackedLine
             const std::int64_t row = block * block_rows;
             pack(row, std::min(block_rows, rows - row), scratch(worker));
         },
-        [&](std::int64_t block, int owner, std::int64_t group, int) {
-            const std::int64_t row = block * block_rows, first = group * together;
-            multiply_panels(scratch(owner), row, std::min(block_rows, rows - row), first,
-                            std::min(panels, first + together));
+        [&](std::int64_t block, int owner, std::int64_t first, std::int64_t end, int) {
+            const std::int64_t row = block * block_rows;
+            multiply_panels(scratch(owner), row, std::min(block_rows, rows - row), first * together,
+                            std::min(panels, end * together));
         });
 }
 
@@ -184,10 +184,10 @@ void attention(const ComputeContext& context, const Head& first, const HeadStrid
     parallel_blocks(
         context.threads, clips * heads, divide_up(first.queries, kernels.query_tile), scratch_bytes,
         [&](std::int64_t block, int worker) { kernels.pack_head(head_of(block), scratch(worker)); },
-        [&](std::int64_t block, int owner, std::int64_t tile, int worker) {
-            const std::int64_t query = tile * kernels.query_tile;
-            kernels.attend(head_of(block), scratch(owner), query, std::min(kernels.query_tile, first.queries - query),
-                           scratch(worker) + packed_bytes);
+        [&](std::int64_t block, int owner, std::int64_t first_tile, std::int64_t end, int worker) {
+            const std::int64_t query = first_tile * kernels.query_tile;
+            const std::int64_t queries = std::min(end * kernels.query_tile, first.queries) - query;
+            kernels.attend(head_of(block), scratch(owner), query, queries, scratch(worker) + packed_bytes);
         });
 }
 

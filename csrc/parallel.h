@@ -139,10 +139,11 @@ void parallel_shares(int threads, std::int64_t parts, std::int64_t tasks, const 
 
 // For blocks of work that share a costly preparation (a packed row block, a head's packed keys and values).
 //
-// prepare(block, worker) fills scratch(worker), of scratch_bytes; then run(block, owner, tile, worker) is called for
-// each tile in [0, tiles), reading scratch(owner). A worker prepares and runs blocks of its own for as long as there
-// are any and then helps the others to finish theirs, tile by tile: all cores end within one tile of each other.
-// Neither may throw.
+// prepare(block, worker) fills scratch(worker), of scratch_bytes; then run(block, owner, first, end, worker) is called
+// for ranges of tiles that together are [0, tiles), reading scratch(owner). A worker prepares and runs blocks of its
+// own for as long as there are any and then helps the others to finish theirs. A range is a fair share of half of what
+// is left for all (guided self-scheduling, https://doi.org/10.1109/TC.1987.5009495): long ones while there is much,
+// then shorter and shorter ones, so that all cores end within one tile of each other. Neither may throw.
 template <class Prepare, class Run>
 void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, std::size_t scratch_bytes,
                      const Prepare& prepare, const Run& run) {
@@ -160,12 +161,21 @@ void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, std::
         std::atomic<std::int64_t> next{0};  // first block not yet taken
         std::atomic<std::int64_t> finished{0};
 
+        // How many of `left` tiles of a block make a range.
+        std::int64_t range(std::int64_t left) const {
+            const std::int64_t untaken = std::max<std::int64_t>(blocks - next.load(std::memory_order_relaxed), 0);
+            return std::clamp<std::int64_t>((left + untaken * tiles) / (2 * threads), 1, left);
+        }
+
         void take_tiles(int owner, int worker) {
             Slot& slot = slots[static_cast<std::size_t>(owner)];
-            if (slot.next.load(std::memory_order_relaxed) >= tiles) return;
-            for (std::int64_t tile; (tile = slot.next.fetch_add(1, std::memory_order_acquire)) < tiles;) {
-                run(slot.block, owner, tile, worker);
-                slot.finished.fetch_add(1, std::memory_order_release);
+            std::int64_t first = slot.next.load(std::memory_order_relaxed);
+            while (first < tiles) {
+                const std::int64_t count = range(tiles - first);
+                if (!slot.next.compare_exchange_weak(first, first + count, std::memory_order_acquire)) continue;
+                run(slot.block, owner, first, first + count, worker);
+                slot.finished.fetch_add(count, std::memory_order_release);
+                first = slot.next.load(std::memory_order_relaxed);
             }
         }
     };

@@ -63,7 +63,9 @@ struct Avx512 {
 
     static void transpose(const std::uint32_t* const* src, std::uint32_t* dst, std::int64_t stride, int n) {
         __m512i r[16], s[16];
+#pragma GCC unroll 16
         for (int j = 0; j < 16; ++j) r[j] = _mm512_maskz_loadu_epi32(mask(n), src[j]);
+#pragma GCC unroll 4
         for (int j = 0; j < 16; j += 4) {  // 4 x 4 within each 128-bit lane
             const __m512i a = _mm512_unpacklo_epi32(r[j], r[j + 1]), b = _mm512_unpackhi_epi32(r[j], r[j + 1]);
             const __m512i c = _mm512_unpacklo_epi32(r[j + 2], r[j + 3]), d = _mm512_unpackhi_epi32(r[j + 2], r[j + 3]);
@@ -72,6 +74,7 @@ struct Avx512 {
             s[j + 2] = _mm512_unpacklo_epi64(b, d);
             s[j + 3] = _mm512_unpackhi_epi64(b, d);
         }
+#pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {  // then the lanes: s[j + 4 g] lane l holds rows 4 g.. of column 4 l + j
             const __m512i a = _mm512_shuffle_i32x4(s[j], s[j + 4], 0x88),
                           b = _mm512_shuffle_i32x4(s[j + 8], s[j + 12], 0x88);
@@ -82,7 +85,10 @@ struct Avx512 {
             r[j + 4] = _mm512_shuffle_i32x4(c, d, 0x88);
             r[j + 12] = _mm512_shuffle_i32x4(c, d, 0xdd);
         }
-        for (int i = 0; i < n; ++i) _mm512_storeu_si512(dst + i * stride, r[i]);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) {
+            if (i < n) _mm512_storeu_si512(dst + i * stride, r[i]);
+        }
     }
 };
 

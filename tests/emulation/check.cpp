@@ -47,6 +47,9 @@ extern "C" void mask_blend_epi16(const char* a, const char* b, char* out) {
 extern "C" void shuffle_i32x4(const char* a, const char* b, char* out) {
     _mm512_storeu_si512(out, _mm512_shuffle_i32x4(_mm512_loadu_si512(a), _mm512_loadu_si512(b), 0x9c));
 }
+extern "C" void shuffle_f32x4(const float* a, const float* b, float* out) {
+    _mm512_storeu_ps(out, _mm512_shuffle_f32x4(_mm512_loadu_ps(a), _mm512_loadu_ps(b), 0x9c));
+}
 extern "C" void shuffle_ps(const float* a, const float* b, float* out) {
     _mm512_storeu_ps(out, _mm512_shuffle_ps(_mm512_loadu_ps(a), _mm512_loadu_ps(b), 0x9c));
 }

@@ -302,6 +302,10 @@ EMULATED __m512i _mm512_shuffle_i32x4(__m512i a, __m512i b, int lanes) {
     using halves::join;
     return join<__m512i>(join<__m256i>(from_a(0), from_a(2)), join<__m256i>(from_b(4), from_b(6)));
 }
+EMULATED __m512 _mm512_shuffle_f32x4(__m512 a, __m512 b, int lanes) {
+    return reinterpret_cast<__m512>(
+        _mm512_shuffle_i32x4(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b), lanes));
+}
 EMULATED __m128 _mm512_extractf32x4_ps(__m512 x, int quarter) {
     return halves::take<__m128>(x, quarter);
 }

@@ -39,9 +39,11 @@ std::int64_t wrong_blocks(int threads, std::int64_t blocks, std::int64_t tiles) 
     astfast::parallel_blocks(
         threads, blocks, tiles, sizeof(std::int64_t),
         [](std::int64_t block, int worker) { *reinterpret_cast<std::int64_t*>(astfast::scratch(worker)) = block; },
-        [&](std::int64_t block, int owner, std::int64_t tile, int) {
-            int& times = run[static_cast<std::size_t>(block * tiles + tile)];
-            times += *reinterpret_cast<const std::int64_t*>(astfast::scratch(owner)) == block ? 1 : 2;
+        [&](std::int64_t block, int owner, std::int64_t first, std::int64_t end, int) {
+            for (std::int64_t tile = first; tile < end; ++tile) {
+                int& times = run[static_cast<std::size_t>(block * tiles + tile)];
+                times += *reinterpret_cast<const std::int64_t*>(astfast::scratch(owner)) == block ? 1 : 2;
+            }
         });
     for (const int times : run) wrong += times != 1;
     return wrong;
