@@ -170,6 +170,22 @@ def test_huge_scores_are_compared_exactly(size: float, precision: str, tier: str
 
 
 @pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("first", [1, 40, 250])
+def test_huge_scores_of_later_queries_alone(first: int, tier: str) -> None:
+    """Not those of a call's first queries, by which it might judge all of them."""
+    q, kv = np.zeros((1, 256, 16), np.float32), np.zeros((1, 142, 32), np.float32)
+    q[0, :, 0] = np.where(np.arange(256) < first, 4.0, 2.0**33)
+    kv[0, :, 0] = np.where(np.arange(142) < 140, -1.0, 1 + 2.0**-7)
+    kv[0, -1, 16] = 1.0
+    out = CpuOps(1, "bfloat16", 1, tier=tier).attention(
+        op_cases.bfloat16_bits(q), op_cases.bfloat16_bits(kv), np.empty((1, 256, 16), np.uint16)
+    )
+    weighed = op_cases.from_bfloat16_bits(out)[0, :, 0]
+    share = 1 / (2 + 140 * np.exp(-2 - 2.0**-7))
+    np.testing.assert_allclose(weighed, np.where(np.arange(256) < first, share, 0.5), rtol=2.0**-6)
+
+
+@pytest.mark.parametrize("tier", TIERS)
 def test_large_values_of_a_key_far_above_the_first_block_stay_finite(tier: str) -> None:
     for score in (10.0, 44.0, 176.0):
         _, weighed = outputs_of_last_key([0.0] * 136 + [score], tier, value=1e30)
