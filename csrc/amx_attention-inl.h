@@ -108,7 +108,7 @@ class AmxAttentionOf {
     template <bool kWhole, bool kBiased>
     void step(std::int64_t tile, std::int64_t block, std::int64_t valid) {
         constexpr std::int64_t kParts = kQueryTile / 4;      // of two rows
-        constexpr std::int64_t kRows = kQueryTile / kParts;  // of another tile, beside a part
+        constexpr std::int64_t kRows = kQueryTile / kParts;  // of a tile, for a part
         const bool first = block == 0, last = block == blocks_ - 1;
         const bool weighs = !first || tile > 0, scores = !last || tile + 1 < tiles_;
         const std::int64_t before = first ? blocks_ - 1 : block - 1, next = last ? 0 : block + 1;
@@ -122,7 +122,7 @@ class AmxAttentionOf {
             std::int64_t pair = part * pairs() / kParts;
             const std::int64_t end = weighs ? (part + 1) * pairs() / kParts : pair;
             const bool any = pair < end;
-            if (first && part % (kParts / 2) == 0) softmax_.set_references(now_, part * 4, valid);
+            if (first && part % (kParts / 2) == 0) softmax_.set_references(now_, part * kRows, valid);
             if (any) weigh<0>(before, pair);
             row(2 * part, [&]() ALWAYS_INLINE {
                 if (any) finish_weighing<0>(before, pair);

@@ -113,7 +113,7 @@ class FixedPointSoftmax {
             },
             Simd::max);
         Simd::store(state_.reference + first, largest);
-        Simd::store(state_.offset + first, Simd::set(kFixedOne) - Simd::set(256.0f * scale_) * largest);
+        Simd::store(state_.offset + first, offset_of(largest));
     }
 
     // Scores of row r and one block -> probabilities 2^(scale score + bias - reference) in their place, and their sum.
@@ -154,6 +154,12 @@ class FixedPointSoftmax {
     // key's.
     static std::int64_t whole_steps(std::int64_t valid) { return (valid + kTileKeys - 1) / kTileKeys * kTileKeys; }
 
+    // Of a reference, or of a vector of them.
+    template <class T>
+    ALWAYS_INLINE T offset_of(T reference) const {
+        return kFixedOne - 256.0f * scale_ * reference;
+    }
+
     ALWAYS_INLINE RowOfScores row_of(std::int64_t r) const {
         return {256.0f * scale_, state_.reference[r], state_.offset[r]};
     }
@@ -166,7 +172,7 @@ class FixedPointSoftmax {
         for (std::int64_t i = 1; i < n; ++i) top = scores[i] > top || scores[i] != scores[i] ? scores[i] : top;
         if (top <= before) return;
         state_.reference[r] = top;
-        state_.offset[r] = kFixedOne - 256.0f * scale_ * top;
+        state_.offset[r] = offset_of(top);
         if (!rescaled_) std::fill(state_.factor, state_.factor + kRows, 1.0f);
         rescaled_ = true;
         state_.factor[r] = exp_of<Simd, false>(Simd::set((before - top) * scale_ * 0x1.62e430p-1f))[0];  // ln 2

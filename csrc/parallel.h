@@ -143,7 +143,7 @@ void parallel_shares(int threads, std::int64_t parts, std::int64_t tasks, const 
 // for ranges of tiles that together are [0, tiles), reading scratch(owner). A worker prepares and runs blocks of its
 // own for as long as there are any and then helps the others to finish theirs. A range is a fair share of half of what
 // is left for all (guided self-scheduling, https://doi.org/10.1109/TC.1987.5009495): long ones while there is much,
-// then shorter and shorter ones, so that all cores end within one tile of each other. Neither may throw.
+// then shorter and shorter ones, so that cores as fast as each other end within one tile. Neither may throw.
 template <class Prepare, class Run>
 void parallel_blocks(int threads, std::int64_t blocks, std::int64_t tiles, std::size_t scratch_bytes,
                      const Prepare& prepare, const Run& run) {
