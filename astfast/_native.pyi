@@ -59,6 +59,15 @@ class PackedScan:
     def parts(self) -> tuple[NDArray[np.float32], ...]:
         """The arguments that make it."""
 
+class Recording:
+    """Ops of a context, to be run by one call, which takes the GIL once."""
+
+    def __init__(self) -> None:
+        """Without ops: ``ComputeContext.recorder`` adds them, and keeps what they read and write."""
+
+    def replay(self, x: NDArray[np.float32], input: NDArray[np.float32], /) -> None:
+        """Copies x to ``input``, of its shape, where these are not one, and runs the ops in their order."""
+
 class ComputeContext:
     """Kernels of a tier in a precision, and a number of threads."""
 
@@ -68,6 +77,9 @@ class ComputeContext:
     @property
     def tier(self) -> str:
         """Name of the tier whose kernels compute: the one asked for, or one below it."""
+
+    def recorder(self, recording: Recording, /) -> ComputeContext:
+        """The same context, but that its ops are added to a recording once their arguments are checked, not run."""
 
     def pack_linear(
         self,
@@ -190,9 +202,10 @@ class ComputeContext:
         heads: int,
         count: int,
         prefix: int,
-        /,
+        unmerged: bool = False,
     ) -> None:
-        """x and keys [B, T, D], sizes [B, T]: the first T - count tokens of x and sizes are what is left."""
+        """x and keys [B, T, D], sizes [B, T]: the first T - count tokens of x and sizes are what is left. ``unmerged``:
+        all sizes are 1, and written first."""
 
     def pool(
         self,

@@ -194,6 +194,15 @@ class Ops(Protocol):
         """Context manager for inference: no autograd, the right device current."""
         ...
 
+    def record(self, forward: Callable[[Ops, Array], Array], buffer: Array) -> Callable[[Array], Array]:
+        """``forward`` of these ops and of an input of the shape of ``buffer``, to be called often.
+
+        Calls ``forward`` once, on ``buffer``, and repeats the ops that it asked for, or calls it every time: it must
+        ask for the same ones whatever the input's values. Inputs are copied to ``buffer`` where they are not that
+        array itself. The result is valid until the next call.
+        """
+        ...
+
     def to_host(self, x: Array) -> NDArray[np.float32]:
         """An output of this backend as a numpy array of its own memory."""
         ...

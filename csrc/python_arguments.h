@@ -133,10 +133,10 @@ inline Grid checked_grid(const Sizes& sizes, std::int64_t tokens) {
     return grid;
 }
 
-inline float* contiguous_output(const py::array& out, const Shape& shape) {
-    expect_shape("out", out, shape);
-    void* data = checked_data("out", out, static_cast<py::ssize_t>(shape.size()), 'f', sizeof(float), true);
-    if ((out.flags() & py::array::c_style) == 0) refuse("out", "is not contiguous");
+inline float* contiguous_output(const std::string& name, const py::array& out, const Shape& shape) {
+    expect_shape(name, out, shape);
+    void* data = checked_data(name, out, static_cast<py::ssize_t>(shape.size()), 'f', sizeof(float), true);
+    if ((out.flags() & py::array::c_style) == 0) refuse(name, "is not contiguous");
     return static_cast<float*>(data);
 }
 

@@ -5,8 +5,9 @@ Every op is differentiable and says its formula in torch's own words. Nothing he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from astfast import centred_log_mel
 from astfast.centred_log_mel import CentredLogMel
 from astfast.front_end import FrontEnd, KaldiFbank, unknown
 from astfast.ops import (
+    Array,
     ConvNorm,
     Depthwise,
     Embed,
@@ -25,6 +27,7 @@ from astfast.ops import (
     LayerNorm,
     Linear,
     NormLinear,
+    Ops,
     Scan,
     map_arrays,
     patch_grid,
@@ -91,6 +94,9 @@ class ReferenceOps:
 
     def inference(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
+
+    def record(self, forward: Callable[[Ops, Array], Array], buffer: Array) -> Callable[[Array], Array]:
+        return partial(forward, self)
 
     def to_host(self, x: torch.Tensor) -> NDArray[np.float32]:
         return np.array(x.detach().cpu().float().numpy())

@@ -311,9 +311,10 @@ class ModelEngine(ABC):
     def _run(self, batch: Batch, output: Output) -> FloatArray:
         """One output of all clips of a batch, at least one, in order, in host memory."""
 
-    def _compute(self, spectrogram: Any, ws: Mapping[str, Any], output: Output) -> Any:
-        """One output of spectrograms in the backend's memory, in the workspace ``ws``."""
-        if output == "features":
-            return spectrogram
-        forward = self.model.family.forward if output == "logits" else self.model.family.embed
-        return forward(self.ops, self._weights, spectrogram, ws)
+
+def compute(ops: Ops, model: Model, weights: Any, spectrogram: Any, ws: Mapping[str, Any], output: Output) -> Any:
+    """One output of spectrograms in the backend's memory, in the workspace ``ws``, by ``weights`` of ``ops``."""
+    if output == "features":
+        return spectrogram
+    forward = model.family.forward if output == "logits" else model.family.embed
+    return forward(ops, weights, spectrogram, ws)

@@ -22,7 +22,7 @@ from astfast import notes
 from astfast.backends.cuda.ops import CudaOps
 from astfast.backends.cuda.resample import Resampler, can_resample
 from astfast.backends.cuda.runtime import Event
-from astfast.engines.base import BUFFERS, Batch, DeviceBatch, FloatArray, ModelEngine, Output
+from astfast.engines.base import BUFFERS, Batch, DeviceBatch, FloatArray, ModelEngine, Output, compute
 from astfast.engines.captured_graph import SLOTS, CapturedGraph, HostClips, InputKind, PendingBatch, input_kind
 from astfast.engines.postprocess import Postprocess, identity, top_k_postprocess
 from astfast.errors import BackendError
@@ -282,15 +282,15 @@ class CudaGraphEngine(ModelEngine):
         ws = self._workspaces[size]
         inputs = self._noise(bucket, config, kind)
 
-        def compute() -> None:
+        def forward() -> None:
             spectrogram = inputs[0]
             if kind != "spectrogram":
                 waves, lengths = inputs
                 spectrogram = self.ops.log_mel_on_device(waves, lengths, config.front_end, ws["spectrogram"])
-            self._compute(spectrogram, ws, output)
+            compute(self.ops, self.model, self._weights, spectrogram, ws, output)
 
         try:
-            replay = self._runtime.capture(compute)
+            replay = self._runtime.capture(forward)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -299,7 +299,7 @@ class CudaGraphEngine(ModelEngine):
                 f"the host: {error}"
             )
             notes.show(Note(message), RuntimeWarning)
-            replay = compute
+            replay = forward
         return CapturedGraph(self._runtime, inputs, ws[BUFFERS[output]], replay)
 
     def _noise(self, bucket: int, config: ModelConfig, kind: InputKind) -> tuple[torch.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Runs a model op by op on a backend: one workspace, batches in micro-batches.
+"""Runs a model on a backend without graphs: one workspace, batches in micro-batches, recorded forward passes.
 
 One engine may be called from many threads (calls take turns: buffers are its own) and survives fork.
 """
@@ -8,15 +8,24 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from astfast.engines import locks
-from astfast.engines.base import Batch, DeviceBatch, FloatArray, ModelEngine, Output
+from astfast.engines.base import Batch, DeviceBatch, FloatArray, ModelEngine, Output, compute
 from astfast.models.base import Model
 from astfast.ops import Ops
+
+RECORDED = 32  # forward passes that are kept: of each number of clips, their frames, and output
+
+
+class Recorded(NamedTuple):
+    """A forward pass of so many clips of so many frames."""
+
+    spectrograms: Any  # buffer [B, frames, mels] that the front end may write to; None where the backend makes its own
+    run: Callable[[Any], Any]  # spectrograms of that shape -> an output of them, valid until the next forward pass
 
 
 class EagerEngine(ModelEngine):
@@ -26,6 +35,7 @@ class EagerEngine(ModelEngine):
         super().__init__(ops, model, batch_size)
         self._workspace: dict[str, Any] = {}  # buffers for the largest micro-batch met so far
         self._workspace_clips = 0
+        self._recorded: dict[tuple[int, int, Output], Recorded] = {}  # by clips, frames, output; the last used is last
         self.lock = threading.Lock()
         locks.watch(self)
 
@@ -36,7 +46,7 @@ class EagerEngine(ModelEngine):
     def replica(self, ops: Ops) -> EagerEngine:
         """An engine of the same weights on other ops that are packed alike."""
         made = copy.copy(self)
-        made.ops, made._workspace, made._known_tokens = ops, {}, {}
+        made.ops, made._workspace, made._recorded, made._known_tokens = ops, {}, {}, {}
         made.unlock()
         locks.watch(made)
         return made
@@ -59,8 +69,8 @@ class EagerEngine(ModelEngine):
         logits = self.ops.empty((len(spectrograms), self.config.num_labels), "output")
         with locks.turn(self), self.ops.inference():
             start = 0
-            for clips, ws in self._micro_batches(spectrograms, spectrograms.shape[1]):
-                logits[start : start + len(clips)] = self._compute(clips, ws, "logits")
+            for clips, recorded in self._micro_batches(spectrograms, spectrograms.shape[1], "logits"):
+                logits[start : start + len(clips)] = recorded.run(clips)
                 start += len(clips)
         return logits
 
@@ -72,26 +82,41 @@ class EagerEngine(ModelEngine):
     def _run(self, batch: Batch, output: Output) -> FloatArray:
         results = []
         with locks.turn(self), self.ops.inference():
-            for clips, ws in self._micro_batches(batch, self._frames(batch)):
+            for clips, recorded in self._micro_batches(batch, self._frames(batch), output):
                 if isinstance(clips, np.ndarray):
-                    spectrogram = clips
+                    spectrograms = clips
                 else:
-                    spectrogram = self.ops.log_mel(clips, self.config.front_end, ws["spectrogram"])
-                results.append(self.ops.to_host(self._compute(spectrogram, ws, output)))
+                    spectrograms = self.ops.log_mel(clips, self.config.front_end, recorded.spectrograms)
+                results.append(self.ops.to_host(recorded.run(spectrograms)))
         return np.concatenate(results)
 
-    def _micro_batches(self, batch: Any, frames: int) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-        """Parts of the batch of equal size but for the last, each with a workspace of that size and so many frames."""
+    def _micro_batches(self, batch: Any, frames: int, output: Output) -> Iterator[tuple[Any, Recorded]]:
+        """Parts of the batch of equal size but for the last, each with a forward pass of that size and so many
+        frames."""
         for start in range(0, len(batch), self.batch_size):
             clips = batch[start : start + self.batch_size]
-            yield clips, self._workspace_of(len(clips), frames)
+            yield clips, self._recorded_of(len(clips), frames, output)
+
+    def _recorded_of(self, batch: int, frames: int, output: Output) -> Recorded:
+        """The forward pass of so many clips of so many frames."""
+        if self._workspace_clips < batch:
+            self._workspace, self._workspace_clips = self._allocated(batch), batch
+            self._recorded = {}  # they use the buffers that were there before
+        key = batch, frames, output
+        recorded = self._recorded.pop(key, None)
+        if recorded is None:
+            ws = self._workspace_of(batch, frames)
+            model, weights = self.model, self.weights  # not the engine, which would keep itself alive
+            run = self.ops.record(lambda ops, x: compute(ops, model, weights, x, ws, output), ws["spectrogram"])
+            recorded = Recorded(ws["spectrogram"], run)
+        self._recorded[key] = recorded
+        if len(self._recorded) > RECORDED:
+            del self._recorded[next(iter(self._recorded))]
+        return recorded
 
     def _workspace_of(self, batch: int, frames: int) -> Mapping[str, Any]:
         """The buffers of the forward pass, cut to this many clips of so many frames; None where the backend makes its
         own."""
-        if self._workspace_clips < batch:
-            self._workspace = self._allocated(batch)
-            self._workspace_clips = batch
         if frames == self.config.max_length:
             return {name: None if part is None else part[:batch] for name, part in self._workspace.items()}
         spec = self.model.family.workspace(self.config.at_length(frames))

@@ -12,8 +12,9 @@ uint16 arrays: the upper halves of float32 values.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -26,7 +27,7 @@ from astfast.backends.cpu.quantisation import output_magnitudes, spread_input_ou
 from astfast.backends.cpu.tiers import choose_tier, native
 from astfast.errors import BackendError
 from astfast.front_end import FrontEnd
-from astfast.ops import Array, ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan, map_arrays
+from astfast.ops import Array, ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Ops, Scan, map_arrays
 
 if TYPE_CHECKING:
     from astfast import _native
@@ -155,6 +156,20 @@ class CpuOps:
         """Gives memory of weights and buffers that are gone back to the system."""
         native().release_freed_memory()
 
+    def record(self, forward: Callable[[Ops, Array], Array], buffer: Array) -> Callable[[Array], Array]:
+        """One native call runs all ops, and gets the GIL back once: another thread that is busy gives it away every
+        5 ms."""
+        recording = native().Recording()
+        recorder = copy.copy(self)
+        recorder.context = self.context.recorder(recording)
+        result = forward(recorder, buffer)
+
+        def replay(x: Array) -> Array:
+            recording.replay(_float32(x), buffer)
+            return result
+
+        return replay
+
     def to_host(self, x: Array) -> NDArray[np.float32]:
         return np.array(x, np.float32)
 
@@ -177,8 +192,9 @@ class CpuOps:
         return out
 
     def merge_tokens(self, x: Array, keys: Array, sizes: Array | None, count: int, prefix: int) -> tuple[Array, Array]:
-        sizes = np.ones(x.shape[:2], np.float32) if sizes is None else sizes
-        self.context.merge_tokens(x, keys, sizes, self.heads, count, prefix)
+        unmerged = sizes is None
+        sizes = np.empty(x.shape[:2], np.float32) if sizes is None else sizes
+        self.context.merge_tokens(x, keys, sizes, self.heads, count, prefix, unmerged)
         left = x.shape[1] - count
         return x[:, :left], sizes[:, :left]
 

@@ -6,7 +6,7 @@ same code runs on CPU or "meta" tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from astfast.centred_log_mel import CentredLogMel
 from astfast.errors import BackendError
 from astfast.front_end import LOG_FLOOR, PRE_EMPHASIS, FrontEnd, KaldiFbank, unknown
 from astfast.kernels import attention, head, launch, linear, log_mel, patch_embed, statistics, tuning
-from astfast.ops import ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Scan
+from astfast.ops import Array, ConvNorm, Depthwise, Embed, Head, LayerNorm, Linear, NormLinear, Ops, Scan
 from astfast.pcm import INT16_FULL_SCALE
 
 TOKENS_AT_ONCE = 40_000  # 32 clips of AST-base: enough tiles to fill any GPU
@@ -130,6 +130,9 @@ class CudaOps:
 
     def inference(self) -> AbstractContextManager[Any]:
         return inference(self.runtime)
+
+    def record(self, forward: Callable[[Ops, Array], Array], buffer: Array) -> Callable[[Array], Array]:  # noqa: ARG002
+        return partial(forward, self)
 
     def to_host(self, x: torch.Tensor) -> NDArray[np.float32]:
         return np.array(x.cpu().numpy(), dtype=np.float32)
@@ -241,13 +244,7 @@ class CudaOps:
         if self._persistent is None or tile is None or not self._persistent.fits(*rows, *call.weights.values()):
             return call
         settings = {"tile": tile, "programs": self.target.multiprocessors}
-        return replace(
-            call,
-            others=(
-                *call.others,
-                call.on("persistent", getattr(self._persistent, kernel), settings),
-            ),
-        )
+        return replace(call, others=(*call.others, call.on("persistent", getattr(self._persistent, kernel), settings)))
 
     def norm_linear(
         self, x: Stream, w: PackedLinear, out: torch.Tensor, activation: Literal["gelu"] | None = None
