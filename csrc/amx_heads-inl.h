@@ -39,15 +39,6 @@ inline float largest_of(__m512i magnitudes) {
     return reinterpret_cast<__m512>(_mm512_set1_epi32(static_cast<int>(bits)))[0];
 }
 
-// A key and its value: rows lie too far apart for the hardware prefetcher.
-inline void prefetch_key(const Head& head, std::int64_t key) {
-    if (key >= head.keys) return;
-    for (const void* row : {head.k, head.v}) {
-        const auto* start = static_cast<const char*>(row) + key * head.kv_stride * 2;
-        for (std::int64_t i = 0; i < head.head_dim * 2; i += 64) _mm_prefetch(start + i, _MM_HINT_T0);
-    }
-}
-
 // Keys as panels of 16 [units of head_dim, 16], values as panels of 16 columns [units of keys, 16], then the
 // largest magnitude of a key's element. Two panels share 32 keys, in the order in which packing two vectors of
 // scores to 16 bits restores theirs; the last key is repeated to whole panels.
@@ -59,7 +50,6 @@ inline void pack_head_for_amx(const Head& head, std::byte* packed) {
     for (std::int64_t key = 0; key < layout.steps * kTileKeys; key += kTileKeys) {
         for (std::int64_t j = 0; j < kTileKeys; ++j) {
             const std::int64_t from = std::min(key + j, head.keys - 1) * head.kv_stride;
-            prefetch_key(head, key + j + kTileKeys);
             std::byte* row = rows + j * stride;
             copy_row<AmxTiles>(LinearRow<AmxTiles>(row), static_cast<const std::uint16_t*>(head.k) + from,
                                head.head_dim);

@@ -63,10 +63,6 @@ void multiply(const ComputeContext& context, std::int64_t rows, const PackedLine
         std::byte* const a = scratch(0);
         parallel_shares(
             context.threads, tiles, panels,
-            [&](std::int64_t panel) {
-                const std::byte* b = w.panels.get() + static_cast<std::size_t>(panel) * panel_bytes;
-                for (std::size_t i = 0; i < panel_bytes; i += 64) __builtin_prefetch(b + i, 0, 2);
-            },
             [&](std::int64_t tile) {
                 const std::int64_t row = tile * kernels.row_tile;
                 pack(row, std::min(kernels.row_tile, rows - row), a + static_cast<std::size_t>(row) * row_bytes);

@@ -79,13 +79,11 @@ class SpinWait {
 
 // For tasks of which all need all of a preparation, and neighbours share something too.
 //
-// begin(first) on each worker that has a share, `first` being the task that it is to start with; prepare(part) for each
-// part in [0, parts); when all parts are prepared, run(first, end) for ranges that together are [0, tasks). A worker
-// runs its own share in ranges of half of what is left of it, of eight tasks at most, and then takes as much from the
-// ends of others' shares. None of the three may throw.
-template <class Begin, class Prepare, class Run>
-void parallel_shares(int threads, std::int64_t parts, std::int64_t tasks, const Begin& begin, const Prepare& prepare,
-                     const Run& run) {
+// prepare(part) for each part in [0, parts); when all are prepared, run(first, end) for ranges that together are [0,
+// tasks). A worker runs its own share in ranges of half of what is left of it, of eight tasks at most, and then takes
+// as much from the ends of others' shares. Neither may throw.
+template <class Prepare, class Run>
+void parallel_shares(int threads, std::int64_t parts, std::int64_t tasks, const Prepare& prepare, const Run& run) {
     struct Range {
         std::int32_t first, end;
     };
@@ -93,7 +91,6 @@ void parallel_shares(int threads, std::int64_t parts, std::int64_t tasks, const 
         std::atomic<Range> left;
     };
     struct Job {
-        const Begin& begin;
         const Prepare& prepare;
         const Run& run;
         std::int64_t parts;
@@ -114,15 +111,13 @@ void parallel_shares(int threads, std::int64_t parts, std::int64_t tasks, const 
         }
     };
     const int workers = workers_of(threads, std::max(parts, tasks));
-    Job job{begin, prepare, run, parts, workers, std::make_unique<Share[]>(static_cast<std::size_t>(workers))};
+    Job job{prepare, run, parts, workers, std::make_unique<Share[]>(static_cast<std::size_t>(workers))};
     for (int worker = 0; worker < workers; ++worker) {
         job.shares[static_cast<std::size_t>(worker)].left = {static_cast<std::int32_t>(tasks * worker / workers),
                                                              static_cast<std::int32_t>(tasks * (worker + 1) / workers)};
     }
     const auto body = [](void* context, int worker) {
         Job& j = *static_cast<Job*>(context);
-        const Range own = j.shares[static_cast<std::size_t>(worker)].left.load();
-        if (own.first < own.end) j.begin(own.first);
         for (std::int64_t part; (part = j.next.fetch_add(1, std::memory_order_relaxed)) < j.parts;) {
             j.prepare(part);
             j.prepared.fetch_add(1, std::memory_order_release);

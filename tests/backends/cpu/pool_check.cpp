@@ -20,8 +20,7 @@ std::int64_t wrong_shares(int threads, std::int64_t parts, std::int64_t tasks) {
     std::vector<int> prepared(static_cast<std::size_t>(parts)), run(static_cast<std::size_t>(tasks));
     std::int64_t wrong = 0;
     astfast::parallel_shares(
-        threads, parts, tasks, [](std::int64_t) {},
-        [&](std::int64_t part) { ++prepared[static_cast<std::size_t>(part)]; },
+        threads, parts, tasks, [&](std::int64_t part) { ++prepared[static_cast<std::size_t>(part)]; },
         [&](std::int64_t first, std::int64_t end) {
             for (std::int64_t task = first; task < end; ++task) {
                 ++run[static_cast<std::size_t>(task)];
