@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <vector>
@@ -10,6 +11,8 @@
 #include "python_arguments.h"
 
 namespace astfast {
+
+constexpr auto kDeafTime = std::chrono::milliseconds(100);  // that a signal may have to wait, and the step under way
 
 class PyRecording {
   public:
@@ -20,15 +23,21 @@ class PyRecording {
         steps_.emplace_back(step);
     }
 
-    // input = x, of its shape, if it is not that array itself; then all steps.
+    // input = x, of its shape, if it is not that array itself; then all steps, with a look at signals (such as Ctrl-C)
+    // every now and then.
     void replay(const py::array& x, const py::array& input) const {
         expect_shape("x", x, shape_of(input));
         const float* from = contiguous_data("x", x, x.ndim());
         float* to = contiguous_output("input", input, shape_of(input));
-        const auto size = x.size();
-        const WithoutGil release;
-        if (from != to) std::copy_n(from, size, to);
-        for (const auto& step : steps_) step();
+        if (from != to) std::copy_n(from, x.size(), to);
+        for (auto step = steps_.begin(); step != steps_.end();) {
+            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+            const WithoutGil release;
+            const auto end = std::chrono::steady_clock::now() + kDeafTime;
+            do {
+                (*step)();
+            } while (++step != steps_.end() && std::chrono::steady_clock::now() < end);
+        }
     }
 
   private:

@@ -1,6 +1,7 @@
 """Forward passes that are recorded once and then run by one native call each."""
 
 import gc
+import signal
 import sys
 import threading
 import time
@@ -172,6 +173,35 @@ def test_what_is_wrong_is_refused_by_name_when_it_is_recorded() -> None:
     x.flags.writeable = False
     with pytest.raises(ValueError, match="input is read-only"):
         recording.replay(x, x)
+
+
+class Interrupted(Exception):
+    """What the signal handler raises."""
+
+
+def test_a_signal_interrupts_a_long_pass() -> None:
+    """On the slowest tier each step takes some 10 ms or more, all together seconds; the signal comes after 0.05."""
+    ops = CpuOps(1, "float32", 1, "scalar")
+    recording = native().Recording()
+    w = ops.context.pack_linear(np.ones((256, 256), np.float32), np.ones(256, np.float32))
+    x, residuals = np.ones((1, 300, 256), np.float32), np.zeros((400, 1, 300, 256), np.float32)
+    recorder = ops.context.recorder(recording)
+    for residual in residuals:
+        recorder.linear_residual(x, w, residual)
+
+    def handler(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Interrupted):
+            recording.replay(x, x)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert residuals[0].all()
+    assert not residuals[-1].any()
 
 
 def test_an_error_while_recording_leaves_the_engine_usable(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
