@@ -242,5 +242,5 @@ class CpuOps:
 
 
 def _float32(x: Array) -> NDArray[np.float32]:
-    """A leaf of the weights, or an input, as a contiguous array: read here where it is still in its file."""
-    return np.ascontiguousarray(np.asarray(x, dtype=np.float32))
+    """A leaf of the weights, or an input, as kernels read it, itself if it is: read here if it is still in its file."""
+    return np.require(x, np.float32, ("C", "ALIGNED"))

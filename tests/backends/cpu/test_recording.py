@@ -77,6 +77,8 @@ def test_the_same_bits_as_op_by_op_however_often(model: Model, precision: str) -
             np.testing.assert_array_equal(engine.features(x), expected[i, "features"])
     strided = np.repeat(batches[0], 2, axis=0).astype(np.float64)[::2]
     np.testing.assert_array_equal(engine.logits(strided), expected[0, "logits"])
+    unaligned = np.ndarray(batches[0].shape, np.float32, b"\0" + batches[0].tobytes(), offset=1)
+    np.testing.assert_array_equal(engine.logits(unaligned), expected[0, "logits"])
 
 
 def test_ops_are_asked_for_once_for_each_shape_and_output(deep: Model, monkeypatch: pytest.MonkeyPatch) -> None:
