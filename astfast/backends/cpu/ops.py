@@ -242,5 +242,6 @@ class CpuOps:
 
 
 def _float32(x: Array) -> NDArray[np.float32]:
-    """A leaf of the weights, or an input, as kernels read it, itself if it is: read here if it is still in its file."""
+    """A leaf of the weights (read here if it is still in its file) or an input, contiguous and aligned as kernels read
+    it: the array itself where it is so already."""
     return np.require(x, np.float32, ("C", "ALIGNED"))
